@@ -1,0 +1,1 @@
+"""Everything by which a newcomer starts and tests the project; plain Python, no packages needed."""

@@ -1,0 +1,238 @@
+"""Owns ./scripts/test: makes the machine ready, runs the stages by name, and counts."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import time
+import xml.etree.ElementTree as ElementTree
+from dataclasses import dataclass
+from pathlib import Path
+
+from scripts import setup
+from scripts.check import checks
+from scripts.steps import Step, StepFailed, Steps, duration, end_on_sigterm
+
+ROOT = setup.ROOT
+VENV = ROOT / ".venv"
+STATE = ROOT / ".test"
+REQUIREMENTS = ROOT / "requirements" / "test.txt"
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage: what it needs and which tests it runs."""
+
+    name: str
+    about: str
+    needs_docker: bool = False
+    images: tuple[setup.Images, ...] = ()
+    paths: tuple[str, ...] = ()
+    mark: str = ""
+
+
+EVERYTHING = (setup.RELAY_NODE, setup.model_node("llamacpp"), setup.STUBS, setup.INDEPENDENT)
+STAGES = (
+    Stage("check", "style, types, import rules, shell, Compose files", needs_docker=True),
+    Stage("unit", "tests without containers", paths=("tests/unit",)),
+    Stage(
+        "integration",
+        "services against stub containers",
+        needs_docker=True,
+        images=EVERYTHING,
+        paths=("tests/integration",),
+    ),
+    Stage(
+        "stack",
+        "both nodes with the real small model",
+        needs_docker=True,
+        images=EVERYTHING,
+        paths=("tests/stack",),
+    ),
+)
+QUICK = (
+    *STAGES[:2],
+    Stage(
+        "quick",
+        "the integration and stack tests marked `quick`",
+        needs_docker=True,
+        images=EVERYTHING,
+        paths=("tests/integration", "tests/stack"),
+        mark="quick",
+    ),
+)
+
+
+@dataclass
+class Count:
+    """Results of one stage or of all."""
+
+    passed: int = 0
+    failed: int = 0
+    skipped: int = 0
+
+    def add(self, other: Count) -> None:
+        self.passed += other.passed
+        self.failed += other.failed
+        self.skipped += other.skipped
+
+    def __str__(self) -> str:
+        return f"{self.passed} passed, {self.failed} failed, {self.skipped} skipped"
+
+
+def main() -> int:
+    end_on_sigterm()
+    stages, extra = parse_arguments()
+    total = Count()
+    lines: list[str] = []
+    began = time.monotonic()
+    steps = Steps(1, STATE / "setup.log")
+    try:
+        make_ready(steps, stages)
+        for stage in stages:
+            print(f"\n== {stage.name}: {stage.about}", flush=True)
+            stage_began = time.monotonic()
+            count = run_checks() if stage.name == "check" else run_pytest(stage, extra)
+            total.add(count)
+            line = f"{stage.name}: {count} ({duration(time.monotonic() - stage_began)})"
+            lines.append(line)
+            print(f"== {line}", flush=True)
+    except StepFailed as failure:
+        steps.fail(failure)
+        total.failed += 1
+    except KeyboardInterrupt:
+        print("\nInterrupted. The next run removes what this one left.")
+        total.failed += 1
+    print(f"\nAll stages took {duration(time.monotonic() - began)}:")
+    for line in lines:
+        print(f"  {line}")
+    print(total)
+    return 1 if total.failed else 0
+
+
+def parse_arguments() -> tuple[tuple[Stage, ...], list[str]]:
+    names = [stage.name for stage in STAGES]
+    parser = argparse.ArgumentParser(
+        prog="./scripts/test",
+        description="Set up what the tests need, then run them. Without a stage: all, cheapest "
+        "first. `quick` is for while you work.",
+        epilog="Arguments after -- go to pytest: ./scripts/test unit -- -k ledger -x",
+    )
+    parser.add_argument("stages", nargs="*", metavar="STAGE", help=", ".join([*names, "quick"]))
+    arguments = sys.argv[1:]
+    extra: list[str] = []
+    if "--" in arguments:
+        cut = arguments.index("--")
+        arguments, extra = arguments[:cut], arguments[cut + 1 :]
+    wanted = parser.parse_args(arguments).stages
+    unknown = [name for name in wanted if name not in [*names, "quick"]]
+    if unknown:
+        parser.error(f"there is no stage `{unknown[0]}`: choose from {', '.join(names)}, quick")
+    if "quick" in wanted:
+        return QUICK, extra
+    return tuple(stage for stage in STAGES if not wanted or stage.name in wanted), extra
+
+
+def make_ready(steps: Steps, stages: tuple[Stage, ...]) -> None:
+    """Everything that the chosen stages need, and nothing else."""
+    images = list(dict.fromkeys(image for stage in stages for image in stage.images))
+    needs_docker = any(stage.needs_docker for stage in stages)
+    steps.total = 1 + any(stage.name == "check" for stage in stages) + 3 * needs_docker
+    with setup.only_one():
+        with steps.step("Python packages for the tests") as step:
+            make_venv(step)
+        if any(stage.name == "check" for stage in stages):
+            with steps.step("shellcheck and shfmt") as step:
+                get_shell_tools(step)
+        if images:
+            steps.total = 2 + setup.step_count(images)
+            setup.prepare(steps, images)
+        elif needs_docker:
+            setup.ready_docker(steps)
+
+
+def make_venv(step: Step) -> None:
+    """A virtual environment with exactly the locked packages; made anew when the lock changes."""
+    mark = VENV / "made-from"
+    digest = hashlib.sha256(f"{sys.version} {ROOT}".encode() + REQUIREMENTS.read_bytes())
+    if mark.exists() and mark.read_text(encoding="utf-8") == digest.hexdigest():
+        step.say("up to date")
+        return
+    if VENV.exists():
+        shutil.rmtree(VENV)
+    python = sys.executable
+    if step.attempt([python, "-c", "import ensurepip, venv"]) != 0:
+        setup.apt_install(step, ["python3-venv"], "installing Python's venv")
+    step.run([python, "-m", "venv", str(VENV)], doing="making a virtual environment")
+    step.run(
+        [str(VENV / "bin/python"), "-m", "pip", "install", "--disable-pip-version-check"]
+        + ["--require-hashes", "--no-deps", "-r", str(REQUIREMENTS)],
+        doing="installing the packages of requirements/test.txt",
+        remedy="Check that a package index is reachable (pip's own settings apply).",
+    )
+    mark.write_text(digest.hexdigest(), encoding="utf-8")
+    step.say("installed")
+
+
+def get_shell_tools(step: Step) -> None:
+    missing = [name for name in ("shellcheck", "shfmt") if shutil.which(name) is None]
+    if missing and setup.is_known_debian() and os.geteuid() == 0:
+        setup.apt_install(step, missing, f"installing {' and '.join(missing)}")
+        missing = []
+    step.say(f"{' and '.join(missing)} missing" if missing else "there")
+
+
+def run_checks() -> Count:
+    count = Count()
+    for name, check in checks(VENV):
+        began = time.monotonic()
+        wrong = check()
+        count.add(Count(failed=1) if wrong else Count(passed=1))
+        verdict = "FAILED" if wrong else "passed"
+        print(f"{name}: {verdict} ({duration(time.monotonic() - began)})", flush=True)
+        for line in wrong.splitlines():
+            print(f"    {line}", flush=True)
+    return count
+
+
+def run_pytest(stage: Stage, extra: list[str]) -> Count:
+    """Run one stage's tests; the counts come from pytest's own report."""
+    report = STATE / f"{stage.name}.xml"
+    report.unlink(missing_ok=True)
+    paths = [path for path in stage.paths if (ROOT / path).is_dir()]
+    command = [str(VENV / "bin/python"), "-m", "pytest", f"--junitxml={report}"]
+    command += ["-m", stage.mark] if stage.mark else []
+    process = subprocess.Popen([*command, *paths, *extra], cwd=ROOT)
+    try:
+        code = process.wait()
+    except KeyboardInterrupt:
+        process.send_signal(2)  # pytest tidies up and ends; a second Ctrl-C ends it at once
+        process.wait()
+        raise
+    nothing_chosen = code == 5 and (extra or stage.mark)
+    count = read_report(report)
+    if code != 0 and not count.failed and not nothing_chosen:
+        print(f"pytest ended with exit code {code} without naming a failed test")
+        count.failed += 1
+    return count
+
+
+def read_report(report: Path) -> Count:
+    """Counts of a JUnit report; errors (in fixtures, in collecting) are failures."""
+    count = Count()
+    if not report.exists():
+        return count
+    for suite in ElementTree.parse(report).getroot().iter("testsuite"):
+        failed = int(suite.get("failures", "0")) + int(suite.get("errors", "0"))
+        skipped = int(suite.get("skipped", "0"))
+        passed = int(suite.get("tests", "0")) - failed - skipped
+        count.add(Count(max(passed, 0), failed, skipped))
+    return count
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,94 @@
+"""Starts the gateway: reads the settings, builds every object in order, and runs until stopped."""
+
+import asyncio
+import logging
+import os
+import sys
+from contextlib import AsyncExitStack
+
+import uvicorn
+
+from services.gateway.answering import Answering
+from services.gateway.app import build_app
+from services.gateway.engine import open_engine
+from services.gateway.history import History
+from services.gateway.inbox import Inbox, Limits
+from services.gateway.outbox import Outbox
+from services.gateway.queue import Queue
+from services.gateway.settings import GatewaySettings
+from services.gateway.store import Store, StoreError
+from services.log import describe_error, start_logging
+from services.namespace import watch_namespace
+from services.settings import BadSetting, read_settings
+
+log = logging.getLogger(__name__)
+
+KEEP_UPDATES_SECONDS = 7 * 24 * 3600
+"""Telegram keeps unconfirmed updates for a day; a week leaves room for clocks."""
+
+
+def main() -> int:
+    """Run the gateway. Returns the process's exit status."""
+    try:
+        settings = read_settings(GatewaySettings)
+        start_logging(settings.log_level)
+        log.info("starting", extra={"settings": settings.public()})
+        asyncio.run(_run(settings))
+    except (BadSetting, StoreError) as error:
+        print(error, file=sys.stderr)
+        return 2
+    except BaseExceptionGroup as errors:
+        log.critical("stopped", extra={"errors": [describe_error(e) for e in errors.exceptions]})
+        return 1
+    return 0
+
+
+async def _run(settings: GatewaySettings) -> None:
+    os.umask(0o077)
+    async with AsyncExitStack() as stack:
+        store = Store(settings.store_file, settings.store_key)
+        stack.callback(store.close)
+        await store.run(store.forget_updates, KEEP_UPDATES_SECONDS)
+        outbox = Outbox(store, await store.run(store.undelivered_replies), epoch=0)
+        queue = Queue()
+        history = History(store, settings.system_prompt, settings.prompt_tokens)
+        engine = await stack.enter_async_context(
+            open_engine(settings.engine_socket, settings.engine_slots)
+        )
+        answering = Answering(
+            store,
+            queue,
+            outbox,
+            history,
+            engine,
+            settings.engine_slots,
+            settings.answer_tokens,
+            settings.temperature,
+        )
+        for ask in await store.run(store.asks):
+            queue.put(ask)  # what an earlier run left unanswered
+        limits = Limits(settings.user_asks, settings.total_asks, settings.prompt_tokens)
+        inbox = Inbox(store, queue, outbox, settings.allowed_users, limits)
+        app = build_app(inbox, outbox, settings.link_token)
+        server = uvicorn.Server(
+            uvicorn.Config(
+                app,
+                host=settings.listen_address,
+                port=settings.link_port,
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                timeout_graceful_shutdown=1,
+                limit_concurrency=256,
+            )
+        )
+        async with asyncio.TaskGroup() as group:
+            watching = group.create_task(watch_namespace())
+            working = group.create_task(answering.run())
+            await server.serve()  # returns on SIGTERM and SIGINT
+            watching.cancel()
+            working.cancel()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

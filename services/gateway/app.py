@@ -1,0 +1,142 @@
+"""The gateway's HTTP interface: what the relay, and nobody else, may ask of it.
+
+Errors are JSON, `{"error": sentence}`, and never repeat what was sent.
+"""
+
+import hmac
+import logging
+from collections.abc import AsyncIterator
+
+from fastapi import Depends, FastAPI, HTTPException, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, StreamingResponse
+from starlette.exceptions import HTTPException as StarletteHTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from services.gateway.inbox import Inbox
+from services.gateway.outbox import Outbox, StaleEpoch, UnknownReply
+from services.gateway.store import StoreError
+from services.wire import (
+    VERSION,
+    VERSION_HEADER,
+    Batch,
+    Claim,
+    Outcome,
+    PartRecord,
+    Receipts,
+    encode_event,
+)
+
+log = logging.getLogger(__name__)
+
+MOST_BYTES = 4 * 1024 * 1024
+"""A batch of 100 longest messages in four-byte characters takes less than 2 MiB."""
+
+
+def build_app(inbox: Inbox, outbox: Outbox, link_token: str) -> FastAPI:
+    """Build the application; its collaborators are started and stopped by the caller."""
+
+    def authorize(request: Request) -> None:
+        given = request.headers.get("Authorization", "").encode()
+        if not hmac.compare_digest(given, f"Bearer {link_token}".encode()):
+            raise HTTPException(401, "the link token does not fit: check it on both nodes")
+        version = request.headers.get(VERSION_HEADER, "")
+        if version != str(VERSION):
+            raise HTTPException(426, f"this end speaks version {VERSION}: upgrade the older node")
+
+    app = FastAPI(
+        openapi_url=None,
+        dependencies=[Depends(authorize)],
+        exception_handlers={
+            StarletteHTTPException: _refuse,
+            RequestValidationError: _refuse_malformed,
+            StaleEpoch: _refuse_stale,
+            UnknownReply: _refuse_unknown,
+            StoreError: _refuse_store,
+        },
+    )
+    app.add_middleware(_SizeLimit)
+
+    @app.post("/chat")
+    async def chat(batch: Batch) -> Receipts:
+        return await inbox.accept(batch)
+
+    @app.get("/events")
+    async def events() -> StreamingResponse:
+        return StreamingResponse(_frames(outbox), media_type="text/event-stream")
+
+    @app.post("/replies/{reply_id}/parts", status_code=204)
+    async def record_part(reply_id: int, part: PartRecord) -> None:
+        await outbox.record_part(part.epoch, reply_id, part.position, part.message_id)
+
+    @app.post("/replies/{reply_id}/claim", status_code=204)
+    async def claim(reply_id: int, claim: Claim) -> None:
+        outbox.claim(claim.epoch, reply_id)
+
+    @app.post("/replies/{reply_id}/outcome", status_code=204)
+    async def outcome(reply_id: int, outcome: Outcome) -> None:
+        await outbox.drop(outcome.epoch, reply_id)
+        log.info(outcome.outcome, extra={"reply": reply_id})
+
+    return app
+
+
+async def _frames(outbox: Outbox) -> AsyncIterator[bytes]:
+    async for event in outbox.stream():
+        yield encode_event(event) if event else b": alive\n\n"
+
+
+def _error(status: int, sentence: str) -> JSONResponse:
+    return JSONResponse({"error": sentence}, status)
+
+
+async def _refuse(_: Request, error: Exception) -> Response:
+    assert isinstance(error, StarletteHTTPException)
+    return _error(error.status_code, str(error.detail))
+
+
+async def _refuse_malformed(_: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    first = error.errors()[0]
+    where = ".".join(str(step) for step in first["loc"])
+    return _error(422, f"malformed at {where}: {first['type']}")
+
+
+async def _refuse_stale(_: Request, __: Exception) -> Response:
+    return _error(409, "a newer stream has taken over")
+
+
+async def _refuse_unknown(_: Request, __: Exception) -> Response:
+    return _error(404, "no such reply is waiting for delivery")
+
+
+async def _refuse_store(_: Request, error: Exception) -> Response:
+    log.critical("store failed", extra={"remedy": str(error)})
+    return _error(503, "the store does not take it; keep the updates and try again")
+
+
+class _TooLarge(Exception):
+    pass
+
+
+class _SizeLimit:
+    """Refuses bodies over MOST_BYTES, whatever their headers claim, before they are read whole."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        seen = 0
+
+        async def count() -> Message:
+            nonlocal seen
+            message = await receive()
+            seen += len(message.get("body", b""))
+            if seen > MOST_BYTES:
+                raise HTTPException(413, f"more than {MOST_BYTES} bytes")
+            return message
+
+        await self._app(scope, count, send)

@@ -1,0 +1,172 @@
+"""Speaks to the engine: OpenAI's chat completions, streamed, over a Unix socket.
+
+vLLM and llama.cpp speak the same protocol with small differences; where they differ, the request
+is written so that both do the same. Closing the connection makes either stop generating, and only
+a streaming request can be stopped that way.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import orjson
+
+SILENCE_SECONDS = 120.0
+"""The engine has hung if it says nothing for this long."""
+
+
+class EngineUnavailable(Exception):
+    """The engine does not answer yet: it may still be starting. Asks wait until it does."""
+
+
+class EngineFailed(Exception):
+    """The engine broke off or reported an error: look at its log."""
+
+
+class PromptTooLong(Exception):
+    """The prompt does not fit the engine's context: leave out the oldest turns."""
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A bit more of the answer."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Finished:
+    """The answer is complete: why it ended, and what it cost in tokens."""
+
+    reason: str
+    prompt_tokens: int
+    answer_tokens: int
+
+
+class Engine:
+    """A connection pool to one engine."""
+
+    def __init__(self, session: aiohttp.ClientSession) -> None:
+        self._session = session
+        self._name = ""
+
+    async def is_ready(self) -> bool:
+        """Tell whether the engine takes requests now."""
+        try:
+            async with self._session.get("http://engine/health", timeout=_short()) as response:
+                return response.status == 200
+        except (aiohttp.ClientError, TimeoutError, OSError):
+            return False
+
+    async def stream(
+        self,
+        messages: list[dict[str, str]],
+        answer_tokens: int,
+        temperature: float,
+    ) -> AsyncGenerator[Piece | Finished]:
+        """Generate an answer of at most `answer_tokens` tokens.
+
+        Yields pieces, then exactly one Finished. Closing the generator aborts the generation.
+        Raises EngineUnavailable before the first piece, PromptTooLong, or EngineFailed.
+        """
+        body = {
+            "model": await self._served_name(),
+            "messages": messages,
+            "max_tokens": answer_tokens,
+            "temperature": temperature,
+            "stream": True,
+            "stream_options": {"include_usage": True},
+        }
+        try:
+            async with self._session.post(
+                "http://engine/v1/chat/completions",
+                data=orjson.dumps(body),
+                headers={"Content-Type": "application/json"},
+                timeout=aiohttp.ClientTimeout(
+                    total=None, sock_connect=5, sock_read=SILENCE_SECONDS
+                ),
+            ) as response:
+                if response.status != 200:
+                    await _raise_for(response)
+                async for item in _read_chunks(response.content):
+                    yield item
+        except aiohttp.ClientConnectorError as error:
+            raise EngineUnavailable from error
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise EngineFailed from error
+
+    async def _served_name(self) -> str:
+        if not self._name:
+            try:
+                async with self._session.get(
+                    "http://engine/v1/models", timeout=_short()
+                ) as response:
+                    if response.status != 200:
+                        raise EngineUnavailable
+                    self._name = orjson.loads(await response.read())["data"][0]["id"]
+            except (aiohttp.ClientError, TimeoutError, OSError) as error:
+                raise EngineUnavailable from error
+            except (orjson.JSONDecodeError, LookupError, TypeError) as error:
+                raise EngineFailed from error
+        return self._name
+
+
+@asynccontextmanager
+async def open_engine(socket: Path, slots: int) -> AsyncGenerator[Engine]:
+    """Open the pool: as many connections as the engine has slots, and some for questions."""
+    connector = aiohttp.UnixConnector(str(socket), limit=slots + 8)
+    async with aiohttp.ClientSession(connector=connector) as session:
+        yield Engine(session)
+
+
+async def _read_chunks(
+    content: aiohttp.StreamReader,
+) -> AsyncGenerator[Piece | Finished]:
+    reason, usage = "", None
+    rest = b""
+    async for data in content.iter_any():
+        *lines, rest = (rest + data).split(b"\n")
+        for line in lines:
+            if not line.startswith(b"data:"):
+                continue  # an empty line, or a comment as a sign of life
+            payload = line[5:].strip()
+            if payload == b"[DONE]":
+                if usage is None:
+                    raise EngineFailed
+                yield Finished(reason, usage["prompt_tokens"], usage["completion_tokens"])
+                return
+            try:
+                chunk = orjson.loads(payload)
+                if "error" in chunk:
+                    raise EngineFailed
+                usage = chunk.get("usage") or usage
+                for choice in chunk["choices"]:
+                    text = choice["delta"].get("content")
+                    reason = choice.get("finish_reason") or reason
+                    if text:
+                        yield Piece(text)
+            except (orjson.JSONDecodeError, LookupError, TypeError, AttributeError) as error:
+                raise EngineFailed from error
+    raise EngineFailed  # cut off before [DONE]
+
+
+async def _raise_for(response: aiohttp.ClientResponse) -> None:
+    detail: Any = None
+    try:
+        async with asyncio.timeout(5):
+            detail = orjson.loads(await response.read())
+    except (orjson.JSONDecodeError, aiohttp.ClientError, TimeoutError):
+        pass  # the status says enough
+    if response.status == 503:
+        raise EngineUnavailable
+    if response.status == 400 and "context" in str(detail):
+        raise PromptTooLong
+    raise EngineFailed
+
+
+def _short() -> aiohttp.ClientTimeout:
+    return aiohttp.ClientTimeout(total=5)

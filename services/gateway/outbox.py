@@ -1,0 +1,199 @@
+"""Holds every reply until the relay has confirmed it, and streams how the replies grow.
+
+Only one relay is current: connecting ends the stream before, and writes that carry the epoch of an
+older stream are rejected.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+
+from services.gateway.store import Store
+from services.wire import (
+    Closed,
+    Event,
+    Grown,
+    Hello,
+    Opened,
+    Reply,
+    Status,
+    Superseded,
+)
+
+WINDOW_SECONDS = 0.1
+"""Growth is gathered this long before the next event: the relay edits about once a second."""
+
+SILENCE_SECONDS = 10.0
+
+
+class StaleEpoch(Exception):
+    """A newer stream has taken over: this relay must not write any more."""
+
+
+class UnknownReply(Exception):
+    """The reply was confirmed before, or never existed."""
+
+
+@dataclass
+class _Entry:
+    """A reply as it stands, and how much of it the current stream has been told."""
+
+    reply: Reply
+    pieces: list[str] = field(default_factory=list)
+    length: int = 0
+    told: int | None = None
+    """Characters told; None: the stream does not know the reply at all."""
+    told_status: str = ""
+    told_closed: bool = False
+    restarted: bool = False
+
+    def text(self) -> str:
+        if len(self.pieces) > 1:
+            self.pieces = ["".join(self.pieces)]
+        return self.pieces[0] if self.pieces else ""
+
+    def snapshot(self) -> Reply:
+        return self.reply.model_copy(update={"text": self.text()})
+
+
+class Outbox:
+    """All replies that are not delivered yet."""
+
+    def __init__(self, store: Store, undelivered: list[Reply], epoch: int) -> None:
+        self._store = store
+        self._entries: dict[int, _Entry] = {}
+        self._changed: dict[int, None] = {}
+        self._wake = asyncio.Event()
+        self._epoch = epoch
+        for reply in undelivered:
+            self.open(reply)
+
+    # What the answers do
+
+    def open(self, reply: Reply) -> None:
+        """Add a reply; it is in the store already."""
+        self._entries[reply.id] = _Entry(reply, [reply.text], len(reply.text))
+        self._touch(reply.id)
+
+    def grow(self, reply_id: int, piece: str) -> None:
+        """Append to a reply."""
+        entry = self._entries.get(reply_id)
+        if entry and piece:
+            entry.pieces.append(piece)
+            entry.length += len(piece)
+            self._touch(reply_id)
+
+    def restart(self, reply_id: int) -> None:
+        """Take back what a reply said so far: its answer begins anew."""
+        entry = self._entries.get(reply_id)
+        if entry and entry.length:
+            entry.pieces, entry.length, entry.restarted = [], 0, True
+            self._touch(reply_id)
+
+    def show_status(self, reply_id: int, status: str) -> None:
+        """Say what a reply without text is waiting for."""
+        entry = self._entries.get(reply_id)
+        if entry and entry.reply.status != status:
+            entry.reply = entry.reply.model_copy(update={"status": status})
+            self._touch(reply_id)
+
+    def close(self, reply_id: int, text: str) -> None:
+        """The reply is complete; it is in the store already."""
+        entry = self._entries.get(reply_id)
+        if entry:
+            entry.pieces, entry.length = [text], len(text)
+            entry.reply = entry.reply.model_copy(update={"closed": True, "buttons": ()})
+            self._touch(reply_id)
+
+    # What the relay does
+
+    async def stream(self) -> AsyncIterator[Event | None]:
+        """Become the current stream: the snapshot first, then every change until superseded.
+
+        None is a sign of life, after SILENCE_SECONDS without an event.
+        """
+        epoch = await self._store.run(self._store.next_epoch)
+        if epoch <= self._epoch:
+            raise StaleEpoch
+        self._epoch = epoch
+        self._wake.set()  # the stream before notices that it is over
+        self._wake = wake = asyncio.Event()
+        for entry in self._entries.values():
+            entry.told, entry.told_status, entry.told_closed = None, "", False
+            entry.restarted = False
+        self._changed = dict.fromkeys(self._entries)
+        yield Hello(epoch=epoch, undelivered=len(self._changed))
+        while self._epoch == epoch:
+            for event in self._drain():
+                yield event
+                if self._epoch != epoch:
+                    break
+            else:
+                await asyncio.sleep(WINDOW_SECONDS)
+                if not self._changed and self._epoch == epoch:
+                    wake.clear()
+                    try:
+                        await asyncio.wait_for(wake.wait(), SILENCE_SECONDS)
+                    except TimeoutError:
+                        yield None
+        yield Superseded()
+
+    async def record_part(self, epoch: int, reply_id: int, position: int, message_id: int) -> None:
+        """Note, durably, which message carries a part.
+
+        Raises StaleEpoch or UnknownReply.
+        """
+        entry = self._writable(epoch, reply_id)
+        await self._store.run(self._store.record_part, reply_id, position, message_id)
+        parts = list(entry.reply.parts)
+        if position == len(parts):
+            entry.reply = entry.reply.model_copy(update={"parts": (*parts, message_id)})
+
+    def claim(self, epoch: int, reply_id: int) -> None:
+        """Let the relay write the final text. Raises StaleEpoch or UnknownReply."""
+        self._writable(epoch, reply_id)
+
+    async def drop(self, epoch: int, reply_id: int) -> None:
+        """The reply stands in its chat, or never can. Raises StaleEpoch or UnknownReply."""
+        self._writable(epoch, reply_id)
+        await self._store.run(self._store.drop_reply, reply_id)
+        self._entries.pop(reply_id, None)
+        self._changed.pop(reply_id, None)
+
+    def _writable(self, epoch: int, reply_id: int) -> _Entry:
+        if epoch != self._epoch:
+            raise StaleEpoch
+        if reply_id not in self._entries:
+            raise UnknownReply
+        return self._entries[reply_id]
+
+    def _touch(self, reply_id: int) -> None:
+        self._changed[reply_id] = None
+        self._wake.set()
+
+    def _drain(self) -> list[Event]:
+        changed, self._changed = self._changed, {}
+        return [
+            event
+            for reply_id in changed
+            if (entry := self._entries.get(reply_id))
+            for event in _news(entry)
+        ]
+
+
+def _news(entry: _Entry) -> list[Event]:
+    """Say what the stream does not know of the reply yet, and note that it knows it now."""
+    events: list[Event] = []
+    reply = entry.reply
+    if entry.told is None:
+        events.append(Opened(reply=entry.snapshot()))
+    elif reply.closed and not entry.told_closed:
+        events.append(Closed(reply_id=reply.id, text=entry.text(), buttons=reply.buttons))
+    elif entry.restarted or entry.told != entry.length:
+        at = 0 if entry.restarted else entry.told
+        events.append(Grown(reply_id=reply.id, at=at, text=entry.text()[at:]))
+    elif entry.told_status != reply.status:
+        events.append(Status(reply_id=reply.id, status=reply.status))
+    entry.told, entry.told_status, entry.told_closed = entry.length, reply.status, reply.closed
+    entry.restarted = False
+    return events

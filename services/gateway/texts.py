@@ -1,0 +1,81 @@
+"""Every sentence that the bot says, in the user's language: the relay knows none of them."""
+
+from typing import Literal
+
+Language = Literal["en", "ru"]
+
+_TEXTS: dict[str, dict[Language, str]] = {
+    "start": {
+        "en": "Hello! Write to me, and I will answer. /help shows what else I can do.",
+        "ru": "Здравствуйте! Напишите мне, и я отвечу. /help покажет, что ещё я умею.",
+    },
+    "help": {
+        "en": (
+            "Write a message and I will answer it; I remember our conversation.\n\n"
+            "/new — start a new conversation and forget this one\n"
+            "/stop — stop the answer that is being written\n"
+            "/help — this text"
+        ),
+        "ru": (
+            "Напишите сообщение, и я отвечу; я помню наш разговор.\n\n"
+            "/new — начать новый разговор и забыть этот\n"
+            "/stop — остановить ответ, который пишется\n"
+            "/help — этот текст"
+        ),
+    },
+    "new": {
+        "en": "A new conversation: I have forgotten the earlier one.",
+        "ru": "Новый разговор: прежний я забыл.",
+    },
+    "nothing to stop": {
+        "en": "There is nothing to stop.",
+        "ru": "Останавливать нечего.",
+    },
+    "stop": {"en": "Stop", "ru": "Стоп"},
+    "stopped": {"en": "(stopped)", "ru": "(остановлено)"},
+    "stopping": {"en": "Stopping.", "ru": "Останавливаю."},
+    "too late": {"en": "It is finished already.", "ru": "Ответ уже готов."},
+    "unknown command": {
+        "en": "I do not know this command. /help shows those that I know.",
+        "ru": "Я не знаю такой команды. /help покажет те, что знаю.",
+    },
+    "only text": {
+        "en": "I can read text only so far.",
+        "ru": "Пока я понимаю только текст.",
+    },
+    "too long": {
+        "en": "This message is too long for me. Please send it in shorter pieces.",
+        "ru": "Это сообщение слишком длинное для меня. Пришлите его по частям.",
+    },
+    "too many": {
+        "en": "You have {count} messages waiting for an answer. Please wait for one of them.",
+        "ru": "Ваших сообщений, ждущих ответа: {count}. Дождитесь, пожалуйста, одного из них.",
+    },
+    "busy": {
+        "en": "Too many people are asking right now. Please try again in a few minutes.",
+        "ru": "Сейчас слишком много вопросов. Попробуйте ещё раз через несколько минут.",
+    },
+    "queued": {
+        "en": "Waiting: {ahead} ahead of you, about {seconds} s.",
+        "ru": "В очереди перед вами: {ahead}, примерно {seconds} с.",
+    },
+    "waking": {
+        "en": "I am just waking up. Your message is kept and will be answered.",
+        "ru": "Я просыпаюсь. Ваше сообщение сохранено, ответ будет.",
+    },
+    "failed": {
+        "en": "I could not finish this answer. Please send the message again.",
+        "ru": "Мне не удалось закончить ответ. Пришлите сообщение ещё раз.",
+    },
+    "empty": {"en": "(no answer)", "ru": "(нет ответа)"},
+}
+
+
+def language_of(tag: str) -> Language:
+    """Choose the language for a user whose client reports this IETF tag."""
+    return "ru" if tag.lower().split("-")[0] == "ru" else "en"
+
+
+def say(key: str, language: Language, **values: int | str) -> str:
+    """Render a sentence. Raises KeyError for an unknown key."""
+    return _TEXTS[key][language].format(**values)

@@ -1,0 +1,98 @@
+"""Starts the relay: reads the settings, builds every object in order, and runs until stopped."""
+
+import asyncio
+import logging
+import signal
+import sys
+from contextlib import AsyncExitStack
+
+from aiogram import Bot
+from aiogram.exceptions import AiogramError
+
+from services.log import describe_error, start_logging
+from services.namespace import watch_namespace
+from services.relay.backoff import Backoff
+from services.relay.inbox import BadToken, Inbox
+from services.relay.link import open_link
+from services.relay.outbox import Outbox
+from services.relay.pacing import Pacing
+from services.relay.settings import RelaySettings
+from services.relay.telegram import open_bot
+from services.relay.texts import COMMANDS
+from services.relay.translation import Doorman
+from services.settings import BadSetting, read_settings
+
+log = logging.getLogger(__name__)
+
+
+def main() -> int:
+    """Run the relay. Returns the process's exit status."""
+    try:
+        settings = read_settings(RelaySettings)
+    except BadSetting as error:
+        print(error, file=sys.stderr)
+        return 2
+    start_logging(settings.log_level)
+    log.info("starting", extra={"settings": settings.public()})
+    try:
+        asyncio.run(run(settings))
+    except BaseExceptionGroup as errors:
+        log.critical("stopped", extra={"errors": [describe_error(e) for e in errors.exceptions]})
+        if errors.subgroup(BadToken):
+            print(BadToken.__doc__, file=sys.stderr)
+            return 2
+        return 1
+    return 0
+
+
+async def run(settings: RelaySettings, holder: str | None = None) -> None:
+    """Carry messages until SIGTERM or SIGINT. Raises a group with what stopped it otherwise."""
+    async with AsyncExitStack() as stack:
+        bot = open_bot(
+            settings.bot_token,
+            settings.telegram_api,
+            settings.telegram_socket,
+            settings.telegram_ca_file,
+        )
+        stack.push_async_callback(bot.session.close)
+        link = open_link(settings.link_address, settings.link_port, settings.link_token)
+        stack.push_async_callback(link.close)
+        outbox = Outbox(bot, link, Pacing())
+        inbox = Inbox(bot, link, Doorman(settings.allowed_users))
+        stopped = _catch_signals()
+        async with asyncio.TaskGroup() as group:
+            tasks = [
+                group.create_task(watch_namespace(holder) if holder else watch_namespace()),
+                group.create_task(_prepare(bot)),
+                group.create_task(outbox.run()),
+                group.create_task(inbox.run()),
+            ]
+            await stopped.wait()
+            for task in tasks:
+                task.cancel()
+
+
+async def _prepare(bot: Bot) -> None:
+    """Remove a webhook, which would keep updates away, and set the menu of commands."""
+    backoff = Backoff()
+    while True:
+        try:
+            await bot.delete_webhook(drop_pending_updates=False)
+            for language, commands in COMMANDS.items():
+                await bot.set_my_commands(commands, language_code=language)
+            return
+        except (AiogramError, OSError) as error:
+            log.warning("not prepared yet", extra={"error": describe_error(error)})
+            await backoff.wait()
+
+
+def _catch_signals() -> asyncio.Event:
+    stopped = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopped.set)
+    return stopped
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,238 @@
+"""Brings one reply into its chat: placeholder first, then edits, then the final text, exactly once.
+
+sendMessage has no idempotency key, so a message is only ever sent empty, as a placeholder, and its
+id is recorded at the gateway before any text goes into it. Text travels by edits alone, and an edit
+can be repeated without harm. A crash can leave an empty placeholder behind; it cannot double text.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Awaitable, Callable
+
+from aiogram import Bot
+from aiogram.exceptions import (
+    AiogramError,
+    TelegramAPIError,
+    TelegramBadRequest,
+    TelegramRetryAfter,
+)
+from aiogram.types import InlineKeyboardButton, InlineKeyboardMarkup, ReplyParameters
+
+from services.log import describe_error
+from services.relay.backoff import Backoff
+from services.relay.link import Link, LinkDown
+from services.relay.pacing import Pacing
+from services.relay.rendering import PLACEHOLDER, split
+from services.relay.telegram import is_gone
+from services.wire import Button, Outcome, Reply
+
+log = logging.getLogger(__name__)
+
+SETTLE_SECONDS = 6.0
+"""An edit of which no answer came may still be on its way; one was seen to land 5.6 s later."""
+
+TYPING_SECONDS = 4.5
+"""Telegram shows `typing` for five seconds."""
+
+
+class Undeliverable(Exception):
+    """The chat is gone, or the user has blocked the bot: nothing can ever be shown there."""
+
+
+Shown = tuple[str, tuple[Button, ...]]
+
+
+class Delivery:
+    """One reply on its way. `update`, `grow` and `close` change it; `run` follows the changes."""
+
+    def __init__(
+        self,
+        reply: Reply,
+        bot: Bot,
+        link: Link,
+        pacing: Pacing,
+        epoch: Callable[[], Awaitable[int]],
+    ) -> None:
+        """`epoch` gives the current stream's epoch, and waits while there is no stream."""
+        self.reply = reply
+        self._bot = bot
+        self._link = link
+        self._pacing = pacing
+        self._epoch = epoch
+        self._changed = asyncio.Event()
+        self._parts = list(reply.parts)
+        self._shown: list[Shown | None] = [None] * len(reply.parts)
+        # An earlier relay may have edits of these parts on their way.
+        self._is_unsettled = bool(reply.parts)
+
+    def update(self, reply: Reply) -> None:
+        """Take over the reply as the gateway has it now."""
+        self.reply = reply
+        self._changed.set()
+
+    def grow(self, at: int, text: str) -> None:
+        """Replace the text from character `at` on."""
+        self.update(self.reply.model_copy(update={"text": self.reply.text[:at] + text}))
+
+    def show_status(self, status: str) -> None:
+        """Show this while there is no text."""
+        self.update(self.reply.model_copy(update={"status": status}))
+
+    def close(self, text: str, buttons: tuple[Button, ...]) -> None:
+        """Complete the reply."""
+        self.update(
+            self.reply.model_copy(update={"text": text, "buttons": buttons, "closed": True})
+        )
+
+    async def run(self) -> None:
+        """Return when the reply stands in its chat, or never can. Raises link.Superseded."""
+        try:
+            while not await self._show():
+                pass
+            outcome: Outcome = Outcome(epoch=await self._epoch(), outcome="delivered")
+        except Undeliverable:
+            outcome = Outcome(epoch=await self._epoch(), outcome="undeliverable")
+        await self._persist(lambda epoch: self._link.settle(
+            outcome.model_copy(update={"epoch": epoch}), self.reply.id
+        ))  # fmt: skip
+        log.info(outcome.outcome, extra={"reply": self.reply.id, "parts": len(self._parts)})
+
+    async def _show(self) -> bool:
+        """Bring what there is now into the chat; True when that was the whole, final text."""
+        self._changed.clear()
+        reply = self.reply
+        texts = split(reply.text) or [reply.status or PLACEHOLDER]
+        if not self._parts and not reply.text:
+            await self._type()
+        while len(self._parts) < len(texts):
+            await self._send_placeholder()
+        if reply.closed:
+            await self._finish(texts, reply.buttons)
+            return True
+        for position, text in enumerate(texts):
+            buttons = reply.buttons if position == len(texts) - 1 else ()
+            if self._shown[position] != (text, buttons):
+                await self._pacing.turn(reply.chat_id, urgent=False)
+                if self.reply is not reply:
+                    return False  # something newer is there to be shown instead
+                await self._edit(position, text, buttons)
+        await self._wait_for_change()
+        return False
+
+    async def _wait_for_change(self) -> None:
+        while not self._changed.is_set():
+            try:
+                await asyncio.wait_for(self._changed.wait(), TYPING_SECONDS)
+            except TimeoutError:
+                await self._type()
+
+    async def _finish(self, texts: list[str], buttons: tuple[Button, ...]) -> None:
+        await self._assert_final(texts, buttons)
+        if self._is_unsettled:
+            await asyncio.sleep(SETTLE_SECONDS)
+            self._shown = [None] * len(self._parts)
+            await self._assert_final(texts, buttons)
+
+    async def _assert_final(self, texts: list[str], buttons: tuple[Button, ...]) -> None:
+        await self._persist(lambda epoch: self._link.claim(epoch, self.reply.id))
+        for position, text in enumerate(texts):
+            wanted = (text, buttons if position == len(texts) - 1 else ())
+            backoff = Backoff()
+            while self._shown[position] != wanted:
+                await self._pacing.turn(self.reply.chat_id, urgent=True)
+                if not await self._edit(position, *wanted):
+                    await backoff.wait()
+        for position in range(len(texts), len(self._parts)):
+            # The answer began anew and is shorter now.
+            with contextlib.suppress(AiogramError, OSError):
+                await self._bot.delete_message(self.reply.chat_id, self._parts[position])
+
+    async def _send_placeholder(self) -> None:
+        reply = self.reply
+        reply_to = (
+            ReplyParameters(message_id=reply.reply_to, allow_sending_without_reply=True)
+            if reply.reply_to and not self._parts
+            else None
+        )
+        backoff = Backoff()
+        while True:
+            await self._pacing.turn(reply.chat_id, urgent=True)
+            try:
+                message = await self._bot.send_message(
+                    reply.chat_id,
+                    PLACEHOLDER,
+                    message_thread_id=reply.thread_id or None,
+                    reply_parameters=reply_to,
+                )
+                break
+            except (AiogramError, OSError) as error:
+                if not self._may_pass(error):
+                    raise Undeliverable from None
+                await backoff.wait()
+        position = len(self._parts)
+        await self._persist(
+            lambda epoch: self._link.record_part(epoch, reply.id, position, message.message_id)
+        )
+        self._parts.append(message.message_id)
+        self._shown.append((PLACEHOLDER, ()))
+
+    async def _edit(self, position: int, text: str, buttons: tuple[Button, ...]) -> bool:
+        """Edit one part; False if it should be tried again."""
+        try:
+            await self._bot.edit_message_text(
+                text,
+                chat_id=self.reply.chat_id,
+                message_id=self._parts[position],
+                reply_markup=_keyboard(buttons),
+            )
+        except TelegramBadRequest as error:
+            if is_gone(error):
+                raise Undeliverable from None
+            what = str(error).lower()
+            if "not modified" not in what and "message to edit not found" not in what:
+                # Not to be mended by trying again. What the user deleted stays deleted, too.
+                log.error("edit refused", extra={"reply": self.reply.id, "part": position})
+        except (AiogramError, OSError) as error:
+            if not self._may_pass(error):
+                raise Undeliverable from None
+            return False
+        self._shown[position] = (text, buttons)
+        return True
+
+    def _may_pass(self, error: Exception) -> bool:
+        """Tell whether trying again can help, and note what it means for the next try."""
+        if isinstance(error, TelegramRetryAfter):
+            self._pacing.obey(self.reply.chat_id, error.retry_after)
+            return True
+        if is_gone(error):
+            return False
+        if isinstance(error, TelegramBadRequest):
+            log.error("refused by telegram", extra={"reply": self.reply.id})
+            return False
+        log.warning("telegram failed", extra={"error": describe_error(error)})
+        self._is_unsettled = True  # it may have been carried out, now or in a moment
+        return True
+
+    async def _persist(self, call: Callable[[int], Awaitable[None]]) -> None:
+        """Call the gateway until it answers. Raises link.Superseded."""
+        backoff = Backoff()
+        while True:
+            try:
+                await call(await self._epoch())
+                return
+            except LinkDown:
+                await backoff.wait()
+
+    async def _type(self) -> None:
+        with contextlib.suppress(TelegramAPIError, AiogramError, OSError):
+            await self._bot.send_chat_action(
+                self.reply.chat_id, "typing", message_thread_id=self.reply.thread_id or None
+            )
+
+
+def _keyboard(buttons: tuple[Button, ...]) -> InlineKeyboardMarkup | None:
+    if not buttons:
+        return None
+    row = [InlineKeyboardButton(text=button.label, callback_data=button.data) for button in buttons]
+    return InlineKeyboardMarkup(inline_keyboard=[row])

@@ -1,0 +1,55 @@
+"""The relay's settings."""
+
+import ipaddress
+import re
+from pathlib import Path
+from typing import Annotated, ClassVar
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, Field
+
+from services.settings import LinkToken, LogLevel, Port, Settings, UserIds
+
+
+def _check_token(value: str) -> str:
+    if not re.fullmatch(r"[0-9]{3,20}:[A-Za-z0-9_-]{30,}", value):
+        raise ValueError("give the token as BotFather shows it, such as 123456:ABC-DEF…")
+    return value
+
+
+def _check_address(value: str) -> str:
+    try:
+        ipaddress.IPv4Address(value)
+    except ValueError:
+        raise ValueError("give the IPv4 address of the other end of the tunnel") from None
+    return value
+
+
+def _check_url(value: str) -> str:
+    parts = urlsplit(value)
+    if parts.scheme not in ("https", "http") or not parts.hostname or parts.path.strip("/"):
+        raise ValueError("give the Bot API server as https://HOST")
+    return value.rstrip("/")
+
+
+class RelaySettings(Settings):
+    """Each field is the environment variable of the same name in capitals."""
+
+    SECRETS: ClassVar[frozenset[str]] = frozenset({"bot_token", "link_token"})
+
+    allowed_users: UserIds = Field(
+        description="put the Telegram user ids that may talk to the bot into .env"
+    )
+    bot_token: Annotated[str, AfterValidator(_check_token)]
+    telegram_api: Annotated[str, AfterValidator(_check_url)] = "https://api.telegram.org"
+    telegram_socket: Path = Path("/run/egress/telegram.sock")
+    telegram_ca_file: Path | None = None
+    link_address: Annotated[str, AfterValidator(_check_address)]
+    link_port: Port = 8080
+    link_token: LinkToken
+    log_level: LogLevel = "INFO"
+
+    @property
+    def bot_id(self) -> int:
+        """The bot's own user id, which its token begins with."""
+        return int(self.bot_token.partition(":")[0])

@@ -1,0 +1,92 @@
+"""Opens aiogram's Bot over the one way to Telegram that there is: the egress's Unix socket.
+
+TLS is spoken from here to Telegram, end to end; whoever forwards the bytes sees none of it. No
+name is ever resolved in this process.
+"""
+
+import socket
+import ssl
+from pathlib import Path
+from typing import Any
+
+from aiogram import Bot
+from aiogram.client.session.aiohttp import AiohttpSession
+from aiogram.client.telegram import TelegramAPIServer
+from aiogram.exceptions import TelegramForbiddenError
+from aiogram.methods import TelegramMethod
+from aiohttp.abc import AbstractResolver, ResolveResult
+
+RawUpdate = dict[str, Any]
+
+
+class GetRawUpdates(TelegramMethod[list[RawUpdate]]):
+    """getUpdates, each update left as it came: one that aiogram cannot read spoils no other."""
+
+    __returning__ = list[RawUpdate]
+    __api_method__ = "getUpdates"
+
+    offset: int | None = None
+    limit: int | None = None
+    timeout: int | None = None
+    allowed_updates: list[str] | None = None
+
+
+def open_bot(token: str, api: str, egress: Path, ca_file: Path | None) -> Bot:
+    """Build the Bot; whoever calls closes its session.
+
+    `ca_file` names certificates to trust instead of the system's.
+    """
+    session = _EgressSession(
+        egress,
+        ssl.create_default_context(cafile=str(ca_file) if ca_file else None),
+        TelegramAPIServer.from_base(api),
+    )
+    return Bot(token, session=session)
+
+
+def is_gone(error: Exception) -> bool:
+    """Tell whether the chat, or our place in it, is gone for good."""
+    if isinstance(error, TelegramForbiddenError):
+        return True
+    text = str(error).lower()
+    return "chat not found" in text or "user is deactivated" in text
+
+
+class _EgressSession(AiohttpSession):
+    def __init__(self, egress: Path, context: ssl.SSLContext, api: TelegramAPIServer) -> None:
+        super().__init__(api=api, timeout=30.0)
+        # aiogram has no public way to give its connector arguments, and pins a certificate store
+        # of its own instead of the system's.
+        self._connector_init = {
+            "ssl": context,
+            "limit": 100,
+            "resolver": _NoResolver(),
+            "socket_factory": lambda _: _EgressSocket(egress),
+        }
+
+
+class _EgressSocket(socket.socket):
+    """Goes to the egress, whatever address it is told to connect to."""
+
+    def __init__(self, egress: Path) -> None:
+        super().__init__(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._egress = str(egress)
+
+    def connect(self, _address: Any, /) -> None:
+        super().connect(self._egress)
+
+
+class _NoResolver(AbstractResolver):
+    """Answers without asking anybody: the egress alone knows where Telegram is."""
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
+    ) -> list[ResolveResult]:
+        return [
+            ResolveResult(
+                hostname=host, host="127.0.0.1", port=port, family=socket.AF_INET, proto=0, flags=0
+            )
+        ]
+
+    async def close(self) -> None:
+        """Nothing is open."""

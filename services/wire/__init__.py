@@ -1,0 +1,46 @@
+"""The messages between the relay and the gateway, and their version; it knows neither side."""
+
+from services.wire.calls import Claim, Outcome, PartRecord
+from services.wire.events import (
+    Button,
+    Closed,
+    Event,
+    Grown,
+    Hello,
+    Opened,
+    Reply,
+    Status,
+    Superseded,
+    decode_event,
+    encode_event,
+)
+from services.wire.updates import MAX_BATCH, Batch, Receipt, Receipts, Update
+
+VERSION = 1
+"""Travels in the header `Wire-Version` of every request."""
+
+VERSION_HEADER = "Wire-Version"
+
+__all__ = [
+    "MAX_BATCH",
+    "VERSION",
+    "VERSION_HEADER",
+    "Batch",
+    "Button",
+    "Claim",
+    "Closed",
+    "Event",
+    "Grown",
+    "Hello",
+    "Opened",
+    "Outcome",
+    "PartRecord",
+    "Receipt",
+    "Receipts",
+    "Reply",
+    "Status",
+    "Superseded",
+    "Update",
+    "decode_event",
+    "encode_event",
+]

@@ -1,0 +1,32 @@
+"""What the relay tells the gateway about a reply; each call carries the epoch of its stream."""
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class Claim(BaseModel):
+    """Asks whether this relay is still the one that may write: before each final edit."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    epoch: int
+
+
+class PartRecord(BaseModel):
+    """The Telegram message that carries part `position` of the reply."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    epoch: int
+    position: int = Field(ge=0, le=999)
+    message_id: int = Field(gt=0)
+
+
+class Outcome(BaseModel):
+    """The end of a reply: all of it stands in the chat, or it can never stand there."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    epoch: int
+    outcome: Literal["delivered", "undeliverable"]

@@ -1,0 +1,124 @@
+"""What the gateway streams to the relay: replies, how they grow, and which relay is current.
+
+On the line an event is one server-sent event whose data is a JSON object with a `type`.
+"""
+
+from typing import Annotated, Literal, TypeAlias
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+
+class Button(BaseModel):
+    """An inline button under a reply."""
+
+    model_config = ConfigDict(frozen=True)
+
+    label: str
+    data: str = Field(max_length=64)
+
+
+class Reply(BaseModel):
+    """Something the bot says in a chat: an answer, help, a refusal. It may still be growing."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    id: int
+    chat_id: int
+    thread_id: int = 0
+    reply_to: int = 0
+    """The message that it replies to; 0 for none."""
+    text: str = ""
+    status: str = ""
+    """Shown while there is no text yet: the place in the queue, for example."""
+    closed: bool = False
+    buttons: tuple[Button, ...] = ()
+    parts: tuple[int, ...] = ()
+    """Telegram's ids of the messages that carry it so far, first part first."""
+
+
+class Hello(BaseModel):
+    """First on every stream; `undelivered` events of type `opened` follow: the snapshot."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    type: Literal["hello"] = "hello"
+    epoch: int
+    """Names this stream. Writes that carry an older epoch are rejected."""
+    undelivered: int
+
+
+class Opened(BaseModel):
+    """A reply that the relay does not know yet, as it stands now."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    type: Literal["opened"] = "opened"
+    reply: Reply
+
+
+class Grown(BaseModel):
+    """The reply's text from character `at` on is now `text`."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    type: Literal["grown"] = "grown"
+    reply_id: int
+    at: int = Field(ge=0)
+    text: str
+
+
+class Status(BaseModel):
+    """What to show while the reply has no text."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    type: Literal["status"] = "status"
+    reply_id: int
+    status: str
+
+
+class Closed(BaseModel):
+    """The reply is complete: this is its whole text, and these are its last buttons."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    type: Literal["closed"] = "closed"
+    reply_id: int
+    text: str
+    buttons: tuple[Button, ...] = ()
+
+
+class Superseded(BaseModel):
+    """Another relay has connected; this stream ends."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    type: Literal["superseded"] = "superseded"
+
+
+Event: TypeAlias = Hello | Opened | Grown | Status | Closed | Superseded
+
+_EVENT: TypeAdapter[Event] = TypeAdapter(
+    Annotated[Hello | Opened | Grown | Status | Closed | Superseded, Field(discriminator="type")]
+)
+
+
+def encode_event(event: Event) -> bytes:
+    """Write one server-sent event, its closing empty line included."""
+    return b"data: " + event.model_dump_json().encode() + b"\n\n"
+
+
+def decode_event(frame: bytes) -> Event | None:
+    """Read one server-sent event without its closing empty line.
+
+    Returns None for a comment (the stream's sign of life) and for an event type that this
+    version does not know. Raises pydantic.ValidationError for a malformed event.
+    """
+    if not frame.startswith(b"data: "):
+        return None
+    try:
+        return _EVENT.validate_json(frame[6:])
+    except ValidationError as error:
+        if error.errors(include_input=False)[0]["type"] == "union_tag_invalid":
+            return None
+        raise

@@ -1,0 +1,75 @@
+"""What a user did, on its way from the relay to the gateway, and the gateway's receipt for it."""
+
+import hashlib
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+MAX_BATCH = 100
+"""Updates in one batch: as many as one getUpdates call returns at most."""
+
+
+class Update(BaseModel):
+    """One act of one user: a message, an edit of a message, or the press of a button."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    update_id: int = Field(ge=0)
+    kind: Literal["message", "edit", "press"]
+    chat_id: int
+    thread_id: int = 0
+    """The forum topic; 0 outside of topics."""
+    chat_kind: Literal["private", "group", "supergroup", "channel"]
+    user_id: int
+    language: str = Field(default="", max_length=35)
+    """The IETF tag that the user's client reports; empty when it reports none."""
+    message_id: int
+    """The message itself, or the one whose button was pressed."""
+    sent_at: int = Field(ge=0)
+    """Unix time in seconds, by Telegram's clock."""
+    edited_at: int = 0
+    text: str | None = Field(default=None, max_length=16_384)
+    """None: the message carries something else than text."""
+    press_id: str = Field(default="", max_length=128)
+    press_data: str = Field(default="", max_length=64)
+
+    def identity(self) -> bytes:
+        """Tell this update from another that has the same id.
+
+        Telegram's update ids restart at random after a quiet week
+        (https://core.telegram.org/bots/api#update), so the id alone does not name an update.
+        """
+        parts = (self.chat_id, self.message_id, self.edited_at, self.press_id)
+        return hashlib.sha256(repr(parts).encode()).digest()[:16]
+
+
+class Batch(BaseModel):
+    """What one getUpdates call brought, less what is not on the allow-list.
+
+    The updates are left unparsed here: a bad one must not spoil the others.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    bot_id: int = Field(gt=0)
+    updates: list[dict[str, Any]] = Field(max_length=MAX_BATCH)
+
+
+class Receipt(BaseModel):
+    """What became of one update, in the batch's order."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    update_id: int | None
+    """None where the update was too malformed to name its id."""
+    outcome: Literal["accepted", "duplicate", "refused"]
+    notice: str = ""
+    """Shown to the user who pressed a button."""
+
+
+class Receipts(BaseModel):
+    """The gateway's reply to a batch: by then every accepted update is on its disk."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    receipts: list[Receipt]

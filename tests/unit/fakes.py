@@ -1,0 +1,88 @@
+"""Fakes for unit tests: an engine that says what it is told to, and a way to wait for conditions."""
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from services.gateway.engine import Finished, Piece
+from services.gateway.store import Store
+from services.wire import Update
+
+KEY = "0" * 63 + "1"
+USER = 7
+
+Script = list[str | Exception | asyncio.Event]
+
+
+@dataclass
+class FakeEngine:
+    """Answers each request by the next script: pieces, errors to raise, events to wait for."""
+
+    scripts: deque[Script] = field(default_factory=deque)
+    requests: list[list[dict[str, str]]] = field(default_factory=list)
+    aborted: int = 0
+    ready: bool = True
+
+    async def is_ready(self) -> bool:
+        return self.ready
+
+    async def stream(
+        self, messages: list[dict[str, str]], answer_tokens: int, temperature: float
+    ) -> AsyncGenerator[Piece | Finished]:
+        self.requests.append(messages)
+        script: Script = self.scripts.popleft() if self.scripts else ["fine"]
+        tokens = 0
+        try:
+            for step in script:
+                match step:
+                    case str():
+                        tokens += 1
+                        yield Piece(step)
+                    case asyncio.Event():
+                        await step.wait()
+                    case Exception():
+                        raise step
+        except (GeneratorExit, asyncio.CancelledError):
+            self.aborted += 1
+            raise
+        yield Finished("stop", 10, tokens)
+
+
+@asynccontextmanager
+async def open_store(directory: Path) -> AsyncGenerator[Store]:
+    store = Store(directory / "store.db", KEY)
+    try:
+        yield store
+    finally:
+        store.close()
+
+
+async def until(condition: Callable[[], Any], what: str, seconds: float = 10.0) -> Any:
+    """Wait until the condition holds and return its value; fail by naming it."""
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + seconds
+    while not (value := condition()):
+        if loop.time() > deadline:
+            raise AssertionError(f"not within {seconds} s: {what}")
+        await asyncio.sleep(0.005)
+    return value
+
+
+def message(update_id: int, text: str | None, **changes: Any) -> dict[str, Any]:
+    """Write the update that the relay makes of a user's message."""
+    fields: dict[str, Any] = {
+        "update_id": update_id,
+        "kind": "message",
+        "chat_id": USER,
+        "chat_kind": "private",
+        "user_id": USER,
+        "language": "en",
+        "message_id": update_id + 1000,
+        "sent_at": 1_700_000_000,
+        "text": text,
+    }
+    return Update(**(fields | changes)).model_dump()

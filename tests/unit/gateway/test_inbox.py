@@ -1,0 +1,169 @@
+"""The inbox decides on each update by itself, and commits before it answers."""
+
+import asyncio
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from services.gateway.inbox import Inbox, Limits
+from services.gateway.outbox import Outbox
+from services.gateway.queue import Queue
+from services.gateway.store import Store
+from services.wire import Batch
+from tests.unit.fakes import USER, message, open_store
+
+
+@dataclass
+class Parts:
+    inbox: Inbox
+    store: Store
+    queue: Queue
+
+    async def accept(self, *updates: dict[str, object], bot_id: int = 1) -> list[str]:
+        receipts = await self.inbox.accept(Batch(bot_id=bot_id, updates=list(updates)))
+        return [receipt.outcome for receipt in receipts.receipts]
+
+    async def replies(self) -> list[str]:
+        return [reply.text for reply in await self.store.run(self.store.undelivered_replies)]
+
+
+@pytest.fixture
+async def parts(tmp_path: Path) -> AsyncGenerator[Parts]:
+    async with open_store(tmp_path) as store:
+        queue = Queue()
+        limits = Limits(user_asks=3, total_asks=5, ask_tokens=500)
+        allowed = frozenset({USER, 8, 9})
+        yield Parts(Inbox(store, queue, Outbox(store, [], 0), allowed, limits), store, queue)
+
+
+async def test_message_becomes_a_waiting_ask(parts: Parts) -> None:
+    """An accepted message waits in the queue and in the store."""
+    outcomes = await parts.accept(message(1, "hello"))
+
+    assert outcomes == ["accepted"]
+    assert [ask.text for ask in parts.queue.waiting()] == ["hello"]
+    assert [ask.text for ask in await parts.store.run(parts.store.asks)] == ["hello"]
+
+
+async def test_redelivered_update_is_a_duplicate(parts: Parts) -> None:
+    """Telegram may deliver an update again; it is asked once."""
+    await parts.accept(message(1, "hello"))
+
+    outcomes = await parts.accept(message(1, "hello"), message(2, "again"))
+
+    assert outcomes == ["duplicate", "accepted"]
+    assert [ask.text for ask in parts.queue.waiting()] == ["hello", "again"]
+
+
+async def test_same_id_with_another_identity_is_another_update(parts: Parts) -> None:
+    """Telegram's ids restart: the same number for another message, or another bot, is new."""
+    await parts.accept(message(1, "hello"))
+
+    assert await parts.accept(message(1, "other", message_id=77)) == ["accepted"]
+    assert await parts.accept(message(1, "hello"), bot_id=2) == ["accepted"]
+
+
+async def test_one_bad_update_blocks_no_other(parts: Parts) -> None:
+    """Each update of a batch is accepted, duplicate or refused on its own."""
+    bad_type = message(2, "x") | {"chat_id": "not a number"}
+
+    outcomes = await parts.accept(
+        message(1, "first"), bad_type, {}, message(3, "stranger", user_id=666), message(4, "last")
+    )
+
+    assert outcomes == ["accepted", "refused", "refused", "refused", "accepted"]
+    assert [ask.text for ask in parts.queue.waiting()] == ["first", "last"]
+
+
+async def test_stranger_gets_silence(parts: Parts) -> None:
+    """Whoever is not on the list gets no reply, whatever they send."""
+    press = message(2, None, user_id=666, kind="press", press_id="p", press_data="stop:1")
+
+    outcomes = await parts.accept(message(1, "/start", user_id=666), press)
+
+    assert outcomes == ["refused", "refused"]
+    assert await parts.replies() == []
+
+
+async def test_stop_acts_on_earlier_asks_only(parts: Parts) -> None:
+    """In one batch of [question, /stop, question] the stop touches the first question alone."""
+    await parts.accept(message(1, "one"), message(2, "/stop"), message(3, "two"))
+
+    waiting = {ask.text: ask.state for ask in parts.queue.waiting()}
+    assert waiting == {"one": "stopping", "two": "waiting"}
+
+
+async def test_stop_button_stops_its_own_ask_only(parts: Parts) -> None:
+    """A press stops the ask it belongs to, if the presser asked it; the presser is told."""
+    await parts.accept(message(1, "one"), message(2, "two"))
+    first = parts.queue.waiting()[0]
+    data = f"stop:{first.id}"
+    by_other = message(3, None, user_id=8, kind="press", press_id="a", press_data=data)
+    by_owner = message(4, None, kind="press", press_id="b", press_data=data)
+    late = message(5, None, kind="press", press_id="c", press_data="stop:99999")
+
+    receipts = await parts.inbox.accept(Batch(bot_id=1, updates=[by_other, by_owner, late]))
+
+    assert [receipt.notice for receipt in receipts.receipts] == [
+        "It is finished already.",
+        "Stopping.",
+        "It is finished already.",
+    ]
+    states = [ask.state for ask in parts.queue.waiting()]
+    assert states == ["stopping", "waiting"]
+
+
+@pytest.mark.parametrize(
+    ("text", "language", "expected"),
+    [
+        ("/start", "en", "Hello!"),
+        ("/start", "ru-RU", "Здравствуйте!"),
+        ("/help@some_bot", "en", "/new — start"),
+        ("/new", "ru", "Новый разговор"),
+        ("/stop", "en", "nothing to stop"),
+        ("/frobnicate", "en", "I do not know this command"),
+        (None, "en", "text only"),
+        ("x" * 16_000, "en", "too long"),
+    ],
+)
+async def test_replies_without_the_engine(
+    parts: Parts, text: str | None, language: str, expected: str
+) -> None:
+    """Commands, and messages that cannot be asked, get a sentence in the user's language."""
+    await parts.accept(message(1, text, language=language))
+
+    (reply,) = await parts.replies()
+    assert expected in reply
+    assert parts.queue.waiting() == []
+
+
+async def test_limits_are_said_at_once(parts: Parts) -> None:
+    """Beyond the limits, per user and in all, an ask is refused with a sentence."""
+    of_one = await parts.accept(*(message(n, f"ask {n}") for n in range(1, 5)))
+    of_all = await parts.accept(*(message(n, "x", user_id=8, chat_id=8) for n in range(11, 14)))
+
+    assert of_one == ["accepted"] * 3 + ["refused"]
+    assert of_all == ["accepted"] * 2 + ["refused"]
+    replies = await parts.replies()
+    assert any("3 messages waiting" in reply for reply in replies)
+    assert any("Too many people" in reply for reply in replies)
+
+
+async def test_edit_of_a_waiting_message_rewords_it(parts: Parts) -> None:
+    """Correcting a message before its turn asks the corrected text, once."""
+    await parts.accept(message(1, "helo"))
+
+    outcome = await parts.accept(message(2, "hello", kind="edit", edited_at=5, message_id=1001))
+
+    assert outcome == ["accepted"]
+    assert [ask.text for ask in parts.queue.waiting()] == ["hello"]
+    assert [ask.text for ask in await parts.store.run(parts.store.asks)] == ["hello"]
+
+
+async def test_concurrent_batches_are_committed_one_by_one(parts: Parts) -> None:
+    """The same update in two batches at once is accepted once."""
+    outcomes = await asyncio.gather(*(parts.accept(message(1, "hello")) for _ in range(5)))
+
+    assert sorted(outcome for (outcome,) in outcomes) == ["accepted"] + ["duplicate"] * 4
