@@ -23,8 +23,7 @@ from scripts.screen import Screen
 from scripts.steps import Step, StepFailed, Steps, duration, end_on_sigterm
 from scripts.telegram_user import BotMessage, Said, StubGone, TelegramUser
 
-STATE = setup.ROOT / ".demo"
-SUBNET = "198.18.0"
+NAME = "demo"
 OWN_STEPS = 4
 FAILED, INTERRUPTED = 1, 130
 
@@ -73,6 +72,13 @@ def parse_arguments() -> argparse.Namespace:
     real.add_argument("--token-file", type=Path, metavar="FILE", help="a file with a bot's token")
     real.add_argument("--user", type=int, metavar="ID", help="your Telegram user id")
     real.add_argument("--resolver", metavar="ADDRESS", help="name server; default: this machine's")
+    second = parser.add_argument_group("for a second pair beside the first")
+    second.add_argument("--name", default=NAME, help="of its containers (default: demo)")
+    second.add_argument(
+        "--subnet",
+        default="198.18.0",
+        help="its test internet, the first three numbers of a /24 (default: 198.18.0)",
+    )
     parser.add_argument("--images", action="store_true", help="with down: remove the images, too")
     arguments = parser.parse_args()
     if arguments.ask is not None and not arguments.ask.strip():
@@ -83,6 +89,12 @@ def parse_arguments() -> argparse.Namespace:
         parser.error(
             "--token-file needs --user: your Telegram user id, so that nobody else gets in"
         )
+    if not re.fullmatch(r"[a-z][a-z0-9-]{0,30}", arguments.name):
+        parser.error(
+            f'--name is "{arguments.name}": give up to 31 small letters, digits and dashes'
+        )
+    if not re.fullmatch(r"198\.1[89]\.(\d|[1-9]\d|1\d\d|2[0-4]\d|25[0-5])", arguments.subnet):
+        parser.error(f'--subnet is "{arguments.subnet}": give 198.18.N or 198.19.N, N up to 255')
     if arguments.images and arguments.action != "down":
         parser.error("--images belongs to `down`")
     return arguments
@@ -91,9 +103,9 @@ def parse_arguments() -> argparse.Namespace:
 def pair_for(arguments: argparse.Namespace) -> Pair:
     token_file = arguments.token_file and arguments.token_file.resolve()
     return Pair(
-        name="demo",
-        subnet=SUBNET,
-        state=STATE,
+        name=arguments.name,
+        subnet=arguments.subnet,
+        state=setup.ROOT / (".demo" if arguments.name == NAME else f".demo-{arguments.name}"),
         engine=arguments.engine,
         users=(arguments.user or USER,),
         token_file=token_file,
@@ -160,9 +172,10 @@ def stop(steps: Steps, pair: Pair) -> None:
     with steps.step("stopping both nodes") as step:
         pair.down(step, volumes=False)
         step.say("nothing runs any more")
+    again = "./scripts/demo" + (f" --name {pair.name}" if pair.name != NAME else "")
     print(
-        "To come back, with the conversation kept: ./scripts/demo\n"
-        "To remove everything: ./scripts/demo down --images",
+        f"To come back, with the conversation kept: {again}\n"
+        f"To remove everything: {again} down --images",
         file=steps.out,
     )
     signal.signal(signal.SIGINT, kept[0])
@@ -209,10 +222,11 @@ def ask(pair: Pair, text: str, seconds: float) -> int:
         for now in user.watch(said, seconds):
             shown = now
     except TimeoutError:
+        gateway = pair.container(pair.model_node, "gateway")
         so_far = " ".join(message.text for message in shown) or "nothing"
         raise StepFailed(
             f"No final answer within {seconds:.0f} s; the bot has shown: {so_far}\n"
-            "Give it longer with --timeout, or see why: docker logs demo-model-gateway-1"
+            f"Give it longer with --timeout, or see why: docker logs {gateway}"
         ) from None
     print("\n".join(message.text for message in shown))
     print()

@@ -63,6 +63,14 @@ class TelegramUser:
         said = self._request("POST", "/say", body)
         return Said(said["update_id"], said["message_id"], seq)
 
+    def press(self, message_id: int) -> None:
+        """Press the first button under one of the bot's messages."""
+        chat = self._request("GET", f"/chat/{self.chat_id}")
+        message = next(m for m in chat["messages"] if m["message_id"] == message_id)
+        data = message["reply_markup"]["inline_keyboard"][0][0]["callback_data"]
+        body = {"user": self.user, "chat_id": self.chat_id, "message_id": message_id, "data": data}
+        self._request("POST", "/press", body)
+
     def state(self) -> dict[str, Any]:
         """The stub's state: whether the bot is polling, what is pending."""
         return self._request("GET", "/state")

@@ -18,6 +18,28 @@ holder_has() { # INTERFACE
   return 1
 }
 
+is_kernel_wireguard() {
+  local line
+  [[ -e /sys/class/net/$interface/uevent ]] || return 1
+  while read -r line; do
+    [[ $line != DEVTYPE=wireguard ]] || return 0
+  done <"/sys/class/net/$interface/uevent"
+  return 1
+}
+
+# Where the peer was last seen, in the holder's memory, so that it outlives the uplink. A restarted listening end that
+# knows it can call back at once; the dialling end by itself takes 15 s to miss an answer, and 120 s if it has nothing
+# to send (sections 6.1 and 6.5 of WireGuard's paper). Never written to a disk.
+readonly last_endpoint=/proc/1/root/run/peer-endpoint
+
+keep_endpoint() { # INTERFACE
+  local key endpoint
+  read -r key endpoint < <(wg show "$1" endpoints) || return 0
+  [[ $endpoint != "(none)" ]] || return 0
+  printf '%s\n' "$endpoint" >"$last_endpoint"
+  wg set "$1" peer "$key" persistent-keepalive 0 # it was for the first call only: a peer that is off is left in peace
+}
+
 is_running() { # PID
   [[ -n $1 ]] && kill -0 "$1" 2>/dev/null
 }

@@ -18,7 +18,7 @@ from typing import Any
 
 from services.log import start_logging
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("services.engine.llamacpp")  # this module runs as __main__
 
 BAD_SETTING = 2
 

@@ -46,6 +46,7 @@ def build_app(inbox: Inbox, outbox: Outbox, link_token: str) -> FastAPI:
 
     app = FastAPI(
         openapi_url=None,
+        telemetry={"tracing": False, "metrics": False, "logs": False},
         dependencies=[Depends(authorize)],
         exception_handlers={
             StarletteHTTPException: _refuse,
@@ -55,6 +56,7 @@ def build_app(inbox: Inbox, outbox: Outbox, link_token: str) -> FastAPI:
             StoreError: _refuse_store,
         },
     )
+
     app.add_middleware(_SizeLimit)
 
     @app.post("/chat")
@@ -115,20 +117,16 @@ async def _refuse_store(_: Request, error: Exception) -> Response:
     return _error(503, "the store does not take it; keep the updates and try again")
 
 
-class _TooLarge(Exception):
-    pass
-
-
 class _SizeLimit:
-    """Refuses bodies over MOST_BYTES, whatever their headers claim, before they are read whole."""
+    """Refuses bodies over MOST_BYTES, whatever their head claims, before they are read whole.
+
+    FastAPI's own limit answers in plain text.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
         seen = 0
 
         async def count() -> Message:

@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, field_validator
 
 from services.settings import LinkToken, LogLevel, Port, Settings, UserIds
 
@@ -63,6 +63,13 @@ class GatewaySettings(Settings):
     user_asks: Annotated[int, _between(1, 10_000)] = 20
     total_asks: Annotated[int, _between(1, 100_000)] = 500
     log_level: LogLevel = "INFO"
+
+    @field_validator("answer_tokens")
+    @classmethod
+    def _leaves_room_for_prompts(cls, value: int, info: ValidationInfo) -> int:
+        if value > info.data.get("context_tokens", value * 2) // 2:
+            raise ValueError("give at most half of CONTEXT_TOKENS")
+        return value
 
     @property
     def prompt_tokens(self) -> int:

@@ -34,7 +34,7 @@ async def test_light_user_overtakes_a_heavy_one() -> None:
         queue.put(ask(number, user=1, chat=number))
     heavy = await queue.next()
     queue.charge(1, prompt_tokens=10, answer_tokens=500)
-    queue.put(ask(10, user=2))
+    queue.put(ask(10, user=2, chat=100))
     queue.release(heavy)
 
     served = await queue.next()

@@ -1,0 +1,111 @@
+"""Owns what tests share: the pair of nodes, the stub internet, and Docker seen from Python."""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from python_on_whales import DockerClient
+
+from scripts.pair import USER, Pair
+from scripts.steps import Steps
+from scripts.telegram_user import TelegramUser
+
+ROOT = Path(__file__).resolve().parent.parent
+STATE = ROOT / ".test"
+STRANGER = 6666
+
+
+@pytest.fixture(scope="session")
+def docker() -> DockerClient:
+    """Docker, typed."""
+    return DockerClient()
+
+
+@pytest.fixture(scope="session")
+def pair() -> Iterator[Pair]:
+    """Both nodes with the real small model; one pair for the whole run, removed after it."""
+    pair = Pair(name="test", subnet="198.18.1", state=STATE / "pair")
+    yield from running(pair)
+
+
+def running(pair: Pair) -> Iterator[Pair]:
+    """Start a pair from nothing, and leave nothing of it behind."""
+    steps = Steps(4, STATE / f"{pair.name}.log", sys.stderr)
+    with pair.hold():
+        with steps.step("removing what an earlier run left") as step:
+            pair.down(step, volumes=True)
+        try:
+            with steps.step("keys and settings") as step:
+                pair.prepare(step)
+            with steps.step("test internet and both nodes") as step:
+                pair.start_internet(step)
+                pair.start_nodes(step)
+            with steps.step("first contact") as step:
+                pair.wait_for_contact(step)
+            yield pair
+        finally:
+            with steps.step("removing the pair") as step:
+                pair.down(step, volumes=True)
+
+
+@pytest.fixture
+def user(pair: Pair) -> TelegramUser:
+    """A user whom the bot serves."""
+    return TelegramUser(pair.control_socket, USER)
+
+
+@pytest.fixture
+def stranger(pair: Pair) -> TelegramUser:
+    """A user who is on no list."""
+    return TelegramUser(pair.control_socket, STRANGER)
+
+
+# pytest-docker: the stub Bot API server and the resolver alone, for tests of single services.
+
+
+@pytest.fixture(scope="session")
+def docker_compose_project_name() -> str:
+    return "test-integration"
+
+
+@pytest.fixture(scope="session")
+def docker_compose_file() -> str:
+    return str(ROOT / "tests" / "stubs" / "internet.yml")
+
+
+@pytest.fixture(scope="session")
+def internet_state() -> Path:
+    """Where the stubs of integration tests leave their certificate and control socket."""
+    state = STATE / "integration"
+    for name in ("telegram", "resolver"):
+        folder = state / name
+        folder.mkdir(parents=True, exist_ok=True)
+        folder.chmod(0o777)  # the stubs write as a user of their own; .test is closed to others
+    return state
+
+
+@pytest.fixture(scope="session")
+def docker_compose_command(internet_state: Path) -> str:
+    settings = internet_state / "internet.env"
+    settings.write_text(
+        f"SUBNET=198.18.2\nINTERNET=test-integration-internet\nSTATE={internet_state}\n",
+        encoding="utf-8",
+    )
+    return f'docker compose --project-directory "{ROOT}" --env-file "{settings}"'
+
+
+@pytest.fixture(scope="session")
+def docker_setup() -> list[str]:
+    return ["down -v", "up -d --wait --wait-timeout 60 --no-build --pull never"]
+
+
+@pytest.fixture(scope="session")
+def docker_cleanup() -> list[str]:
+    return ["down -v"]
+
+
+@pytest.fixture(scope="session")
+def internet(docker_services: object, internet_state: Path) -> Path:
+    """The running stub internet; returns its state directory."""
+    return internet_state

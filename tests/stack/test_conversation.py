@@ -1,0 +1,152 @@
+"""Conversations through the whole chain: Telegram, egress, relay, tunnel, gateway, real model."""
+
+import itertools
+import json
+import time
+from datetime import datetime
+
+import pytest
+from python_on_whales import DockerClient
+
+from scripts.pair import Pair
+from scripts.telegram_user import PLACEHOLDER, BotMessage, Said, TelegramUser
+
+ANSWER_SECONDS = 120
+LONG = "Write a long story about a lighthouse keeper, at least twenty paragraphs."
+
+
+def final(user: TelegramUser, said: Said) -> list[BotMessage]:
+    """What the bot shows once all of it is final."""
+    shown: list[BotMessage] = []
+    for now in user.watch(said, ANSWER_SECONDS):
+        shown = now
+    return shown
+
+
+def growing(user: TelegramUser, said: Said, characters: int = 40) -> BotMessage:
+    """The bot's message once it has some text and more is to come."""
+    for shown in user.watch(said, ANSWER_SECONDS):
+        if shown and shown[0].has_buttons and len(shown[0].text) >= characters:
+            return shown[0]
+    pytest.fail("the answer was complete before it was seen to grow")
+
+
+def answered(docker: DockerClient, pair: Pair, since: float) -> list[dict[str, object]]:
+    """The gateway's events about finished answers."""
+    name = pair.container(pair.model_node, "gateway")
+    log = docker.container.logs(name, since=datetime.fromtimestamp(since))
+    assert isinstance(log, str)
+    events = [json.loads(line) for line in log.splitlines() if line.startswith("{")]
+    return [event for event in events if event.get("action") == "answered"]
+
+
+@pytest.mark.quick
+def test_question_is_answered_by_the_model(user: TelegramUser) -> None:
+    """One question, one message, with what a model that knows the world says."""
+    said = user.say("What is the capital of France?")
+
+    shown = final(user, said)
+
+    assert len(shown) == 1
+    assert "Paris" in shown[0].text
+
+
+def test_answer_grows_on_the_screen(user: TelegramUser) -> None:
+    """Each state of a streamed answer is a beginning of the next."""
+    said = user.say("Tell me in five sentences what the sea is.")
+
+    states = [
+        shown[0].text
+        for shown in user.watch(said, ANSWER_SECONDS)
+        if shown and shown[0].text != PLACEHOLDER
+    ]
+
+    assert len(states) >= 3
+    assert all(later.startswith(earlier) for earlier, later in itertools.pairwise(states))
+
+
+@pytest.mark.parametrize(
+    ("command", "expected"), [("/start", "/help"), ("/help", "/new"), ("/new", "forgotten")]
+)
+def test_command_is_answered_without_the_model(
+    docker: DockerClient, pair: Pair, user: TelegramUser, command: str, expected: str
+) -> None:
+    """Commands have answers of their own, and cost no time of the engine."""
+    since = time.time()
+
+    shown = final(user, user.say(command))
+
+    assert len(shown) == 1
+    assert expected in shown[0].text
+    assert answered(docker, pair, since) == []
+
+
+def test_conversation_is_remembered_until_new(user: TelegramUser) -> None:
+    """The model sees what was said before, and after /new no more."""
+    final(user, user.say("/new"))
+    final(user, user.say("My name is Bartholomew. Please remember my name."))
+
+    remembered = final(user, user.say("What is my name?"))[0].text
+    final(user, user.say("/new"))
+    forgotten = final(user, user.say("What is my name?"))[0].text
+
+    assert "Bartholomew" in remembered
+    assert "Bartholomew" not in forgotten
+
+
+def test_stop_ends_the_answer(docker: DockerClient, pair: Pair, user: TelegramUser) -> None:
+    """/stop keeps what was written so far, says so, and frees the engine."""
+    since = time.time()
+    said = user.say(LONG)
+    before = growing(user, said)
+
+    user.say("/stop")
+    shown = final(user, said)
+
+    assert shown[0].text.startswith(before.text)
+    assert shown[0].text.endswith("(stopped)")
+    assert [event["stopped"] for event in answered(docker, pair, since)] == [True]
+
+
+def test_stop_button_ends_the_answer(user: TelegramUser) -> None:
+    """The button under a growing answer does what /stop does."""
+    said = user.say(LONG)
+    message = growing(user, said)
+
+    user.press(message.message_id)
+    shown = final(user, said)
+
+    assert len(shown) == 1
+    assert shown[0].text.endswith("(stopped)")
+
+
+def test_stranger_gets_silence(user: TelegramUser, stranger: TelegramUser) -> None:
+    """Whoever is not on the list sees nothing at all: no answer, no typing, no error."""
+    said = stranger.say("What is the capital of France?")
+    final(user, user.say("/help"))  # handled after the stranger's message
+
+    entries, _ = user.record(said.seq)
+
+    assert any(
+        entry["kind"] == "confirmed" and entry["update_id"] == said.update_id for entry in entries
+    )
+    assert stranger.bot_messages() == []
+    assert [entry for entry in entries if entry.get("chat_id") == str(stranger.chat_id)] == []
+
+
+def test_relay_that_restarts_in_mid_answer_finishes_it_once(
+    docker: DockerClient, pair: Pair, user: TelegramUser
+) -> None:
+    """The relay remembers nothing, and yet the answer stands in the chat once, and whole."""
+    since = time.time()
+    said = user.say(LONG)
+    before = growing(user, said)
+
+    docker.container.restart(pair.container(pair.relay_node, "relay"), time=5)
+    shown = final(user, said)
+
+    with_text = [message for message in shown if message.text.startswith(before.text[:40])]
+    assert len(with_text) == 1
+    assert with_text[0].message_id == before.message_id
+    assert len(with_text[0].text) > len(before.text)
+    assert len(answered(docker, pair, since)) == 1

@@ -1,0 +1,175 @@
+"""The gateway's HTTP interface refuses what it must, in JSON, and changes nothing when it does."""
+
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from services.gateway.app import MOST_BYTES, build_app
+from services.gateway.inbox import Inbox, Limits
+from services.gateway.outbox import Outbox
+from services.gateway.queue import Queue
+from services.gateway.store import Store, StoreError
+from services.wire import VERSION, VERSION_HEADER, Batch, Receipts
+from tests.unit.fakes import USER, message, open_store
+
+LINK = "L" * 43
+CANARY = "canary that nobody repeats"
+
+
+@dataclass
+class Gateway:
+    client: httpx.AsyncClient
+    store: Store
+    outbox: Outbox
+    inbox: Inbox
+
+
+@pytest.fixture
+async def gateway(tmp_path: Path) -> AsyncGenerator[Gateway]:
+    async with open_store(tmp_path) as store:
+        outbox = Outbox(store, [], 0)
+        inbox = Inbox(store, Queue(), outbox, frozenset({USER}), Limits(5, 5, 3000))
+        transport = httpx.ASGITransport(build_app(inbox, outbox, LINK))
+        headers = {"Authorization": f"Bearer {LINK}", VERSION_HEADER: str(VERSION)}
+        async with httpx.AsyncClient(
+            transport=transport, base_url="http://gateway", headers=headers
+        ) as client:
+            yield Gateway(client, store, outbox, inbox)
+
+
+async def test_batch_is_answered_update_by_update(gateway: Gateway) -> None:
+    """A batch comes back with a receipt for each update, in order."""
+    updates = [message(1, "hello"), {"update_id": 2}, message(1, "hello")]
+
+    response = await gateway.client.post("/chat", json={"bot_id": 1, "updates": updates})
+
+    assert response.status_code == 200
+    receipts = Receipts.model_validate(response.json()).receipts
+    assert [(r.update_id, r.outcome) for r in receipts] == [
+        (1, "accepted"), (2, "refused"), (1, "duplicate"),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"not json " + CANARY.encode(),
+        b"[]",
+        b'{"bot_id": 1}',
+        b'{"bot_id": "' + CANARY.encode() + b'", "updates": []}',
+        b'{"bot_id": 1, "updates": "' + CANARY.encode() + b'"}',
+        b'{"bot_id": 1, "updates": ["' + CANARY.encode() + b'"]}',
+        b'{"bot_id": -1, "updates": []}',
+        b'{"bot_id": 1, "updates": [' + b",".join([b"{}"] * 101) + b"]}",
+        b"\xff\xfe",
+        b"{" * 20_000,
+    ],
+)
+async def test_malformed_batch_is_refused(gateway: Gateway, body: bytes) -> None:
+    """Whatever is sent instead of a batch: 4xx, a JSON error that repeats nothing, no change."""
+    response = await gateway.client.post(
+        "/chat", content=body, headers={"Content-Type": "application/json"}
+    )
+
+    assert 400 <= response.status_code < 500
+    assert isinstance(response.json()["error"], str)
+    assert CANARY not in response.text
+    assert await gateway.store.run(gateway.store.asks) == []
+
+
+async def test_oversized_request_is_refused(gateway: Gateway) -> None:
+    """More than the limit is refused, with and without a length in its head."""
+
+    async def endless() -> AsyncGenerator[bytes]:
+        for _ in range(MOST_BYTES // 65536 + 2):
+            yield b" " * 65536
+
+    whole = await gateway.client.post("/chat", content=b" " * (MOST_BYTES + 1))
+    chunked = await gateway.client.post("/chat", content=endless())
+
+    assert (whole.status_code, chunked.status_code) == (413, 413)
+    assert "error" in whole.json()
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"Authorization": "Bearer " + "M" * 43}, 401),
+        ({"Authorization": ""}, 401),
+        ({"Authorization": "Bearer ünïcode".encode("latin-1")}, 401),
+        ({VERSION_HEADER: "99"}, 426),
+        ({VERSION_HEADER: ""}, 426),
+    ],
+)
+async def test_wrong_token_or_version_is_refused(
+    gateway: Gateway, headers: dict[str, Any], status: int
+) -> None:
+    """Who does not know the link token, or speaks another version, changes nothing."""
+    body = {"bot_id": 1, "updates": [message(1, "hello")]}
+
+    response = await gateway.client.post("/chat", json=body, headers=headers)
+
+    assert response.status_code == status
+    assert isinstance(response.json()["error"], str)
+    assert await gateway.store.run(gateway.store.asks) == []
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("GET", "/", 404),
+        ("GET", "/docs", 404),
+        ("GET", "/openapi.json", 404),
+        ("GET", "/chat", 405),
+        ("POST", "/replies/x/claim", 422),
+        ("POST", "/replies/1/claim", 422),
+    ],
+)
+async def test_nothing_else_answers(
+    gateway: Gateway, method: str, path: str, status: int
+) -> None:
+    """There is no documentation page and no other endpoint; errors are JSON."""
+    response = await gateway.client.request(method, path)
+
+    assert response.status_code == status
+    assert isinstance(response.json()["error"], str)
+
+
+async def test_writes_of_an_old_relay_are_rejected(gateway: Gateway) -> None:
+    """Only the current stream's epoch may record, claim or settle; unknown replies are 404."""
+    await gateway.inbox.accept(Batch(bot_id=1, updates=[message(1, "/help")]))
+    (reply,) = await gateway.store.run(gateway.store.undelivered_replies)
+    stream = gateway.outbox.stream()
+    await anext(stream)
+
+    async def status(path: str, body: dict[str, Any]) -> int:
+        return (await gateway.client.post(f"/replies/{path}", json=body)).status_code
+
+    part = {"position": 0, "message_id": 5}
+    assert await status(f"{reply.id}/parts", part | {"epoch": 0}) == 409
+    assert await status(f"{reply.id}/claim", {"epoch": 2}) == 409
+    assert await status("999/claim", {"epoch": 1}) == 404
+    assert await status(f"{reply.id}/parts", part | {"epoch": 1}) == 204
+    assert await status(f"{reply.id}/outcome", {"epoch": 1, "outcome": "delivered"}) == 204
+    assert await status(f"{reply.id}/outcome", {"epoch": 1, "outcome": "delivered"}) == 404
+
+
+async def test_disk_that_does_not_take_it_is_503(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When nothing can be committed the relay is told to keep the updates."""
+
+    async def fail(*_: object) -> None:
+        raise StoreError("the disk is full: make room")
+
+    monkeypatch.setattr(gateway.store, "run", fail)
+
+    response = await gateway.client.post("/chat", json={"bot_id": 1, "updates": [message(1, "x")]})
+
+    assert response.status_code == 503
+    assert "keep the updates" in response.json()["error"]

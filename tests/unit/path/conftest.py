@@ -1,0 +1,192 @@
+"""Both services in one process, between a stub Bot API server and a fake engine; no containers."""
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+import uvicorn
+
+from services.gateway.answering import Answering
+from services.gateway.app import build_app
+from services.gateway.engine import Engine
+from services.gateway.history import History
+from services.gateway.inbox import Inbox, Limits
+from services.gateway.outbox import Outbox
+from services.gateway.queue import Queue
+from services.gateway.store import Store
+from services.relay.__main__ import run as run_relay
+from services.relay.settings import RelaySettings
+from tests.stubs.telegram.stub import Options, running
+from tests.unit.fakes import KEY, USER, FakeEngine, until
+
+TOKEN = "123456:" + "A" * 35
+LINK = "L" * 43
+
+
+@dataclass
+class Path_:
+    """The whole path, with its ends in reach of a test."""
+
+    directory: Path
+    telegram: str
+    control: aiohttp.ClientSession
+    engine: FakeEngine
+    gateway_port: int
+    tasks: dict[str, asyncio.Task[None]] = field(default_factory=dict)
+
+    async def say(self, text: str, user: int = USER) -> int:
+        """A user writes to the bot; returns the message's id."""
+        body = {"user": {"id": user, "first_name": "U", "language_code": "en"}, "text": text}
+        return int((await self.post("/say", body))["message_id"])
+
+    async def post(self, path: str, body: dict[str, Any]) -> Any:
+        async with self.control.post(path, json=body) as response:
+            answer = await response.json()
+            assert response.status == 200, answer
+            return answer
+
+    async def shown(self, chat_id: int = USER) -> list[dict[str, Any]]:
+        """List what the bot shows in a chat."""
+        async with self.control.get(f"/chat/{chat_id}") as response:
+            chat = await response.json()
+        return [message for message in chat["messages"] if message["from"]["is_bot"]]
+
+    async def answers(self, chat_id: int = USER) -> list[str]:
+        """List the finished texts of the bot in a chat: those without a button, and not empty."""
+        return [
+            message["text"]
+            for message in await self.shown(chat_id)
+            if not message.get("reply_markup") and message["text"] != "…"
+        ]
+
+    async def wait_for_answers(self, count: int, chat_id: int = USER) -> list[str]:
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + 15
+        while len(answers := await self.answers(chat_id)) < count:
+            for name, task in self.tasks.items():
+                assert not task.done(), f"{name} stopped: {task}"
+            assert loop.time() < deadline, f"{len(answers)} of {count}: {await self.shown(chat_id)}"
+            await asyncio.sleep(0.02)
+        return answers
+
+    async def calls(self, method: str) -> list[dict[str, Any]]:
+        """List the parameters of all calls of one Bot API method."""
+        async with self.control.get("/record", params={"kind": "call"}) as response:
+            entries = (await response.json())["entries"]
+        return [entry["params"] for entry in entries if entry["method"].lower() == method.lower()]
+
+    async def start_relay(self) -> None:
+        settings = RelaySettings(
+            allowed_users="7,8",
+            bot_token=TOKEN,
+            telegram_api="http://api.telegram.test",
+            telegram_socket=self.directory / "telegram.sock",
+            link_address="127.0.0.1",
+            link_port=self.gateway_port,
+            link_token=LINK,
+        )
+        self.tasks["relay"] = asyncio.create_task(
+            run_relay(settings, holder=str(self.directory / "holder.sock"))
+        )
+
+    async def start_gateway(self) -> None:
+        started = asyncio.Event()
+        self.tasks["gateway"] = asyncio.create_task(self._gateway(started))
+        await started.wait()
+
+    async def kill(self, name: str) -> None:
+        """End a service in the middle of whatever it does."""
+        task = self.tasks.pop(name)
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError, BaseExceptionGroup):
+            await task
+
+    async def _gateway(self, started: asyncio.Event) -> None:
+        store = Store(self.directory / "store.db", KEY)
+        try:
+            outbox = Outbox(store, await store.run(store.undelivered_replies), 0)
+            queue = Queue()
+            history = History(store, "be brief", 4000)
+            engine: Engine = self.engine  # type: ignore[assignment]  # a fake of the same shape
+            answering = Answering(store, queue, outbox, history, engine, 2, 256, 0.0)
+            for ask in await store.run(store.asks):
+                queue.put(ask)
+            inbox = Inbox(store, queue, outbox, frozenset({7, 8}), Limits(20, 100, 3000))
+            server = uvicorn.Server(
+                uvicorn.Config(
+                    build_app(inbox, outbox, LINK),
+                    host="127.0.0.1",
+                    port=self.gateway_port,
+                    log_config=None,
+                    timeout_graceful_shutdown=0,
+                )
+            )
+            answers = asyncio.create_task(answering.run())
+            serving = asyncio.create_task(server._serve())  # noqa: SLF001 - without its signals
+            await until(lambda: server.started, "the gateway listens")
+            started.set()
+            try:
+                await asyncio.wait({answers, serving}, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                server.should_exit = server.force_exit = True
+                answers.cancel()
+                await asyncio.wait({answers, serving})
+        finally:
+            store.close()
+
+
+@asynccontextmanager
+async def forward(at: Path, port: int) -> AsyncGenerator[None]:
+    """Play the egress: pass a Unix socket's bytes to a TCP port."""
+
+    async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError):
+            while data := await reader.read(65536):
+                writer.write(data)
+                await writer.drain()
+        writer.close()
+
+    async def connect(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there_reader, there_writer = await asyncio.open_connection("127.0.0.1", port)
+        await asyncio.gather(pump(reader, there_writer), pump(there_reader, writer))
+
+    server = await asyncio.start_unix_server(connect, at)
+    try:
+        yield
+    finally:
+        server.close()
+
+
+@asynccontextmanager
+async def hold_namespace(at: Path) -> AsyncGenerator[None]:
+    """Play the holder of the namespace: accept and close."""
+    server = await asyncio.start_unix_server(lambda _, writer: writer.close(), at)
+    try:
+        yield
+    finally:
+        server.close()
+
+
+@pytest.fixture
+async def path(tmp_path: Path) -> AsyncGenerator[Path_]:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        gateway_port = probe.getsockname()[1]
+    async with (
+        running(Options()) as stub,
+        forward(tmp_path / "telegram.sock", stub.port),
+        hold_namespace(tmp_path / "holder.sock"),
+        aiohttp.ClientSession(f"http://127.0.0.1:{stub.control_port}") as control,
+    ):
+        path = Path_(tmp_path, f"http://127.0.0.1:{stub.port}", control, FakeEngine(), gateway_port)
+        await path.start_gateway()
+        await path.start_relay()
+        yield path
+        for name in list(path.tasks):
+            await path.kill(name)

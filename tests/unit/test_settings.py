@@ -1,0 +1,100 @@
+"""A bad setting stops the start with one sentence that names it and says what to do."""
+
+from pathlib import Path
+
+import pytest
+
+from services.gateway.settings import GatewaySettings
+from services.relay.settings import RelaySettings
+from services.settings import BadSetting, read_settings
+
+TOKEN = "123456:" + "A" * 35
+LINK = "L" * 43
+RELAY = {"ALLOWED_USERS": "1, 22", "LINK_ADDRESS": "10.66.0.2"}
+GATEWAY = {"ALLOWED_USERS": "1", "LISTEN_ADDRESS": "10.66.0.2"}
+
+
+@pytest.fixture
+def secrets(tmp_path: Path) -> Path:
+    (tmp_path / "bot_token").write_text(TOKEN + "\n")
+    (tmp_path / "link_token").write_text(LINK)
+    (tmp_path / "store_key").write_text("0" * 64)
+    return tmp_path
+
+
+def test_good_settings_are_read(secrets: Path) -> None:
+    """Lists, numbers, files and defaults arrive with their types; foreign variables do not matter."""
+    relay = read_settings(RelaySettings, RELAY | {"PATH": "/bin", "LINK_PORT": ""}, secrets)
+    gateway = read_settings(GatewaySettings, GATEWAY | {"CONTEXT_TOKENS": "4096"}, secrets)
+
+    assert relay.allowed_users == {1, 22}
+    assert (relay.bot_id, relay.link_port) == (123456, 8080)
+    assert gateway.prompt_tokens == 4096 - 1024
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"ALLOWED_USERS": ""}, "ALLOWED_USERS is missing: put the Telegram user ids"),
+        ({"ALLOWED_USERS": "bob"}, 'ALLOWED_USERS is "bob": give Telegram user ids'),
+        ({"LINK_PORT": "70000"}, 'LINK_PORT is "70000": give a port between 1 and 65535'),
+        ({"LINK_PORT": "-1"}, 'LINK_PORT is "-1": give a port'),
+        ({"LINK_ADDRESS": "home.example"}, 'LINK_ADDRESS is "home.example": give the IPv4 address'),
+        ({"TELEGRAM_API": "ftp://x"}, 'TELEGRAM_API is "ftp://x": give the Bot API server'),
+        ({"LOG_LEVEL": "LOUD"}, 'LOG_LEVEL is "LOUD": give DEBUG, INFO'),
+    ],
+)
+def test_bad_relay_setting(secrets: Path, changes: dict[str, str], sentence: str) -> None:
+    """Each bad value of the relay has its sentence."""
+    with pytest.raises(BadSetting) as error:
+        read_settings(RelaySettings, RELAY | changes, secrets)
+
+    assert str(error.value).startswith(sentence)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"LISTEN_ADDRESS": "0.0.0.0"}, 'LISTEN_ADDRESS is "0.0.0.0": give the one address'),
+        ({"ENGINE_SLOTS": "0"}, 'ENGINE_SLOTS is "0": give a whole number between 1 and 1024'),
+        ({"TEMPERATURE": "hot"}, 'TEMPERATURE is "hot": give a number between 0 and 2'),
+        (
+            {"CONTEXT_TOKENS": "512", "ANSWER_TOKENS": "512"},
+            "ANSWER_TOKENS",
+        ),
+    ],
+)
+def test_bad_gateway_setting(secrets: Path, changes: dict[str, str], sentence: str) -> None:
+    """Each bad value of the gateway has its sentence."""
+    with pytest.raises(BadSetting) as error:
+        read_settings(GatewaySettings, GATEWAY | changes, secrets)
+
+    assert str(error.value).startswith(sentence)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("bot_token", "not-a-token-at-all"), ("link_token", "short"), ("bot_token", None)],
+)
+def test_bad_secret_is_named_but_not_shown(secrets: Path, name: str, content: str | None) -> None:
+    """A secret that is wrong or absent is named; its content is not repeated."""
+    if content is None:
+        (secrets / name).unlink()
+    else:
+        (secrets / name).write_text(content)
+
+    with pytest.raises(BadSetting, match=name) as error:
+        read_settings(RelaySettings, RELAY, secrets)
+
+    assert content is None or content not in str(error.value)
+
+
+def test_public_settings_hold_no_secret(secrets: Path) -> None:
+    """What is logged at the start shows no token and no user."""
+    shown = str(read_settings(RelaySettings, RELAY, secrets).public())
+
+    assert TOKEN not in shown
+    assert LINK not in shown
+    assert "22" not in shown
+    assert "10.66.0.2" in shown
