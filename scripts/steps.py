@@ -22,6 +22,9 @@ TAIL_LINES = 12
 class StepFailed(Exception):
     """A step could not be done; the message is for the person and ends with what to do."""
 
+    output: Sequence[str] = ()
+    """The last lines that its commands have printed."""
+
 
 class Steps:
     """Says every step with its number and time; the output of commands goes to `log`."""
@@ -47,7 +50,8 @@ class Steps:
         except KeyboardInterrupt:
             step.end("interrupted; what was done so far is kept")
             raise
-        except StepFailed:
+        except StepFailed as failure:
+            failure.output = last_lines(self.log, TAIL_LINES)  # before tidying up prints more
             step.end("failed")
             raise
         step.end(step.result)
@@ -55,10 +59,9 @@ class Steps:
     def fail(self, failure: StepFailed) -> None:
         """Show why a step failed: the sentence, the last lines of output, and where the rest is."""
         print(f"\n{failure}", file=self.out)
-        tail = last_lines(self.log, TAIL_LINES)
-        if tail:
-            print(f"\nLast lines of {self.log}:", file=self.out)
-            for line in tail:
+        if failure.output:
+            print(f"\nThe last lines of output (all of it: {self.log}):", file=self.out)
+            for line in failure.output:
                 print(f"    {line}", file=self.out)
         self.out.flush()
 

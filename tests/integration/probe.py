@@ -1,0 +1,118 @@
+"""Owns what a test does from inside a container: one call, its result on standard output.
+
+Runs in the image `peer`, which has Python's standard library alone.
+"""
+
+import socket
+import ssl
+import struct
+import sys
+import threading
+from collections.abc import Callable
+
+PATIENCE_SECONDS = 3.0
+
+
+def main(arguments: list[str]) -> None:
+    """`probe.py ACTION ARGUMENT...`: exits with 0 and the answer, or with 1 and the error's name."""
+    action, *rest = arguments
+    try:
+        print(ACTIONS[action](*rest))
+    except (OSError, ValueError) as error:
+        print(f"{type(error).__name__}: {error}")
+        sys.exit(1)
+
+
+def tcp(address: str, port: str) -> str:
+    """Send a line, return the line that comes back."""
+    with socket.create_connection((address, int(port)), PATIENCE_SECONDS) as connection:
+        return exchange(connection)
+
+
+def udp(address: str, port: str, hex_payload: str = "70696e67") -> str:
+    """Send one datagram, return the answer in hex."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+        sender.settimeout(1.5)
+        sender.sendto(bytes.fromhex(hex_payload), (address, int(port)))
+        return sender.recv(2048).hex()
+
+
+def dns(resolver: str, name: str) -> str:
+    """Ask for the IPv4 address of a name, return the size of the answer in bytes."""
+    labels = b"".join(bytes([len(label)]) + label.encode() for label in name.split("."))
+    question = struct.pack("!6H", 7, 0x0100, 1, 0, 0, 0) + labels + b"\0" + struct.pack("!2H", 1, 1)
+    return str(len(udp(resolver, "53", question.hex())) // 2)
+
+
+def tls(path: str, server_name: str, authority: str, line: str = "ping") -> str:
+    """Speak TLS over a Unix socket, checking the far end's certificate; return its answer."""
+    context = ssl.create_default_context(cafile=authority)
+    context.check_hostname = False  # the name under test may be written in capitals, or missing
+    with unix(path) as raw, context.wrap_socket(raw, server_hostname=server_name or None) as secure:
+        return exchange(secure, line)
+
+
+def hold_tls(path: str, server_name: str, authority: str) -> str:
+    """Speak TLS over a Unix socket, then send each line of standard input; never read."""
+    context = ssl.create_default_context(cafile=authority)
+    context.check_hostname = False
+    with unix(path) as raw, context.wrap_socket(raw, server_hostname=server_name) as secure:
+        exchange(secure)
+        print("ready", flush=True)
+        for line in sys.stdin:
+            secure.sendall(line.encode())
+    return "done"
+
+
+def plain(path: str, text: str) -> str:
+    """Send text as it is to a Unix socket, return what comes back; nothing is an error."""
+    with unix(path) as connection:
+        connection.sendall(text.encode().decode("unicode_escape").encode())
+        return answer(connection)
+
+
+def bulk(address: str, port: str, size_bytes: str) -> str:
+    """Send many bytes to an echo and return how many came back unchanged."""
+    payload = bytes(range(256)) * (int(size_bytes) // 256)
+    received = bytearray()
+    with socket.create_connection((address, int(port)), PATIENCE_SECONDS) as connection:
+        sender = threading.Thread(target=connection.sendall, args=(payload,))
+        sender.start()
+        while len(received) < len(payload):
+            received += connection.recv(65536) or fail("closed early")
+        sender.join()
+    return str(len(payload)) if received == payload else fail("bytes changed on the way")
+
+
+def unix(path: str) -> socket.socket:
+    connection = socket.socket(socket.AF_UNIX)
+    connection.settimeout(PATIENCE_SECONDS)
+    connection.connect("\0" + path[1:] if path.startswith("@") else path)
+    return connection
+
+
+def exchange(connection: socket.socket, line: str = "ping") -> str:
+    connection.sendall(line.encode() + b"\n")
+    return answer(connection)
+
+
+def answer(connection: socket.socket) -> str:
+    return (connection.recv(4096) or fail("closed without an answer")).decode().strip()
+
+
+def fail(reason: str) -> bytes:  # never returns; the type lets it stand where bytes are awaited
+    raise ValueError(reason)
+
+
+ACTIONS: dict[str, Callable[..., str]] = {
+    "tcp": tcp,
+    "udp": udp,
+    "dns": dns,
+    "tls": tls,
+    "hold-tls": hold_tls,
+    "plain": plain,
+    "bulk": bulk,
+}
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

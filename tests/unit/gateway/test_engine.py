@@ -1,0 +1,139 @@
+"""The engine client against the stub engine: every end that a stream can have, and abort."""
+
+import asyncio
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+from aiohttp import web
+
+from services.gateway.engine import (
+    Engine,
+    EngineFailed,
+    EngineUnavailable,
+    Finished,
+    Piece,
+    PromptTooLong,
+    open_engine,
+)
+from tests.stubs.engine.server import build_app
+
+ASK = [{"role": "user", "content": "say it"}]
+
+
+@dataclass
+class Stub:
+    engine: Engine
+    control: aiohttp.ClientSession
+
+    async def script(self, **script: Any) -> None:
+        async with self.control.post("http://engine/control/script", json=script) as response:
+            assert response.status == 200, await response.text()
+
+    async def record(self) -> list[dict[str, Any]]:
+        async with self.control.get("http://engine/control/record") as response:
+            return list(await response.json())
+
+    async def speak(self) -> tuple[str, Finished | None]:
+        text, finished = "", None
+        async for item in self.engine.stream(ASK, 100, 0.0):
+            match item:
+                case Piece(piece):
+                    text += piece
+                case Finished():
+                    finished = item
+        return text, finished
+
+
+@pytest.fixture
+async def stub(tmp_path: Path) -> AsyncGenerator[Stub]:
+    socket = tmp_path / "engine.sock"
+    runner = web.AppRunner(build_app("stub", 500), handler_cancellation=True, access_log=None)
+    await runner.setup()
+    await web.UnixSite(runner, socket).start()
+    async with (
+        open_engine(socket, 4) as engine,
+        aiohttp.ClientSession(connector=aiohttp.UnixConnector(str(socket))) as control,
+    ):
+        yield Stub(engine, control)
+    await runner.cleanup()
+
+
+async def test_answer_comes_in_pieces_with_its_cost(stub: Stub) -> None:
+    """All text arrives in order, then one Finished with the engine's own token counts."""
+    await stub.script(content={"words": 20})
+
+    text, finished = await stub.speak()
+
+    assert text.split() == [f"word{n}" for n in range(1, 21)]
+    assert finished is not None
+    assert finished.reason == "stop"
+    assert finished.answer_tokens >= 20
+    assert finished.prompt_tokens > 0
+
+
+async def test_text_of_any_alphabet_survives(stub: Stub) -> None:
+    """Characters of several bytes are never broken, wherever the stream is cut."""
+    story = "Ответ — «да» \U0001f600 \u4f60\u597d, \"quoted\" \\ back\n\tend"
+    await stub.script(content={"text": story})
+
+    assert (await stub.speak())[0] == story
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        {"kind": "status", "status": 500},
+        {"kind": "cut", "after_tokens": 3},
+        {"kind": "error", "after_tokens": 3},
+        {"kind": "garbage", "after_tokens": 3},
+        {"kind": "refuse"},
+    ],
+    ids=lambda fault: str(fault["kind"]),
+)
+async def test_broken_answer_is_an_error(stub: Stub, fault: dict[str, Any]) -> None:
+    """An answer that is not whole is never taken for one that is."""
+    await stub.script(content={"words": 10}, fault=fault)
+
+    with pytest.raises(EngineFailed):
+        await stub.speak()
+
+
+async def test_prompt_too_long(stub: Stub) -> None:
+    """The engine's refusal of a long prompt is told apart from its other errors."""
+    await stub.script(fault={"kind": "context_overflow"})
+
+    with pytest.raises(PromptTooLong):
+        await stub.speak()
+
+
+async def test_starting_engine_is_unavailable(stub: Stub, tmp_path: Path) -> None:
+    """No socket, or 503: not ready, which is no failure of the ask."""
+    await stub.script(fault={"kind": "status", "status": 503})
+    with pytest.raises(EngineUnavailable):
+        await stub.speak()
+
+    async with open_engine(tmp_path / "absent.sock", 1) as absent:
+        assert not await absent.is_ready()
+        with pytest.raises(EngineUnavailable):
+            await anext(absent.stream(ASK, 1, 0.0))
+    assert await stub.engine.is_ready()
+
+
+async def test_closing_the_stream_stops_the_engine(stub: Stub) -> None:
+    """Leaving in mid answer aborts the generation; the engine's own record says so."""
+    await stub.script(content={"words": 100_000}, speed=100)
+    stream = stub.engine.stream(ASK, 400, 0.0)
+    assert isinstance(await anext(stream), Piece)
+
+    await stream.aclose()
+
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + 5
+    while (outcome := (await stub.record())[-1]["outcome"]) == "running":
+        assert loop.time() < deadline
+        await asyncio.sleep(0.02)
+    assert outcome == "aborted"

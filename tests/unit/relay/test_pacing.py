@@ -1,0 +1,55 @@
+"""The relay keeps to Telegram's budgets and to what Telegram says about waiting."""
+
+import asyncio
+
+from services.relay.pacing import CHAT_BURST, CHAT_PER_SECOND, Pacing
+
+
+async def seconds(work: object) -> float:
+    loop = asyncio.get_running_loop()
+    before = loop.time()
+    await work  # type: ignore[misc]  # any awaitable
+    return loop.time() - before
+
+
+async def test_burst_then_steady_pace() -> None:
+    """A short burst is free; after it a chat gets its rate and no more."""
+    pacing = Pacing()
+
+    async def calls(count: int) -> None:
+        for _ in range(count):
+            await pacing.turn(7, urgent=True)
+
+    assert await seconds(calls(int(CHAT_BURST))) < 0.1
+    assert await seconds(calls(1)) > 0.8 / CHAT_PER_SECOND
+
+
+async def test_streaming_leaves_room_for_what_is_urgent() -> None:
+    """However much streams, a final text finds room at once."""
+    pacing = Pacing()
+    for _ in range(int(CHAT_BURST) - 1):
+        await pacing.turn(7, urgent=False)
+    streaming = asyncio.create_task(pacing.turn(7, urgent=False))
+    await asyncio.sleep(0)
+
+    assert await seconds(pacing.turn(7, urgent=True)) < 0.1
+
+    assert not streaming.done()
+    streaming.cancel()
+
+
+async def test_chats_do_not_slow_each_other() -> None:
+    """One chat that has used up its budget leaves another's alone."""
+    pacing = Pacing()
+    for _ in range(int(CHAT_BURST)):
+        await pacing.turn(7, urgent=True)
+
+    assert await seconds(pacing.turn(8, urgent=True)) < 0.1
+
+
+async def test_retry_after_is_obeyed_in_full() -> None:
+    """When Telegram says wait, nothing goes to that chat before, urgent or not."""
+    pacing = Pacing()
+    pacing.obey(7, 0.5)
+
+    assert await seconds(pacing.turn(7, urgent=True)) >= 0.5
