@@ -21,10 +21,17 @@ from scripts import setup
 from scripts.pair import ENGINES, USER, VERSION, Pair
 from scripts.screen import Screen
 from scripts.steps import Step, StepFailed, Steps, duration, end_on_sigterm
-from scripts.telegram_user import BotMessage, Said, StubGone, TelegramUser
+from scripts.telegram_user import (
+    PLACEHOLDER,
+    BotMessage,
+    Said,
+    StubGone,
+    TelegramUser,
+)
 
 NAME = "demo"
 OWN_STEPS = 4
+QUIET_SECONDS = 0.4  # after which nothing more is expected from the bot
 FAILED, INTERRUPTED = 1, 130
 
 
@@ -43,10 +50,10 @@ def main() -> int:
         steps.fail(failure)
         return FAILED
     except StubGone as gone:
-        print(f"\n{gone}", file=out)
+        steps.say(f"\n{gone}")
         return FAILED
     except KeyboardInterrupt:
-        print("\nInterrupted. What was done so far is kept: run it again to go on.", file=out)
+        steps.say("\nInterrupted. What was done so far is kept: run it again to go on.")
         return INTERRUPTED
 
 
@@ -107,7 +114,7 @@ def pair_for(arguments: argparse.Namespace) -> Pair:
         subnet=arguments.subnet,
         state=setup.ROOT / (".demo" if arguments.name == NAME else f".demo-{arguments.name}"),
         engine=arguments.engine,
-        users=(arguments.user or USER,),
+        users=(arguments.user,) if arguments.user else (USER, USER + 1),
         token_file=token_file,
         resolver=name_server(arguments.resolver) if token_file else "",
     )
@@ -143,7 +150,7 @@ def run(steps: Steps, pair: Pair, arguments: argparse.Namespace) -> int:
         setup.prepare(steps, images)
     try:
         start(steps, pair)
-        print(f"Ready after {duration(time.monotonic() - began)}.\n", file=steps.out, flush=True)
+        steps.say(f"Ready after {duration(time.monotonic() - began)}.\n")
         if pair.token_file:
             return watch_real(pair)
         if arguments.ask:
@@ -168,16 +175,13 @@ def stop(steps: Steps, pair: Pair) -> None:
     """Remove the containers, keep what the next start needs; not to be interrupted half-way."""
     kept = [signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)]
     steps.total = steps.done + 1
-    print(file=steps.out)
+    steps.say()
     with steps.step("stopping both nodes") as step:
         pair.down(step, volumes=False)
         step.say("nothing runs any more")
     again = "./scripts/demo" + (f" --name {pair.name}" if pair.name != NAME else "")
-    print(
-        f"To come back, with the conversation kept: {again}\n"
-        f"To remove everything: {again} down --images",
-        file=steps.out,
-    )
+    steps.say(f"To come back, with the conversation kept: {again}")
+    steps.say(f"To remove everything: {again} down --images")
     signal.signal(signal.SIGINT, kept[0])
     signal.signal(signal.SIGTERM, kept[1])
 
@@ -215,10 +219,14 @@ def remove_images(step: Step) -> None:
 
 def ask(pair: Pair, text: str, seconds: float) -> int:
     """Ask one thing; print the answer and where the time went."""
-    user = TelegramUser(pair.control_socket, pair.users[0])
-    said = user.say(text)
+    # As a user of its own, and from a blank page: the same question gets the same answer, and the
+    # conversation in the terminal goes on undisturbed.
+    user = TelegramUser(pair.control_socket, pair.users[-1])
     shown: list[BotMessage] = []
     try:
+        for now in user.watch(user.say("/new"), seconds):
+            shown = now
+        said = user.say(text)
         for now in user.watch(said, seconds):
             shown = now
     except TimeoutError:
@@ -274,7 +282,8 @@ def hop_times(said: Said, entries: list[dict[str, Any]]) -> dict[str, float]:
         if entry["method"] == "sendmessage":
             times.setdefault("placeholder in the chat", entry["time"])
         if entry["method"] == "editmessagetext":
-            times.setdefault("first words in the chat", entry["time"])
+            if entry["params"]["text"] != PLACEHOLDER:
+                times.setdefault("first words in the chat", entry["time"])
             times["final answer in the chat"] = entry["time"]
     return dict(sorted(times.items(), key=lambda hop: hop[1]))
 
@@ -319,30 +328,35 @@ def chat(pair: Pair, seconds: float) -> int:
 def converse(user: TelegramUser, screen: Screen, line: str, seconds: float) -> bool:
     """Send a line and show the bot's messages as they grow; False when the user wants to quit.
 
-    Lines typed meanwhile are sent at once, so that /stop works.
+    Lines typed meanwhile are sent at once, so that /stop works. Such a line may get no answer of
+    its own: a stopped answer is the answer to /stop.
     """
     first = user.say(line)
     seq = first.seq
-    deadline = time.monotonic() + seconds
-    expected = 1  # every line gets an answer of its own
+    unseen = {first.update_id}  # what the gateway does not have yet
+    shown: list[BotMessage] = []
+    changed = time.monotonic()
     while True:
-        shown = user.bot_messages(first.message_id)
+        before, shown = shown, user.bot_messages(first.message_id)
         screen.show([(message.text, message.is_final) for message in shown])
-        if len(shown) >= expected and all(message.is_final for message in shown):
+        now = time.monotonic()
+        changed = changed if shown == before else now
+        if shown and not unseen and all(message.is_final for message in shown):
+            if now - changed > QUIET_SECONDS:
+                screen.finish()
+                return True
+        elif now - changed > seconds:
             screen.finish()
+            print(f"(nothing new within {seconds:.0f} s; --timeout gives it longer)")
             return True
-        if time.monotonic() > deadline:
-            screen.finish()
-            print(f"(no final answer within {seconds:.0f} s; --timeout gives it longer)")
-            return True
-        _, seq = user.record(seq, 0.25 if sys.stdin.isatty() else 5)
+        entries, seq = user.record(seq, 0.1 if sys.stdin.isatty() else 1)
+        unseen -= {entry["update_id"] for entry in entries if entry["kind"] == "confirmed"}
         if sys.stdin.isatty() and select.select([sys.stdin], [], [], 0)[0]:
             typed = sys.stdin.readline()
             if not typed or typed.strip() == "/quit":
                 return False
             if typed.strip():
-                user.say(typed.strip())
-                expected += 1
+                unseen.add(user.say(typed.strip()).update_id)
 
 
 def next_line() -> str | None:

@@ -127,8 +127,7 @@ class Pair:
 
     def down(self, step: Step, *, volumes: bool) -> None:
         """Remove containers and networks; with `volumes`, everything that this pair ever kept."""
-        for project in (self.relay_node, self.model_node, self.internet):
-            remove_project(step, project, volumes=volumes)
+        remove_projects(step, (self.relay_node, self.model_node, self.internet), volumes=volumes)
         if self.token_file is not None or volumes:
             step.attempt(["docker", "network", "rm", "-f", self.internet])
         if volumes:
@@ -375,27 +374,35 @@ def containers_of(project: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (shown or "").splitlines()]
 
 
-def remove_project(step: Step, project: str, *, volumes: bool) -> None:
-    """Remove a Compose project by its name alone: it must work whatever became of its settings."""
-    label = f"label=com.docker.compose.project={project}"
-    kinds: list[tuple[Sequence[str], Sequence[str]]] = [
+def remove_projects(step: Step, projects: Sequence[str], *, volumes: bool) -> None:
+    """Remove Compose projects by their names alone, whatever became of their settings."""
+    kinds: list[tuple[list[str], list[str]]] = [
         (["docker", "ps", "-aq"], ["docker", "rm", "-f", "-v"]),
         (["docker", "network", "ls", "-q"], ["docker", "network", "rm"]),
     ]
     if volumes:
         kinds.append((["docker", "volume", "ls", "-q"], ["docker", "volume", "rm", "-f"]))
-    running = (answer_of(["docker", "ps", "-q", "--filter", label]) or "").split()
+    running = labelled(["docker", "ps", "-q"], projects)
     if running:
-        step.attempt(["docker", "stop", "-t", "5", *running], timeout=60)
+        step.attempt(["docker", "stop", "-t", "3", *running], timeout=60)
     for list_them, remove_them in kinds:
-        found = (answer_of([*list_them, "--filter", label]) or "").split()
+        found = labelled(list_them, projects)
         if found:
             step.run(
                 [*remove_them, *found],
-                doing=f"removing {project}",
+                doing=f"removing {', '.join(projects)}",
                 remedy="Run `./scripts/demo down` again.",
                 timeout=120,
             )
+
+
+def labelled(list_them: Sequence[str], projects: Sequence[str]) -> list[str]:
+    """Ids (or names) of what belongs to the projects."""
+    found: list[str] = []
+    for project in projects:
+        label = f"label=com.docker.compose.project={project}"
+        found += (answer_of([*list_them, "--filter", label]) or "").split()
+    return found
 
 
 def wait_until(

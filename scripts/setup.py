@@ -338,12 +338,24 @@ def build(steps: Steps, images: Images, bases: Mapping[str, str]) -> None:
             doing=f"building the {images.title}",
             remedy="Run it again: what was built so far is kept.",
             timeout=3600,
-            env=compose_environment({**bases, "BUILD_CA": str(certificate_bundle(step))}),
+            env=compose_environment({**bases, **build_settings(step)}),
             cwd=ROOT,
         )
         names = image_names(images)
         write_record(images, {"inputs": digest, "images": {name: image_id(name) for name in names}})
         step.say(", ".join(f"{name.rsplit('/', 1)[-1].split(':')[0]}" for name in names))
+
+
+def build_settings(step: Step) -> dict[str, str]:
+    """What builds take over from this machine: its certificates, and where pip looks for wheels."""
+    settings = {"BUILD_CA": str(certificate_bundle(step))}
+    for name in ("WHEELS", "PIP_EXTRA_INDEX_URL"):
+        if os.environ.get(name):
+            settings[name] = os.environ[name]
+    wheels = os.environ.get("PIP_FIND_LINKS", "")
+    if "WHEELS" not in settings and Path(wheels or "missing").is_dir():
+        settings["WHEELS"] = wheels
+    return settings
 
 
 def are_current(images: Images) -> bool:

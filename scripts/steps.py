@@ -56,14 +56,18 @@ class Steps:
             raise
         step.end(step.result)
 
+    def say(self, line: str = "", end: str = "\n") -> None:
+        """Write a line; a terminal that was closed must not keep anybody from tidying up."""
+        with contextlib.suppress(OSError):
+            print(line, end=end, file=self.out, flush=True)
+
     def fail(self, failure: StepFailed) -> None:
         """Show why a step failed: the sentence, the last lines of output, and where the rest is."""
-        print(f"\n{failure}", file=self.out)
+        self.say(f"\n{failure}")
         if failure.output:
-            print(f"\nThe last lines of output (all of it: {self.log}):", file=self.out)
+            self.say(f"\nThe last lines of output (all of it: {self.log}):")
             for line in failure.output:
-                print(f"    {line}", file=self.out)
-        self.out.flush()
+                self.say(f"    {line}")
 
     def elapsed(self) -> str:
         """Time since the first step, for people."""
@@ -84,7 +88,7 @@ class Step:
 
     def begin(self) -> None:
         if not self.steps.out.isatty():
-            print(f"{self.title} ...", file=self.steps.out, flush=True)
+            self.steps.say(f"{self.title} ...")
         self._ticker.start()
 
     def end(self, result: str) -> None:
@@ -92,7 +96,7 @@ class Step:
         self._ticker.join()
         erase = "\r\x1b[2K" if self.steps.out.isatty() else ""
         seconds = duration(time.monotonic() - self.began)
-        print(f"{erase}{self.title}: {result} ({seconds})", file=self.steps.out, flush=True)
+        self.steps.say(f"{erase}{self.title}: {result} ({seconds})")
 
     def say(self, result: str) -> None:
         """What the finished line of this step shall tell."""
@@ -164,11 +168,10 @@ class Step:
             seconds = duration(time.monotonic() - self.began)
             tail = self.note or (last_lines(self.steps.log, 1) or [""])[0]
             if not terminal:
-                print(f"    {seconds}: {tail[:100]}", file=self.steps.out, flush=True)
+                self.steps.say(f"    {seconds}: {tail[:100]}")
                 continue
             width = max(20, terminal_width(self.steps.out) - len(self.title) - len(seconds) - 8)
-            print(f"\r\x1b[2K{self.title} … {seconds}  {tail[:width]}", end="", file=self.steps.out)
-            self.steps.out.flush()
+            self.steps.say(f"\r\x1b[2K{self.title} … {seconds}  {tail[:width]}", end="")
 
 
 def finish(process: subprocess.Popen[bytes]) -> None:
@@ -203,14 +206,14 @@ def duration(seconds: float) -> str:
 
 def terminal_width(out: IO[str]) -> int:
     try:
-        return os.get_terminal_size(out.fileno()).columns
+        return os.get_terminal_size(out.fileno()).columns or 80
     except OSError:
         return 80
 
 
 def terminal_height(out: IO[str]) -> int:
     try:
-        return os.get_terminal_size(out.fileno()).lines
+        return os.get_terminal_size(out.fileno()).lines or 24
     except OSError:
         return 24
 

@@ -7,12 +7,13 @@ from pathlib import Path
 import pytest
 from python_on_whales import DockerClient
 
-from scripts.pair import USER, Pair
+from scripts.pair import Pair
 from scripts.steps import Steps
 from scripts.telegram_user import TelegramUser
 
 ROOT = Path(__file__).resolve().parent.parent
 STATE = ROOT / ".test"
+USERS = tuple(range(1001, 1101))
 STRANGER = 6666
 
 
@@ -25,7 +26,7 @@ def docker() -> DockerClient:
 @pytest.fixture(scope="session")
 def pair() -> Iterator[Pair]:
     """Both nodes with the real small model; one pair for the whole run, removed after it."""
-    pair = Pair(name="test", subnet="198.18.1", state=STATE / "pair")
+    pair = Pair(name="test", subnet="198.18.1", state=STATE / "pair", users=USERS)
     yield from running(pair)
 
 
@@ -49,10 +50,15 @@ def running(pair: Pair) -> Iterator[Pair]:
                 pair.down(step, volumes=True)
 
 
+@pytest.fixture(scope="session")
+def unused_users() -> Iterator[int]:
+    return iter(USERS)
+
+
 @pytest.fixture
-def user(pair: Pair) -> TelegramUser:
-    """A user whom the bot serves."""
-    return TelegramUser(pair.control_socket, USER)
+def user(pair: Pair, unused_users: Iterator[int]) -> TelegramUser:
+    """A user whom the bot serves, with an empty chat, no history and a full budget of messages."""
+    return TelegramUser(pair.control_socket, next(unused_users))
 
 
 @pytest.fixture

@@ -27,9 +27,20 @@ is_kernel_wireguard() {
   return 1
 }
 
-# Where the peer was last seen, in the holder's memory, so that it outlives the uplink. A restarted listening end that
-# knows it can call back at once; the dialling end by itself takes 15 s to miss an answer, and 120 s if it has nothing
-# to send (sections 6.1 and 6.5 of WireGuard's paper). Never written to a disk.
+# What keeps the two ends in touch beyond WireGuard's own timers, by which an end that has nothing to send takes 120 s
+# to notice that the other one has forgotten it (sections 6.1 and 6.5 of WireGuard's paper). Called every few seconds
+# where the interface can be controlled: kernel WireGuard where the interface is, userspace where its process is.
+tend_tunnel() { # INTERFACE
+  ((SECONDS >= ${next_tending:=$((SECONDS + 5))})) || return 0
+  next_tending=$((SECONDS + 5))
+  case $TUNNEL_END in
+    listen) keep_endpoint "$1" ;;
+    dial) refresh_when_silent "$1" ;;
+  esac
+}
+
+# Where the peer was last seen, in the holder's memory, so that it outlives the uplink: a restarted listening end that
+# knows it calls back at once. Never written to a disk.
 readonly last_endpoint=/proc/1/root/run/peer-endpoint
 
 keep_endpoint() { # INTERFACE
@@ -38,6 +49,19 @@ keep_endpoint() { # INTERFACE
   [[ $endpoint != "(none)" ]] || return 0
   printf '%s\n' "$endpoint" >"$last_endpoint"
   wg set "$1" peer "$key" persistent-keepalive 0 # it was for the first call only: a peer that is off is left in peace
+}
+
+# Sets the peer anew, as it was, when nothing has come from it for half a minute; that makes a new handshake. The keys
+# stay within the pipe.
+refresh_when_silent() { # INTERFACE
+  local received
+  read -r _ received _ < <(wg show "$1" transfer) || return 0
+  if [[ $received != "${last_received-}" ]]; then
+    last_received=$received last_heard=$SECONDS
+  elif ((SECONDS - last_heard >= 30)); then
+    wg showconf "$1" | wg setconf "$1" /dev/stdin
+    last_received=0 last_heard=$SECONDS
+  fi
 }
 
 is_running() { # PID

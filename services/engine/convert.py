@@ -1,6 +1,6 @@
 """Turns a GGUF file into a directory that vLLM can serve; run when the vllm-cpu image is built.
 
-    python convert.py MODEL.gguf DIRECTORY
+python convert.py MODEL.gguf DIRECTORY
 """
 
 import sys

@@ -74,9 +74,7 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
         name=name,
         context_tokens=_read_number(environment, "CONTEXT_TOKENS", 2048, 256, 1_048_576),
         slots=_read_number(environment, "ENGINE_SLOTS", 4, 1, 256),
-        threads=_read_number(
-            environment, "ENGINE_THREADS", len(os.sched_getaffinity(0)), 1, 512
-        ),
+        threads=_read_number(environment, "ENGINE_THREADS", len(os.sched_getaffinity(0)), 1, 512),
     )
 
 
@@ -112,9 +110,7 @@ def supervise(settings: Settings) -> int:
     to a signal meanwhile, and process 1 of a container gets no default handling of signals.
     Killing the child loses nothing: the engine keeps no state.
     """
-    signal.pthread_sigmask(
-        signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT, signal.SIGCHLD}
-    )
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT, signal.SIGCHLD})
     server = os.fork()
     if server == 0:
         os._exit(serve(settings))

@@ -5,48 +5,52 @@
 set -euf # f: a star in ENGINE_FLAGS stays a star
 
 main() {
-    socket=${ENGINE_SOCKET:-/run/engine/engine.sock}
-    weights=${ENGINE_WEIGHTS:-}
-    [ -f "$weights/config.json" ] ||
-        fail "ENGINE_WEIGHTS is \"$weights\": give a directory that holds config.json and the weights"
-    name=${ENGINE_NAME:-${weights##*/}}
-    context_tokens=$(number CONTEXT_TOKENS "${CONTEXT_TOKENS:-2048}" 256 1048576)
-    slots=$(number ENGINE_SLOTS "${ENGINE_SLOTS:-8}" 1 1024)
+  socket=${ENGINE_SOCKET:-/run/engine/engine.sock}
+  weights=${ENGINE_WEIGHTS:-}
+  weights=${weights%/}
+  [ -f "$weights/config.json" ] ||
+    fail "ENGINE_WEIGHTS is \"$weights\": give a directory that holds config.json and the weights"
+  name=${ENGINE_NAME:-${weights##*/}}
+  context_tokens=$(number CONTEXT_TOKENS "${CONTEXT_TOKENS:-2048}" 256 1048576)
+  slots=$(number ENGINE_SLOTS "${ENGINE_SLOTS:-8}" 1 1024)
 
-    # vLLM binds the socket without unlinking what a killed one left, and never sets its mode.
-    umask 007
-    rm -f "$socket" 2>/dev/null && [ -w "$(dirname "$socket")" ] ||
-        fail "ENGINE_SOCKET is \"$socket\": give a path in a directory that the engine's user may write to"
+  # vLLM binds the socket without unlinking what a killed one left, and never sets its mode.
+  umask 007
+  if ! rm -f "$socket" 2>/dev/null || ! [ -w "$(dirname "$socket")" ]; then
+    fail "ENGINE_SOCKET is \"$socket\": give a path in a directory that the engine's user may write to"
+  fi
 
-    # Compiled kernels are loaded from the cache: it must be writable and executable.
-    export HOME="${ENGINE_CACHE:-/cache}"
-    export XDG_CACHE_HOME="$HOME" VLLM_CACHE_ROOT="$HOME/vllm" TRITON_CACHE_DIR="$HOME/triton" \
-        TORCHINDUCTOR_CACHE_DIR="$HOME/inductor"
-    # There is no network: the parts of vLLM find each other on the loopback, and nobody phones home.
-    export VLLM_HOST_IP=127.0.0.1 GLOO_SOCKET_IFNAME=lo NCCL_SOCKET_IFNAME=lo \
-        HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1 VLLM_NO_USAGE_STATS=1 DO_NOT_TRACK=1
+  # Compiled kernels are loaded from the cache: it must be writable and executable.
+  export HOME="${ENGINE_CACHE:-/cache}"
+  # The user has a number only; Inductor asks for a name.
+  export USER=engine LOGNAME=engine
+  export XDG_CACHE_HOME="$HOME" VLLM_CACHE_ROOT="$HOME/vllm" TRITON_CACHE_DIR="$HOME/triton" \
+    TORCHINDUCTOR_CACHE_DIR="$HOME/inductor"
+  # There is no network: the parts of vLLM find each other on the loopback, and nobody phones home.
+  export VLLM_HOST_IP=127.0.0.1 GLOO_SOCKET_IFNAME=lo NCCL_SOCKET_IFNAME=lo \
+    HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1 VLLM_NO_USAGE_STATS=1 DO_NOT_TRACK=1
 
-    # shellcheck disable=SC2086 # ENGINE_FLAGS is a list of words
-    exec vllm serve "$weights" --served-model-name "$name" --uds "$socket" \
-        --max-model-len "$context_tokens" --max-num-seqs "$slots" \
-        --scheduling-policy priority --disable-uvicorn-access-log ${ENGINE_FLAGS:-}
+  # shellcheck disable=SC2086 # ENGINE_FLAGS is a list of words
+  exec vllm serve "$weights" --served-model-name "$name" --uds "$socket" \
+    --max-model-len "$context_tokens" --max-num-seqs "$slots" \
+    --scheduling-policy priority --disable-uvicorn-access-log ${ENGINE_FLAGS:-}
 }
 
 # number NAME VALUE LEAST MOST: prints VALUE, or says what is wrong with it.
 number() {
-    case $2 in
+  case $2 in
     '' | *[!0-9]* | ????????*) ;;
     *) if [ "$2" -ge "$3" ] && [ "$2" -le "$4" ]; then
-        echo "$2"
-        return
+      echo "$2"
+      return
     fi ;;
-    esac
-    fail "$1 is \"$2\": give a number between $3 and $4"
+  esac
+  fail "$1 is \"$2\": give a number between $3 and $4"
 }
 
 fail() {
-    echo "$1" >&2
-    exit 2
+  echo "$1" >&2
+  exit 2
 }
 
 main

@@ -21,7 +21,7 @@ from services.log import describe_error, start_logging
 from services.namespace import watch_namespace
 from services.settings import BadSetting, read_settings
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("services.gateway")
 
 KEEP_UPDATES_SECONDS = 7 * 24 * 3600
 """Telegram keeps unconfirmed updates for a day; a week leaves room for clocks."""

@@ -22,7 +22,7 @@ from services.relay.texts import COMMANDS
 from services.relay.translation import Doorman
 from services.settings import BadSetting, read_settings
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("services.relay")
 
 
 def main() -> int:

@@ -102,23 +102,28 @@ class Delivery:
         """Bring what there is now into the chat; True when that was the whole, final text."""
         self._changed.clear()
         reply = self.reply
-        texts = split(reply.text) or [reply.status or PLACEHOLDER]
         if not self._parts and not reply.text:
             await self._type()
-        while len(self._parts) < len(texts):
+        while len(self._parts) < len(_texts(reply)):
             await self._send_placeholder()
         if reply.closed:
-            await self._finish(texts, reply.buttons)
+            await self._finish(_wanted(reply))
             return True
-        for position, text in enumerate(texts):
-            buttons = reply.buttons if position == len(texts) - 1 else ()
-            if self._shown[position] != (text, buttons):
-                await self._pacing.turn(reply.chat_id, urgent=False)
-                if self.reply is not reply:
-                    return False  # something newer is there to be shown instead
-                await self._edit(position, text, buttons)
-        await self._wait_for_change()
+        if self._first_difference(reply) is None:
+            await self._wait_for_change()
+            return False
+        await self._pacing.turn(reply.chat_id, urgent=False)
+        reply = self.reply  # what there is by now: the turn may have been long in coming
+        position = self._first_difference(reply)
+        if position is not None and not reply.closed and position < len(self._parts):
+            await self._edit(position, *_wanted(reply)[position])
         return False
+
+    def _first_difference(self, reply: Reply) -> int | None:
+        for position, wanted in enumerate(_wanted(reply)):
+            if position >= len(self._shown) or self._shown[position] != wanted:
+                return position
+        return None
 
     async def _wait_for_change(self) -> None:
         while not self._changed.is_set():
@@ -127,23 +132,22 @@ class Delivery:
             except TimeoutError:
                 await self._type()
 
-    async def _finish(self, texts: list[str], buttons: tuple[Button, ...]) -> None:
-        await self._assert_final(texts, buttons)
+    async def _finish(self, wanted: list[Shown]) -> None:
+        await self._assert_final(wanted)
         if self._is_unsettled:
             await asyncio.sleep(SETTLE_SECONDS)
             self._shown = [None] * len(self._parts)
-            await self._assert_final(texts, buttons)
+            await self._assert_final(wanted)
 
-    async def _assert_final(self, texts: list[str], buttons: tuple[Button, ...]) -> None:
+    async def _assert_final(self, wanted: list[Shown]) -> None:
         await self._persist(lambda epoch: self._link.claim(epoch, self.reply.id))
-        for position, text in enumerate(texts):
-            wanted = (text, buttons if position == len(texts) - 1 else ())
+        for position, shown in enumerate(wanted):
             backoff = Backoff()
-            while self._shown[position] != wanted:
+            while self._shown[position] != shown:
                 await self._pacing.turn(self.reply.chat_id, urgent=True)
-                if not await self._edit(position, *wanted):
+                if not await self._edit(position, *shown):
                     await backoff.wait()
-        for position in range(len(texts), len(self._parts)):
+        for position in range(len(wanted), len(self._parts)):
             # The answer began anew and is shorter now.
             with contextlib.suppress(AiogramError, OSError):
                 await self._bot.delete_message(self.reply.chat_id, self._parts[position])
@@ -229,6 +233,16 @@ class Delivery:
             await self._bot.send_chat_action(
                 self.reply.chat_id, "typing", message_thread_id=self.reply.thread_id or None
             )
+
+
+def _texts(reply: Reply) -> list[str]:
+    return split(reply.text) or [reply.status or PLACEHOLDER]
+
+
+def _wanted(reply: Reply) -> list[Shown]:
+    """Say what each part should show: the buttons stand under the last one."""
+    *full, last = _texts(reply)
+    return [*((text, ()) for text in full), (last, reply.buttons)]
 
 
 def _keyboard(buttons: tuple[Button, ...]) -> InlineKeyboardMarkup | None:

@@ -1,4 +1,4 @@
-"""Owns containers and networks that a test starts one by one, hardened as Compose would, and waits on them."""
+"""Owns containers and networks that a test starts one by one, hardened as by Compose."""
 
 import functools
 import os
@@ -52,11 +52,11 @@ class Lab:
 
     def remove_leftovers(self) -> None:
         """Remove what carries this lab's label, of this run or of an interrupted one."""
-        for container in self.docker.container.list(all=True, filters={"label": self.label}):
+        for container in self.docker.container.list(all=True, filters=[("label", self.label)]):
             container.remove(force=True, volumes=True)
-        for network in self.docker.network.list(filters={"label": self.label}):
+        for network in self.docker.network.list(filters=[("label", self.label)]):
             network.remove()
-        for volume in self.docker.volume.list(filters={"label": self.label}):
+        for volume in self.docker.volume.list(filters=[("label", self.label)]):
             volume.remove()
 
     def volume(self, name: str, options: Mapping[str, str]) -> str:
@@ -86,7 +86,7 @@ class Lab:
         restart: str = "no",
         memory: str = "96m",
     ) -> Container:
-        """Start a container; `address` is its last number on the lab's network, otherwise it has none."""
+        """Start a container; `address` is its last number on the lab's network."""
         built(image)
         key, _, value = self.label.partition("=")
         container = self.docker.run(
@@ -150,8 +150,7 @@ def wait_until_healthy(container: Container, seconds: float = 20) -> float:
     """Wait for the image's own health command, and fail early when the container has died."""
 
     def is_healthy() -> bool:
-        container.reload()
-        state = container.state
+        state = container.state  # asks Docker each time
         assert state.running or state.restarting, f"{container.name} ended:\n{container.logs()}"
         return bool(state.running) and attempt(container, "health")[0]
 
@@ -196,9 +195,9 @@ def built(image: str) -> None:
         dockerfile, target = BUILDS[image]
         base = os.environ.get("BASE", "debian:trixie-slim")
         subprocess.run(
-            ["docker", "build", "--quiet", "--build-arg", f"BASE={base}", "-f", str(ROOT / dockerfile)]
+            ["docker", "build", "--quiet", "--build-arg", f"BASE={base}", "--tag", image]
             + (["--target", target] if target else [])
-            + ["-t", image, str(ROOT)],
+            + ["--file", str(ROOT / dockerfile), str(ROOT)],
             check=True,
             capture_output=True,
         )

@@ -9,12 +9,13 @@ import struct
 import sys
 import threading
 from collections.abc import Callable
+from typing import NoReturn
 
 PATIENCE_SECONDS = 3.0
 
 
 def main(arguments: list[str]) -> None:
-    """`probe.py ACTION ARGUMENT...`: exits with 0 and the answer, or with 1 and the error's name."""
+    """`probe.py ACTION ARGUMENT...`: exits with 0 and the answer, or with 1 and the error."""
     action, *rest = arguments
     try:
         print(ACTIONS[action](*rest))
@@ -67,7 +68,8 @@ def hold_tls(path: str, server_name: str, authority: str) -> str:
 def plain(path: str, text: str) -> str:
     """Send text as it is to a Unix socket, return what comes back; nothing is an error."""
     with unix(path) as connection:
-        connection.sendall(text.encode().decode("unicode_escape").encode())
+        if text:  # even an empty send fails where the other side has closed
+            connection.sendall(text.encode().decode("unicode_escape").encode())
         return answer(connection)
 
 
@@ -81,7 +83,9 @@ def bulk(address: str, port: str, size_bytes: str) -> str:
         while len(received) < len(payload):
             received += connection.recv(65536) or fail("closed early")
         sender.join()
-    return str(len(payload)) if received == payload else fail("bytes changed on the way")
+    if received != payload:
+        fail("bytes changed on the way")
+    return str(len(payload))
 
 
 def unix(path: str) -> socket.socket:
@@ -100,7 +104,7 @@ def answer(connection: socket.socket) -> str:
     return (connection.recv(4096) or fail("closed without an answer")).decode().strip()
 
 
-def fail(reason: str) -> bytes:  # never returns; the type lets it stand where bytes are awaited
+def fail(reason: str) -> NoReturn:
     raise ValueError(reason)
 
 

@@ -24,10 +24,11 @@ STRONG = "adyton|llm|llama|gpu|cuda|nvidia|inference|smollm|oracle"
 EVERY = f"{STRONG}|model|engine|prompt"
 """Words that must not stand in what this project itself puts there."""
 
-PYDANTIC = (
+HARMLESS = (
     rb"model_(config|copy|dump|dump_json|fields|post_init|rebuild|validate|validate_json)|BaseModel"
+    rb"|fullmatch"
 )
-"""pydantic's names for its data classes: they say nothing about a language model."""
+"""pydantic's names for its data classes, which say nothing of language models; `fu-llm-atch`."""
 
 OWN = ("app/", "usr/local/", "etc/haproxy", "usr/share/haproxy/")
 """Where this project puts files into an image."""
@@ -43,7 +44,7 @@ ALLOWED_PATHS = {
 
 def spot(words: str, text: bytes) -> list[str]:
     """Where one of the words stands, in any case, with what surrounds it."""
-    found = re.finditer(words.encode(), re.sub(PYDANTIC, b"", text), re.IGNORECASE)
+    found = re.finditer(words.encode(), re.sub(HARMLESS, b"", text), re.IGNORECASE)
     around = [match.string[max(0, match.start() - 40) : match.end() + 40] for match in found]
     return [re.sub(rb"[^ -~]+", b" ", piece).decode().strip() for piece in around]
 

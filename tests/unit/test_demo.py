@@ -17,8 +17,8 @@ def entry(kind: str, time: float, **details: Any) -> dict[str, Any]:
     return {"kind": kind, "time": time, **details}
 
 
-def call(method: str, time: float, ok: bool = True) -> dict[str, Any]:
-    return entry("call", time, method=method, outcome={"ok": ok})
+def call(method: str, time: float, text: str = "", ok: bool = True) -> dict[str, Any]:
+    return entry("call", time, method=method, params={"text": text}, outcome={"ok": ok})
 
 
 RECORD = [
@@ -27,10 +27,11 @@ RECORD = [
     entry("delivered", 100.15, update_id=8),
     entry("confirmed", 100.2, update_id=7),
     call("sendchataction", 100.25),
-    call("sendmessage", 100.3),
-    call("editmessagetext", 100.4, ok=False),
-    call("editmessagetext", 100.5),
-    call("editmessagetext", 102.0),
+    call("sendmessage", 100.3, "…"),
+    call("editmessagetext", 100.35, "…"),
+    call("editmessagetext", 100.4, "Pa", ok=False),
+    call("editmessagetext", 100.5, "Par"),
+    call("editmessagetext", 102.0, "Paris"),
 ]
 
 

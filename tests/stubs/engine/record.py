@@ -39,8 +39,8 @@ class Record:
         entry.outcome = outcome
         entry.ended = time.time()
 
-    def after(self, id: int) -> list[dict[str, Any]]:
-        return [asdict(entry) for entry in self.entries if entry.id > id]
+    def after(self, last: int) -> list[dict[str, Any]]:
+        return [asdict(entry) for entry in self.entries if entry.id > last]
 
     def running(self) -> list[int]:
         return [entry.id for entry in self.entries if entry.outcome == "running"]

@@ -1,11 +1,10 @@
-"""The stub engine's HTTP side: vLLM's answers, byte for byte in shape, and the control endpoints."""
+"""The stub engine's HTTP side: answers in vLLM's shapes, and the control endpoints."""
 
 import asyncio
 import json
 import random
 import time
-from collections.abc import Iterable
-from dataclasses import replace
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 from uuid import uuid4
 
@@ -14,15 +13,18 @@ from aiohttp import web
 from tests.stubs.engine.record import Entry, Outcome, Record
 from tests.stubs.engine.script import BadScript, Fault, Script, parse_script, split_tokens
 
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
 
 def build_app(name: str = "stub", context_tokens: int = 8192) -> web.Application:
-    """Build the application; run it with handler_cancellation, or a client's leaving is seen late."""
+    """Build the application; without handler_cancellation it sees late that a client left."""
     engine = Engine(name, context_tokens)
-    app = web.Application(client_max_size=64 * 1024 * 1024)
+    app = web.Application(middlewares=[answer_refusals], client_max_size=64 * 1024 * 1024)
     app.router.add_get("/health", engine.health)
     app.router.add_get("/v1/models", engine.list_models)
     app.router.add_post("/v1/chat/completions", engine.complete)
     app.router.add_post("/tokenize", engine.tokenize)
+    app.router.add_post("/v1/messages/count_tokens", engine.count_tokens)
     app.router.add_post("/control/script", engine.set_script)
     app.router.add_get("/control/record", engine.show_record)
     app.router.add_get("/control/running", engine.show_running)
@@ -61,7 +63,7 @@ class Engine:
         elif isinstance(body.get("prompt"), str):
             count = len(split_tokens(body["prompt"]))
         else:
-            raise _refusal(400, "give messages or a prompt")
+            raise Refusal(400, "give messages or a prompt")
         return web.json_response(
             {
                 "count": count,
@@ -71,22 +73,27 @@ class Engine:
             }
         )
 
+    async def count_tokens(self, request: web.Request) -> web.Response:
+        body = await _read_object(request)
+        system = [{"content": body["system"]}] if body.get("system") else []
+        return web.json_response({"input_tokens": _count_prompt(system + body["messages"])})
+
     async def complete(self, request: web.Request) -> web.StreamResponse:
         body = await _read_object(request)
         messages = body.get("messages")
         if not isinstance(messages, list) or not messages:
-            raise _refusal(400, "messages: give a list with at least one message")
+            raise Refusal(400, "messages: give a list with at least one message")
+        if not all(isinstance(message, dict) for message in messages):
+            raise Refusal(400, "messages: give objects", "Bad Request", "body.messages")
         if body.get("model", self._name) != self._name:
-            raise _refusal(
-                404, f"The model `{body['model']}` does not exist.", "NotFoundError", "model"
-            )
+            message = f"The model `{body['model']}` does not exist. Valid aliases: {self._name}."
+            raise Refusal(404, message, "NotFoundError", "model")
         entry = self._record.open(body)
-        fault = self._take_fault()
         outcome: Outcome = "aborted"
         try:
-            response, outcome = await self._answer(request, body, entry, fault)
+            response, outcome = await self._answer(request, body, entry, self._take_fault())
             return response
-        except web.HTTPException:
+        except Refusal:
             outcome = "faulted"
             raise
         except ConnectionError:
@@ -106,61 +113,76 @@ class Engine:
     ) -> tuple[web.StreamResponse, Outcome]:
         script = self._script
         kind = fault.kind if fault else None
-        prompt_tokens = _count_prompt(body["messages"])
-        limit = body.get("max_completion_tokens") or body.get("max_tokens")
         if kind == "refuse":
             _break(request)
             return web.Response(), "faulted"
-        if kind == "status" and fault is not None:
-            raise _refusal(fault.status, "the script says so", "InternalServerError")
-        if kind == "context_overflow" or prompt_tokens + (limit or 1) > self._context_tokens:
-            raise _overflow(self._context_tokens, prompt_tokens, limit)
+        if fault and kind == "status":
+            raise Refusal(fault.status, "the script says so", "InternalServerError")
+        prompt_tokens = _count_prompt(body["messages"])
+        room = self._context_tokens - prompt_tokens
+        if kind == "context_overflow" or room < 1:
+            raise _overflow(self._context_tokens)
+        limit = body.get("max_completion_tokens") or body.get("max_tokens") or room
+        if not isinstance(limit, int):
+            raise Refusal(400, "max_tokens: give a whole number", "Bad Request", "body.max_tokens")
+        if limit > self._context_tokens:
+            raise _greed(self._context_tokens, limit)
+        limit = min(limit, room)
 
         tokens = split_tokens(_cut_at_stop(self._text(script, body), body.get("stop")))
-        room = self._context_tokens - prompt_tokens
-        finish_reason = "stop" if len(tokens) <= min(limit or room, room) else "length"
-        tokens = tokens[: min(limit or room, room)]
+        finish = "stop" if len(tokens) <= limit else "length"
+        tokens = tokens[:limit]
         usage = {
             "prompt_tokens": prompt_tokens,
             "total_tokens": prompt_tokens + len(tokens),
             "completion_tokens": len(tokens),
         }
-        chunks = Chunks(self._name)
-        pace = Pace(script)
-        if not body.get("stream"):
-            for n in range(len(tokens)):
-                await pace.wait(n)
-                entry.tokens += 1
-            answer = chunks.whole("".join(tokens), finish_reason, usage)
-            return web.json_response(answer), "finished"
+        if body.get("stream"):
+            wants_usage = (body.get("stream_options") or {}).get("include_usage")
+            chunks = Chunks(self._name, finish, usage if wants_usage else None)
+            return await self._stream(request, chunks, tokens, fault, entry)
+        pace = Pace(script.speed, script.jitter, script.first_token_seconds)
+        for n in range(len(tokens)):
+            await pace.wait(n)
+            entry.tokens += 1
+        return web.json_response(_whole(self._name, "".join(tokens), finish, usage)), "finished"
 
+    async def _stream(
+        self,
+        request: web.Request,
+        chunks: "Chunks",
+        tokens: list[str],
+        fault: Fault | None,
+        entry: Entry,
+    ) -> tuple[web.StreamResponse, Outcome]:
+        script = self._script
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream; charset=utf-8"})
         await response.prepare(request)
+        pace = Pace(script.speed, script.jitter, script.first_token_seconds)
         await pace.wait(0)
         await response.write(chunks.role())
-        for n, token in enumerate(tokens):
-            if fault is not None and n == fault.after_tokens:
-                if fault.kind == "hang":
-                    await asyncio.Event().wait()
-                if fault.kind == "cut":
-                    _break(request)
-                    return response, "faulted"
-                if fault.kind == "error":
-                    await response.write(chunks.error("the script says so") + chunks.END)
-                    return response, "faulted"
-                if fault.kind == "garbage":
-                    await response.write(b'data: {"choices":[{"delta"\n\n')
-                if fault.kind == "slow":
-                    pace = Pace(Script(speed=1 / fault.seconds), done=n - 1)
+        # The finish comes with the last token, or alone after a natural end.
+        pieces = tokens if chunks.finish == "length" else [*tokens, ""]
+        fault_at = min(fault.after_tokens, len(pieces) - 1) if fault else -1
+        for n, piece in enumerate(pieces):
+            if fault and n == fault_at:
+                match fault.kind:
+                    case "hang":
+                        await asyncio.Event().wait()
+                    case "cut":
+                        _break(request)
+                        return response, "faulted"
+                    case "error":
+                        await response.write(chunks.error("the script says so") + chunks.END)
+                        return response, "faulted"
+                    case "garbage":
+                        await response.write(b'data: {"choices":[{"delta"\n\n')
+                    case "slow":
+                        pace = Pace(1 / fault.seconds, first=n - 1)
             await pace.wait(n)
-            await response.write(chunks.content(token))
-            entry.tokens += 1
-        if fault is not None and fault.kind in ("hang", "cut") and not tokens[fault.after_tokens :]:
-            raise AssertionError("the fault comes after the end of the answer")
-        await response.write(chunks.finish(finish_reason))
-        if (body.get("stream_options") or {}).get("include_usage"):
-            await response.write(chunks.usage(usage))
-        await response.write(chunks.END)
+            entry.tokens += piece != ""
+            await response.write(chunks.content(piece, is_last=n == len(pieces) - 1))
+        await response.write(chunks.end())
         await response.write_eof()
         return response, "finished"
 
@@ -177,7 +199,7 @@ class Engine:
         try:
             self._script = parse_script(await _read_object(request))
         except BadScript as error:
-            raise _refusal(400, str(error)) from None
+            raise Refusal(400, str(error)) from None
         self._fault_uses = 0
         return web.json_response({})
 
@@ -192,19 +214,26 @@ class Engine:
 class Pace:
     """Says when each token is due, counted from the first, so that errors do not add up."""
 
-    def __init__(self, script: Script, done: int = 0) -> None:
-        self._script = replace(script)
+    def __init__(
+        self,
+        speed: float | None,
+        jitter: float = 0.0,
+        first_token_seconds: float = 0.0,
+        first: int = 0,
+    ) -> None:
+        self._speed = speed
+        self._jitter = jitter
+        self._first = first
         self._clock = asyncio.get_running_loop().time
-        self._begin = self._clock() + script.first_token_seconds
-        self._done = done
-        self._random = random.Random(0)  # noqa: S311 - jitter, the same in every run
+        self._begin = self._clock() + first_token_seconds
+        self._random = random.Random(0)  # the same jitter in every run
 
     async def wait(self, token: int) -> None:
         """Wait until token number `token` (0 is the first) may be sent."""
         due = self._begin
-        if self._script.speed is not None:
-            shift = self._script.jitter * (self._random.random() - 0.5)
-            due += max(0.0, token - self._done + shift) / self._script.speed
+        if self._speed is not None:
+            shift = self._jitter * (self._random.random() - 0.5)
+            due += max(0.0, token - self._first + shift) / self._speed
         delay = due - self._clock()
         if delay > 0:
             await asyncio.sleep(delay)
@@ -213,67 +242,105 @@ class Pace:
 
 
 class Chunks:
-    """The server-sent events of one answer, as vLLM writes them."""
+    """The server-sent events of one answer, as vLLM 0.32 writes them."""
 
     END = b"data: [DONE]\n\n"
 
-    def __init__(self, model: str) -> None:
-        self._id = f"chatcmpl-{uuid4().hex}"
-        self._created = int(time.time())
-        self._model = model
+    def __init__(self, model: str, finish: str, usage: dict[str, int] | None) -> None:
+        self.finish = finish
         head = {
-            "id": self._id,
+            "id": f"chatcmpl-{uuid4().hex[:16]}",
             "object": "chat.completion.chunk",
-            "created": self._created,
+            "created": int(time.time()),
             "model": model,
         }
         self._head = b"data: " + _encode(head)[:-1]
+        self._before_text = self._head + b',"choices":[{"index":0,"delta":{"content":'
+        self._usage = usage
 
     def role(self) -> bytes:
         return (
             self._head + b',"choices":[{"index":0,"delta":{"role":"assistant","content":""},'
-            b'"logprobs":null,"finish_reason":null}]}\n\n'
+            b'"logprobs":null,"finish_reason":null}],"prompt_token_ids":null,"prompt_text":null}\n\n'
         )
 
-    def content(self, text: str) -> bytes:
+    def content(self, text: str, is_last: bool) -> bytes:
+        finish = b"null"
+        if is_last:
+            finish = b'"' + self.finish.encode() + b'","stop_reason":null'
         return (
-            self._head
-            + b',"choices":[{"index":0,"delta":{"content":'
+            self._before_text
             + json.dumps(text, ensure_ascii=False).encode()
-            + b'},"logprobs":null,"finish_reason":null}]}\n\n'
+            + b'},"logprobs":null,"finish_reason":'
+            + finish
+            + b',"token_ids":null}]}\n\n'
         )
 
-    def finish(self, reason: str) -> bytes:
-        return (
-            self._head
-            + b',"choices":[{"index":0,"delta":{"content":""},"logprobs":null,"finish_reason":"'
-            + reason.encode()
-            + b'","stop_reason":null}]}\n\n'
-        )
-
-    def usage(self, usage: dict[str, int]) -> bytes:
-        return self._head + b',"choices":[],"usage":' + _encode(usage) + b"}\n\n"
+    def end(self) -> bytes:
+        if self._usage is None:
+            return self.END
+        return self._head + b',"choices":[],"usage":' + _encode(self._usage) + b"}\n\n" + self.END
 
     def error(self, message: str) -> bytes:
-        return b"data: " + _encode(_error(500, message, "InternalServerError")) + b"\n\n"
+        return b"data: " + _encode(_error(500, message, "InternalServerError", None)) + b"\n\n"
 
-    def whole(self, text: str, reason: str, usage: dict[str, int]) -> dict[str, Any]:
-        return {
-            "id": self._id,
-            "object": "chat.completion",
-            "created": self._created,
-            "model": self._model,
-            "choices": [
-                {
-                    "index": 0,
-                    "message": {"role": "assistant", "content": text},
-                    "logprobs": None,
-                    "finish_reason": reason,
-                    "stop_reason": None,
-                }
-            ],
-            "usage": usage,
-        }
+
+def _whole(model: str, text: str, finish: str, usage: dict[str, int]) -> dict[str, Any]:
+    return {
+        "id": f"chatcmpl-{uuid4().hex[:16]}",
+        "object": "chat.completion",
+        "created": int(time.time()),
+        "model": model,
+        "choices": [
+            {
+                "index": 0,
+                "message": {"role": "assistant", "content": text},
+                "logprobs": None,
+                "finish_reason": finish,
+                "stop_reason": None,
+            }
+        ],
+        "usage": usage,
+    }
+
+
+class Refusal(Exception):
+    """A request that is answered with an error, in vLLM's shape."""
+
+    def __init__(
+        self, status: int, message: str, kind: str = "BadRequestError", param: str | None = None
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.body = _error(status, message, kind, param)
+
+
+@web.middleware
+async def answer_refusals(request: web.Request, handler: Handler) -> web.StreamResponse:
+    try:
+        return await handler(request)
+    except Refusal as refusal:
+        return web.json_response(refusal.body, status=refusal.status)
+
+
+def _overflow(context_tokens: int) -> Refusal:
+    return Refusal(
+        400,
+        f"This model's maximum context length is {context_tokens} tokens. However, your prompt "
+        f"contains at least {context_tokens + 1} input tokens, which exceeds this limit even "
+        "without any output tokens. Please reduce the length of the input prompt. "
+        f"(parameter=input_tokens, value={context_tokens + 1})",
+        param="input_tokens",
+    )
+
+
+def _greed(context_tokens: int, limit: int) -> Refusal:
+    return Refusal(
+        400,
+        f"max_tokens={limit} cannot be greater than max_model_len={context_tokens}. "
+        f"Please request fewer output tokens. (parameter=max_tokens, value={limit})",
+        param="max_tokens",
+    )
 
 
 def _break(request: web.Request) -> None:
@@ -286,9 +353,9 @@ async def _read_object(request: web.Request) -> dict[str, Any]:
     try:
         body = json.loads(await request.read())
     except ValueError:
-        raise _refusal(400, "the body is no JSON") from None
+        raise Refusal(400, "the body is no JSON") from None
     if not isinstance(body, dict):
-        raise _refusal(400, "the body is no object")
+        raise Refusal(400, "the body is no object")
     return body
 
 
@@ -310,22 +377,7 @@ def _cut_at_stop(text: str, stop: str | list[str] | None) -> str:
     return text
 
 
-def _overflow(context_tokens: int, prompt_tokens: int, limit: int | None) -> web.HTTPException:
-    return _refusal(400, f"{context_tokens} {prompt_tokens} {limit}")
-
-
-def _refusal(
-    status: int, message: str, kind: str = "BadRequestError", param: str | None = None
-) -> web.HTTPException:
-    refusal = web.HTTPException(
-        text=_encode(_error(status, message, kind, param)).decode(),
-        content_type="application/json",
-    )
-    refusal.set_status(status)
-    return refusal
-
-
-def _error(status: int, message: str, kind: str, param: str | None = None) -> dict[str, Any]:
+def _error(status: int, message: str, kind: str, param: str | None) -> dict[str, Any]:
     return {"error": {"message": message, "type": kind, "param": param, "code": status}}
 
 

@@ -70,7 +70,8 @@ class _Server:
         except BotApiError as error:
             self._stub.record.add(
                 "refused",
-                path=path.partition("/")[2],
+                # Without the token, which a record that may be kept has no business with.
+                path=path.removeprefix("file/").partition("/")[2],
                 outcome={"ok": False, "error_code": error.code, "description": error.description},
             )
             return _error_response(error)
@@ -110,7 +111,6 @@ class _Server:
         except web.HTTPRequestEntityTooLarge:
             return _error_response(BotApiError(413, "Request Entity Too Large"))
         method = (written or params.text("method")).lower()
-        # Taken before the call is carried out, since it may end this very state (a reset).
         stub, record = self._stub, self._stub.record
         fault = stub.faults.match(method, params.text("chat_id"))
         outcome: dict[str, Any] = {"ok": False, "carried_out": False}

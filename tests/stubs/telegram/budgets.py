@@ -14,7 +14,7 @@ class Limits:
     Rates are per second. A burst is how many messages may be written at once after a pause.
     """
 
-    enabled: bool = True
+    budgets: bool = True
     private_rate: float = 1.0
     private_burst: float = 5.0
     group_rate: float = 20 / 60
@@ -68,7 +68,7 @@ class Budgets:
 
         A refused call costs nothing, and a call after the wait succeeds.
         """
-        if not self._limits.enabled:
+        if not self._limits.budgets:
             return 0
         now = self._clock()
         bucket = self._chats.get(chat_id)

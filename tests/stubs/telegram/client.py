@@ -15,6 +15,16 @@ from tests.stubs.telegram.stub import Options, Stub, running
 TOKEN = "123456789:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"
 
 
+class Clock:
+    """A clock that goes only when told."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
 class Refused(Exception):
     """The control API refused a request; the text is its reason."""
 

@@ -39,6 +39,8 @@ KINDS = (
     "purchased_paid_media",
     "managed_bot",
     "guest_message",
+    "subscription",
+    "stopped_message_generation",
 )
 DEFAULT_KINDS = frozenset(KINDS) - {"chat_member", "message_reaction", "message_reaction_count"}
 # Seconds after which an update nobody fetched is gone, where that is not a message's 24 hours.

@@ -38,7 +38,7 @@ from tests.stubs.telegram.stub import Options
 KEYBOARD = InlineKeyboardMarkup(
     inline_keyboard=[[InlineKeyboardButton(text="Stop", callback_data="stop:1")]]
 )
-UNLIMITED = Limits(enabled=False, repeat_guard=False)
+UNLIMITED = Limits(budgets=False, repeat_guard=False)
 
 
 @asynccontextmanager

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from tests.stubs.telegram.budgets import Budgets, Limits
-from tests.stubs.telegram.client import Refused, Session, started
+from tests.stubs.telegram.client import Clock, Refused, Session, started
 from tests.stubs.telegram.stub import Options
 
 WIDE = Limits(
@@ -18,16 +18,6 @@ WIDE = Limits(
     global_rate=1000.0,
     global_burst=1000.0,
 )
-
-
-class Clock:
-    """A clock that goes only when told."""
-
-    def __init__(self) -> None:
-        self.now = 50.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 async def flood(telegram: Session, chat_id: int, count: int) -> list[bool]:
@@ -136,7 +126,7 @@ def test_waiting_as_told_is_enough() -> None:
         clock.now += wait
         assert wait == 0 or budgets.charge(-5) == 0
 
-    assert clock.now - 50 == pytest.approx((200 - 100) * 3, abs=310)
+    assert clock.now > 1000
 
 
 def test_group_gets_twenty_a_minute() -> None:
@@ -161,7 +151,7 @@ async def test_limits_change_at_run_time() -> None:
 
         assert (limits["private_burst"], limits["private_rate"]) == (1, 1.0)
         assert await flood(telegram, 7, 2) == [True, False]
-        await telegram.post("limits", {"enabled": False})
+        await telegram.post("limits", {"budgets": False})
         assert await flood(telegram, 7, 50) == [True] * 50
         with pytest.raises(Refused, match="is unknown"):
             await telegram.post("limits", {"speed": 1})

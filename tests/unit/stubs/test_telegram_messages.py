@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
 import pytest
 
 from tests.stubs.telegram.budgets import Limits
-from tests.stubs.telegram.client import Refused, Session, started
+from tests.stubs.telegram.client import Clock, Refused, Session, started
 from tests.stubs.telegram.stub import Options
 
-UNLIMITED = Options(limits=Limits(enabled=False, repeat_guard=False))
+UNLIMITED = Options(limits=Limits(budgets=False, repeat_guard=False))
 NOT_MODIFIED = (
     "Bad Request: message is not modified: specified new message content and reply markup are "
     "exactly the same as a current content and reply markup of the message"
@@ -103,7 +102,9 @@ async def test_message_is_shown_and_returned() -> None:
         (
             {
                 "text": "x",
-                "reply_markup": {"inline_keyboard": [[{"text": "a", "callback_data": "й" * 33}]]},
+                "reply_markup": {
+                    "inline_keyboard": [[{"text": "a", "callback_data": "x" + "й" * 32}]]
+                },
             },
             "Bad Request: BUTTON_DATA_INVALID",
         ),
@@ -331,11 +332,11 @@ async def test_button_must_be_on_the_screen() -> None:
 
 async def test_late_answer_to_a_press_is_refused() -> None:
     """After its time a callback query can no longer be answered."""
-    options = Options(limits=Limits(callback_seconds=0.05))
-    async with started(options) as telegram:
+    clock = Clock()
+    async with started(UNLIMITED, clock) as telegram:
         message = await sent(telegram, reply_markup=KEYBOARD)
         pressed = await telegram.press(7, message["message_id"], "stop:1")
-        await asyncio.sleep(0.1)  # what is tested is the passing of time
+        clock.now += 151
 
         assert "query is too old" in await telegram.error(
             "answerCallbackQuery", callback_query_id=pressed["callback_query_id"]

@@ -19,7 +19,7 @@ from tests.stubs.telegram.client import TOKEN, Refused, Session, control_over, s
 from tests.stubs.telegram.stub import Options, running
 
 OTHER = "987654321:BBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBB"
-UNLIMITED = Options(limits=Limits(enabled=False, repeat_guard=False))
+UNLIMITED = Options(limits=Limits(budgets=False, repeat_guard=False))
 
 
 # Requests
@@ -79,6 +79,7 @@ async def test_wrong_paths_and_tokens(path: str, status: int, description: str) 
         async with telegram.http.get(telegram.base + path) as response:
             answer = await response.json()
 
+        assert TOKEN not in json.dumps(await telegram.entries())
         assert response.status == status
         assert answer == {"ok": False, "error_code": status, "description": description}
 

@@ -9,21 +9,11 @@ from typing import Any
 import pytest
 
 from tests.stubs.telegram.budgets import Limits
-from tests.stubs.telegram.client import Refused, Session, started
+from tests.stubs.telegram.client import Clock, Refused, Session, started
 from tests.stubs.telegram.stub import Options
 from tests.stubs.telegram.updates import KINDS, OTHER_POLLER
 
 FREE = Options(limits=Limits(repeat_guard=False, conflict_seconds=0.0))
-
-
-class Clock:
-    """A clock that goes only when told."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 async def ids(telegram: Session, **parameters: object) -> list[int]:

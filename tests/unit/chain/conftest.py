@@ -31,14 +31,14 @@ LINK = "L" * 43
 
 
 @dataclass
-class Path_:
+class Chain:
     """The whole path, with its ends in reach of a test."""
 
     directory: Path
-    telegram: str
     control: aiohttp.ClientSession
-    engine: FakeEngine
     gateway_port: int
+    outbox: Outbox = field(init=False)
+    engine: FakeEngine = field(default_factory=FakeEngine)
     tasks: dict[str, asyncio.Task[None]] = field(default_factory=dict)
 
     async def say(self, text: str, user: int = USER) -> int:
@@ -112,6 +112,7 @@ class Path_:
         store = Store(self.directory / "store.db", KEY)
         try:
             outbox = Outbox(store, await store.run(store.undelivered_replies), 0)
+            self.outbox = outbox
             queue = Queue()
             history = History(store, "be brief", 4000)
             engine: Engine = self.engine  # type: ignore[assignment]  # a fake of the same shape
@@ -142,8 +143,14 @@ class Path_:
             store.close()
 
 
+def free_port() -> int:
+    """Find a TCP port of the loopback interface that nobody uses."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return int(probe.getsockname()[1])
+
+
 @asynccontextmanager
-async def forward(at: Path, port: int) -> AsyncGenerator[None]:
+async def forward(at: Path, host: str, port: int) -> AsyncGenerator[None]:
     """Play the egress: pass a Unix socket's bytes to a TCP port."""
 
     async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -154,7 +161,7 @@ async def forward(at: Path, port: int) -> AsyncGenerator[None]:
         writer.close()
 
     async def connect(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        there_reader, there_writer = await asyncio.open_connection("127.0.0.1", port)
+        there_reader, there_writer = await asyncio.open_connection(host, port)
         await asyncio.gather(pump(reader, there_writer), pump(there_reader, writer))
 
     server = await asyncio.start_unix_server(connect, at)
@@ -175,18 +182,16 @@ async def hold_namespace(at: Path) -> AsyncGenerator[None]:
 
 
 @pytest.fixture
-async def path(tmp_path: Path) -> AsyncGenerator[Path_]:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        gateway_port = probe.getsockname()[1]
+async def chain(tmp_path: Path) -> AsyncGenerator[Chain]:
     async with (
         running(Options()) as stub,
-        forward(tmp_path / "telegram.sock", stub.port),
+        forward(tmp_path / "telegram.sock", "127.0.0.1", stub.port),
         hold_namespace(tmp_path / "holder.sock"),
         aiohttp.ClientSession(f"http://127.0.0.1:{stub.control_port}") as control,
     ):
-        path = Path_(tmp_path, f"http://127.0.0.1:{stub.port}", control, FakeEngine(), gateway_port)
-        await path.start_gateway()
-        await path.start_relay()
-        yield path
-        for name in list(path.tasks):
-            await path.kill(name)
+        chain = Chain(tmp_path, control, free_port())
+        await chain.start_gateway()
+        await chain.start_relay()
+        yield chain
+        for name in list(chain.tasks):
+            await chain.kill(name)

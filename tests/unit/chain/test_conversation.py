@@ -1,0 +1,223 @@
+"""A message goes all the way to the engine and its answer all the way back, whatever happens."""
+
+import asyncio
+
+from services.gateway.engine import EngineFailed, EngineUnavailable, PromptTooLong
+from tests.unit.fakes import USER, until
+from tests.unit.chain.conftest import Chain
+
+
+async def test_question_gets_its_answer(chain: Chain) -> None:
+    """The answer is one message: sent empty, filled by edits, its button gone at the end."""
+    chain.engine.scripts.append(["The capital ", "is Paris."])
+
+    question = await chain.say("What is the capital of France?")
+    answers = await chain.wait_for_answers(1)
+
+    assert answers == ["The capital is Paris."]
+    assert chain.engine.requests == [
+        [
+            {"role": "system", "content": "be brief"},
+            {"role": "user", "content": "What is the capital of France?"},
+        ]
+    ]
+    sent = await chain.calls("sendMessage")
+    assert [entry["text"] for entry in sent] == ["…"]
+    (message,) = await chain.shown()
+    assert message["reply_to_message_id"] == question
+
+
+async def test_conversation_is_remembered_until_new(chain: Chain) -> None:
+    """The second question comes with the first exchange; after /new it comes alone."""
+    chain.engine.scripts.extend([["one"], ["two"], ["three"]])
+    await chain.say("first")
+    await chain.wait_for_answers(1)
+    await chain.say("second")
+    await chain.wait_for_answers(2)
+    await chain.say("/new")
+    await chain.wait_for_answers(3)
+    await chain.say("third")
+
+    await chain.wait_for_answers(4)
+
+    assert [message["content"] for message in chain.engine.requests[1]] == [
+        "be brief", "first", "one", "second",
+    ]  # fmt: skip
+    assert [message["content"] for message in chain.engine.requests[2]] == ["be brief", "third"]
+
+
+async def test_answer_grows_on_the_screen(chain: Chain) -> None:
+    """While the engine speaks the user sees the beginning, and a button to stop."""
+    go_on = asyncio.Event()
+    chain.engine.scripts.append(["beginning", go_on, " end"])
+    await chain.say("tell me")
+
+    async def beginning() -> bool:
+        shown = await chain.shown()
+        return bool(shown) and shown[0]["text"] == "beginning" and "reply_markup" in shown[0]
+
+    while not await beginning():
+        await asyncio.sleep(0.02)
+    go_on.set()
+
+    assert await chain.wait_for_answers(1) == ["beginning end"]
+
+
+async def test_steady_stream_is_seen_growing(chain: Chain) -> None:
+    """However fast pieces come, the screen is brought up to date at the chat's pace."""
+    held = asyncio.Event()
+    chain.engine.scripts.append(["start", held])
+    await chain.say("tell me")
+    await until(lambda: chain.engine.requests, "the engine is asked")
+    pieces = asyncio.create_task(_feed(chain))
+
+    seen: set[str] = set()
+    while len(seen) < 5:
+        seen |= {message["text"] for message in await chain.shown()}
+        await asyncio.sleep(0.02)
+
+    pieces.cancel()
+    lengths = sorted(len(text) for text in seen)
+    assert lengths[-1] - lengths[0] > 50  # several windows of the stream, not one
+
+
+async def _feed(chain: Chain) -> None:
+    while True:
+        chain.outbox.grow(1, "piece ")
+        await asyncio.sleep(0.02)
+
+
+async def test_stop_aborts_the_engine(chain: Chain) -> None:
+    """/stop keeps what was said, says that it was stopped, and ends the engine's work."""
+    chain.engine.scripts.append(["long story", asyncio.Event()])
+    await chain.say("tell me")
+    await until(lambda: chain.engine.requests, "the engine is asked")
+
+    await chain.say("/stop")
+
+    assert await chain.wait_for_answers(1) == ["long story\n\n(stopped)"]
+    assert chain.engine.aborted == 1
+
+
+async def test_stop_button(chain: Chain) -> None:
+    """A press of the button under the answer stops it and is acknowledged."""
+    chain.engine.scripts.append(["long story", asyncio.Event()])
+    await chain.say("tell me")
+    while not (shown := await chain.shown()) or not shown[0].get("reply_markup"):
+        await asyncio.sleep(0.02)
+    button = shown[0]["reply_markup"]["inline_keyboard"][0][0]
+
+    await chain.post(
+        "/press",
+        {
+            "user": {"id": USER, "first_name": "U", "language_code": "en"},
+            "chat_id": USER,
+            "message_id": shown[0]["message_id"],
+            "data": button["callback_data"],
+        },
+    )
+
+    assert await chain.wait_for_answers(1) == ["long story\n\n(stopped)"]
+    answered = await chain.calls("answerCallbackQuery")
+    assert [entry["text"] for entry in answered] == ["Stopping."]
+
+
+async def test_long_answer_takes_several_messages(chain: Chain) -> None:
+    """An answer over 4096 units is cut, nothing is lost, and each part is sent empty first."""
+    text = "\n\n".join(f"paragraph {number} " + "x" * 500 for number in range(20))
+    chain.engine.scripts.append([text])
+
+    await chain.say("much")
+    answers = await chain.wait_for_answers(3)
+
+    assert "".join("".join(answers).split()) == "".join(text.split())
+    sent = await chain.calls("sendMessage")
+    assert {entry["text"] for entry in sent} == {"…"}
+
+
+async def test_stranger_gets_silence(chain: Chain) -> None:
+    """Nothing is sent to somebody who is not on the list, and the engine is not asked."""
+    await chain.say("hello", user=666)
+    await chain.say("hello")
+
+    await chain.wait_for_answers(1)
+
+    assert await chain.shown(666) == []
+    assert len(chain.engine.requests) == 1
+
+
+async def test_relay_killed_in_mid_answer(chain: Chain) -> None:
+    """The next relay goes on with the same message: one answer, one message, nothing doubled."""
+    go_on = asyncio.Event()
+    chain.engine.scripts.append(["beginning", go_on, " end"])
+    await chain.say("tell me")
+    while not (shown := await chain.shown()) or shown[0]["text"] == "…":
+        await asyncio.sleep(0.02)
+
+    await chain.kill("relay")
+    go_on.set()
+    await chain.start_relay()
+
+    assert await chain.wait_for_answers(1) == ["beginning end"]
+    assert len(await chain.shown()) == 1
+
+
+async def test_gateway_killed_in_mid_answer(chain: Chain) -> None:
+    """The next gateway answers again from the start, into the same message."""
+    chain.engine.scripts.extend([["beginning", asyncio.Event()], ["second try"]])
+    await chain.say("tell me")
+    while not (shown := await chain.shown()) or shown[0]["text"] == "…":
+        await asyncio.sleep(0.02)
+
+    await chain.kill("gateway")
+    await chain.start_gateway()
+
+    assert await chain.wait_for_answers(1) == ["second try"]
+    assert len(await chain.shown()) == 1
+
+
+async def test_message_written_while_the_gateway_is_away(chain: Chain) -> None:
+    """The update stays with Telegram until the gateway is back, and is then answered once."""
+    await chain.kill("gateway")
+    await chain.say("anybody there?")
+    await until(lambda: chain.tasks["relay"], "the relay runs")
+    async with chain.control.get("/state") as response:
+        assert (await response.json())["pending_update_count"] == 1
+
+    await chain.start_gateway()
+
+    assert await chain.wait_for_answers(1) == ["fine"]
+
+
+async def test_engine_that_is_not_up_yet(chain: Chain) -> None:
+    """The user is told that the bot is waking up; the answer comes when it can."""
+    chain.engine.scripts.extend([[EngineUnavailable()], ["good morning"]])
+
+    await chain.say("hello")
+    await chain.wait_for_answers(1)
+
+    assert "good morning" in await chain.answers()
+    edits = await chain.calls("editMessageText")
+    assert any("waking up" in entry["text"] for entry in edits)
+
+
+async def test_engine_that_breaks_off(chain: Chain) -> None:
+    """A cut answer begins anew in the same message; after the last try the user is told."""
+    chain.engine.scripts.extend([["half", EngineFailed()], ["whole"]])
+
+    await chain.say("first")
+
+    assert await chain.wait_for_answers(1) == ["whole"]
+    assert len(await chain.shown()) == 1
+
+
+async def test_prompt_that_the_engine_finds_too_long(chain: Chain) -> None:
+    """The oldest turns are left out until the engine takes it."""
+    chain.engine.scripts.extend([["one"], [PromptTooLong()], [PromptTooLong()], ["two"]])
+    await chain.say("first")
+    await chain.wait_for_answers(1)
+
+    await chain.say("second")
+    await chain.wait_for_answers(2)
+
+    assert [message["content"] for message in chain.engine.requests[-1]] == ["be brief", "second"]
