@@ -8,7 +8,7 @@ import asyncio
 from dataclasses import dataclass, field
 
 CHAT_BURST = 3.0
-CHAT_PER_SECOND = 0.8
+CHAT_PER_SECOND = 0.95
 TOTAL_BURST = 20.0
 TOTAL_PER_SECOND = 25.0
 RESERVED = 1.0

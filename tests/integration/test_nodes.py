@@ -36,11 +36,13 @@ class Nodes:
 
     def script(self, **script: Any) -> None:
         """Tell the engine how to answer from now on."""
-        self._engine().post("/control/script", json=script).raise_for_status()
+        with self._engine() as engine:
+            engine.post("/control/script", json=script).raise_for_status()
 
     def requests(self) -> list[dict[str, Any]]:
         """What the engine was asked, and what became of it."""
-        return list(self._engine().get("/control/record").raise_for_status().json())
+        with self._engine() as engine:
+            return list(engine.get("/control/record").raise_for_status().json())
 
     def _engine(self) -> httpx.Client:
         socket = f"/proc/{process_of(self.model('engine'))}/root/run/engine/engine.sock"
@@ -135,7 +137,7 @@ def test_killed_process_costs_nothing(nodes: Nodes, node: str, service: str) -> 
     """Whichever process is killed in mid answer, the user gets one whole answer in one message."""
     text = " ".join(f"word{n}" for n in range(1, 61))
     # The answer is a rule, not the script's state: a killed engine starts without a script.
-    nodes.script(rules=[{"contains": "sixty", "content": {"words": 60}}], speed=15)
+    nodes.script(rules=[{"contains": "sixty", "content": {"words": 60}}], speed=10)
     said = nodes.user.say(f"sixty, and then kill {service}")
     nodes.wait_for_text(said)
     container = nodes.relay(service) if node == "relay" else nodes.model(service)
