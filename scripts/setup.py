@@ -368,7 +368,8 @@ def are_current(images: Images) -> bool:
 
 
 def compose_command(images: Images) -> list[str]:
-    command = ["docker", "compose", "--project-directory", str(ROOT)]
+    # Compose writes the project's name into the images, and one image serves both nodes.
+    command = ["docker", "compose", "--project-directory", str(ROOT), "-p", "node"]
     command += ["--env-file", images.env_file] if images.env_file else []
     for file in images.files:
         command += ["-f", file]

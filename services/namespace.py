@@ -33,7 +33,7 @@ async def watch_namespace(holder: str = HOLDER, alive: Path = ALIVE) -> None:
         elif clock() - last_seen >= PATIENCE_SECONDS:
             log.error("holder gone")
             raise HolderGone
-        alive.touch()  # noqa: ASYNC240 - memory, not a disk: it does not block
+        alive.touch()
         await asyncio.sleep(PERIOD_SECONDS)
 
 

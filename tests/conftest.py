@@ -26,7 +26,13 @@ def docker() -> DockerClient:
 @pytest.fixture(scope="session")
 def pair() -> Iterator[Pair]:
     """Both nodes with the real small model; one pair for the whole run, removed after it."""
-    pair = Pair(name="test", subnet="198.18.1", state=STATE / "pair", users=USERS)
+    pair = Pair(
+        name="test",
+        subnet="198.18.1",
+        state=STATE / "pair",
+        users=USERS,
+        extra_settings=(("ANSWER_TOKENS", "160"),),  # long enough to be seen growing
+    )
     yield from running(pair)
 
 

@@ -161,8 +161,7 @@ class Answering:
             await asyncio.wait({reader, stop}, return_when=asyncio.FIRST_COMPLETED)
             if not reader.done():
                 reader.cancel()
-                with contextlib.suppress(asyncio.CancelledError):
-                    await reader
+                await asyncio.wait({reader})  # until the engine has been told
             else:
                 reader.result()
         finally:

@@ -88,11 +88,9 @@ class Inbox:
     # From here on: in the store's thread.
 
     def _commit(self, batch: Batch) -> tuple[list[Receipt], list[_Effect]]:
-        receipts: list[Receipt] = []
         effects: list[_Effect] = []
         with self._store.transaction():
-            for raw in batch.updates:
-                receipts.append(self._decide(batch.bot_id, raw, effects))
+            receipts = [self._decide(batch.bot_id, raw, effects) for raw in batch.updates]
         return receipts, effects
 
     def _decide(self, bot_id: int, raw: dict[str, Any], effects: list[_Effect]) -> Receipt:
@@ -118,9 +116,11 @@ class Inbox:
     ) -> Literal["accepted", "refused"]:
         chat = (update.chat_id, update.thread_id)
         text = (update.text or "").strip()
+        if update.kind == "edit" and (not text or text.startswith("/")):
+            return "accepted"  # a live location moves on by edits; a command is not run twice
         if not text:
             return self._refuse(update, say("only text", language), effects)
-        if text.startswith("/") and update.kind == "message":
+        if text.startswith("/"):
             return self._command(update, text, language, effects)
         if estimate_tokens(text) > self._limits.ask_tokens:
             return self._refuse(update, say("too long", language), effects)

@@ -96,7 +96,7 @@ class Usage:
 
 
 class Store:
-    """An open store. Its methods are called in its own thread: `await store.run(store.method, …)`."""
+    """An open store; its methods belong into its own thread: `await store.run(store.asks)`."""
 
     def __init__(self, file: Path, key: str) -> None:
         """Open or create the store.

@@ -5,6 +5,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Literal
 
+from aiogram.enums import ContentType
 from aiogram.types import CallbackQuery, Message
 from aiogram.types import Update as TelegramUpdate
 from pydantic import ValidationError
@@ -13,6 +14,28 @@ from services.relay.telegram import RawUpdate
 from services.wire import Update
 
 log = logging.getLogger(__name__)
+
+CONTENT = frozenset(
+    {
+        ContentType.TEXT,
+        ContentType.ANIMATION,
+        ContentType.AUDIO,
+        ContentType.CONTACT,
+        ContentType.DICE,
+        ContentType.DOCUMENT,
+        ContentType.LOCATION,
+        ContentType.PAID_MEDIA,
+        ContentType.PHOTO,
+        ContentType.POLL,
+        ContentType.STICKER,
+        ContentType.STORY,
+        ContentType.VENUE,
+        ContentType.VIDEO,
+        ContentType.VIDEO_NOTE,
+        ContentType.VOICE,
+    }
+)
+"""What a user sends on purpose. The rest are Telegram's notes, such as of a pinned message."""
 
 ALLOWED_UPDATES = ["message", "edited_message", "callback_query"]
 """What Telegram is asked to deliver. Everything else never leaves Telegram."""
@@ -47,6 +70,8 @@ class Doorman:
             return self._turn_away("stranger")
         if message.chat.type != "private" or message.from_user.is_bot:
             return self._turn_away("chat")
+        if message.content_type not in CONTENT:
+            return self._turn_away("note")
         return Update(
             update_id=update.update_id,
             kind=kind,

@@ -177,12 +177,23 @@ def kill_process(container: Container, text: str) -> None:
 
 
 def start_and_fail(image: str, *options: str) -> tuple[int, str]:
-    """Run a container that must end by itself; its exit status and what it said on stderr."""
+    """Run a container that must end by itself; its exit status and what it said on stderr.
+
+    Read from its log: a client that is attached may miss what a container of a moment says.
+    """
     built(image)
-    done = subprocess.run(
-        ["docker", "run", "--rm", *options], capture_output=True, text=True, timeout=30, check=False
+    started = docker_says("run", "--detach", *options)
+    try:
+        code = int(docker_says("wait", started.stdout.strip(), timeout=30).stdout)
+        return code, docker_says("logs", started.stdout.strip()).stderr
+    finally:
+        docker_says("rm", "--force", started.stdout.strip())
+
+
+def docker_says(*command: str, timeout: float | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        ["docker", *command], capture_output=True, text=True, timeout=timeout, check=True
     )
-    return done.returncode, done.stderr
 
 
 @functools.cache

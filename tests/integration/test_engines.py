@@ -268,24 +268,16 @@ def test_counts_tokens_as_it_charges_them(engine: Engine) -> None:
 
 @pytest.mark.quick
 def test_stops_generating_when_the_stream_is_closed(engine: Engine) -> None:
-    """By the engine's own count nothing runs 2 s after; the rest would have taken longer."""
+    """Left alone it still runs after 2 s; closed, by the engine's own count nothing runs in 2 s."""
     chunks = stream(engine, ask(max_tokens=900))
-    for _ in range(5):
+    begin = time.monotonic()
+    while time.monotonic() < begin + 2:
         next(chunks)
     assert engine.running() == 1
 
     chunks.close()  # type: ignore[attr-defined]  # a generator, typed as the iterator it is used as
 
     wait_for(lambda: engine.running() == 0, 2, "nothing runs")
-    assert count_tokens_to_the_end(engine) >= 900
-
-
-def count_tokens_to_the_end(engine: Engine) -> int:
-    """How many tokens the same request makes when it is left alone: the positive control."""
-    if engine.name == "vllm-cpu":
-        return 900  # 40 s on two cores; `ignore_eos` is honoured, as the other tests show
-    *_, usage = stream(engine, ask(max_tokens=900))
-    return int(usage["usage"]["completion_tokens"])
 
 
 def test_stops_at_a_stop_string(engine: Engine) -> None:

@@ -15,8 +15,8 @@ import pytest
 from python_on_whales import DockerClient
 
 from tests.integration.lab import VERSION, Lab
-from tests.unit.fakes import USER
 from tests.unit.chain.conftest import TOKEN, Chain, forward, free_port, hold_namespace
+from tests.unit.fakes import USER
 
 IMAGE = f"node-test/telegram-test-api:{VERSION}"
 PORT = 9000
@@ -35,13 +35,14 @@ async def independent(docker: DockerClient, tmp_path: Path) -> AsyncGenerator[Ch
             labels={"lab": lab.name},
             tmpfs=["/tmp:size=16m"],
         )
-        address = server.network_settings.networks[lab.name].ip_address
+        networks = server.network_settings.networks
+        assert networks
+        address = networks[lab.name].ip_address
         assert address
         base = f"http://{address}:{PORT}"
         async with aiohttp.ClientSession(base) as control:
             deadline = time.monotonic() + 60
             while not await answers(control):
-                server.reload()
                 assert server.state.running, server.logs()
                 assert time.monotonic() < deadline, server.logs()
                 await asyncio.sleep(0.1)

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -51,10 +52,7 @@ class Nodes:
 
     def final(self, said: Said, seconds: float = 60) -> list[BotMessage]:
         """Wait for the whole answer to a message, and give its messages."""
-        shown: list[BotMessage] = []
-        for shown in self.user.watch(said, seconds):
-            pass
-        return shown
+        return list(self.user.watch(said, seconds))[-1]
 
     def wait_for_text(self, said: Said, seconds: float = 30) -> BotMessage:
         """Wait until the answer has begun to grow on the screen."""
@@ -78,9 +76,8 @@ def process_of(container: str) -> int:
 @pytest.fixture(scope="module")
 def nodes() -> Iterator[Nodes]:
     pair = Pair(name="test-nodes", subnet="198.18.3", state=STATE / "nodes", engine="stub")
-    starting = running(pair)
-    yield Nodes(next(starting))
-    starting.close()
+    with contextmanager(running)(pair):
+        yield Nodes(pair)
 
 
 @pytest.fixture(autouse=True)
@@ -166,7 +163,7 @@ def wait_until_restarted(container: str, before: int, seconds: float = 60) -> No
         if state["Pid"] not in (0, before) and state["Health"]["Status"] == "healthy":
             return
         assert time.monotonic() < deadline, f"{container}: {state['Status']}"
-        time.sleep(0.1)  # noqa: ASYNC251 - between two looks at a condition with a deadline
+        time.sleep(0.1)
 
 
 def test_stranger_gets_silence(nodes: Nodes) -> None:
@@ -220,10 +217,10 @@ def test_words_of_users_are_in_no_log_and_on_no_disk(nodes: Nodes) -> None:
 
 
 MOUNT_POINTS = {
-    "/usr", "/usr/sbin", "/usr/sbin/docker-init", "/etc", "/etc/resolv.conf", "/run", "/run/env", "/run/env.example", "/run/egress",
-    "/run/engine", "/run/secrets", "/run/haproxy", "/var", "/var/lib", "/var/lib/gateway", "/tmp",
-    "/run/secrets/bot_token", "/run/secrets/link_token", "/run/secrets/store_key",
-    "/run/secrets/telegram_ca", "/run/secrets/tunnel_private_key",
+    "/usr", "/usr/sbin", "/usr/sbin/docker-init", "/etc", "/etc/resolv.conf", "/run", "/run/env",
+    "/run/env.example", "/run/egress", "/run/engine", "/run/secrets", "/var", "/var/lib",
+    "/var/lib/gateway", "/tmp", "/run/secrets/bot_token", "/run/secrets/link_token",
+    "/run/secrets/store_key", "/run/secrets/telegram_ca", "/run/secrets/tunnel_private_key",
     "/run/secrets/tunnel_preshared_key",
 }  # fmt: skip
 """Empty places that Docker makes to mount something over."""

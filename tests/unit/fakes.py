@@ -1,4 +1,4 @@
-"""Fakes for unit tests: an engine that says what it is told to, and a way to wait for conditions."""
+"""Fakes for unit tests: an engine that says what it is told to, and waiting for conditions."""
 
 import asyncio
 from collections import deque

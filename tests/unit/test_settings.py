@@ -23,7 +23,7 @@ def secrets(tmp_path: Path) -> Path:
 
 
 def test_good_settings_are_read(secrets: Path) -> None:
-    """Lists, numbers, files and defaults arrive with their types; foreign variables do not matter."""
+    """Lists, numbers, files and defaults arrive with their types; other variables do not matter."""
     relay = read_settings(RelaySettings, RELAY | {"PATH": "/bin", "LINK_PORT": ""}, secrets)
     gateway = read_settings(GatewaySettings, GATEWAY | {"CONTEXT_TOKENS": "4096"}, secrets)
 

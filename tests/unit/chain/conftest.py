@@ -84,7 +84,7 @@ class Chain:
 
     async def start_relay(self) -> None:
         settings = RelaySettings(
-            allowed_users="7,8",
+            allowed_users=frozenset({7, 8}),
             bot_token=TOKEN,
             telegram_api="http://api.telegram.test",
             telegram_socket=self.directory / "telegram.sock",
@@ -130,7 +130,7 @@ class Chain:
                 )
             )
             answers = asyncio.create_task(answering.run())
-            serving = asyncio.create_task(server._serve())  # noqa: SLF001 - without its signals
+            serving = asyncio.create_task(server._serve())
             await until(lambda: server.started, "the gateway listens")
             started.set()
             try:

@@ -3,8 +3,8 @@
 import asyncio
 
 from services.gateway.engine import EngineFailed, EngineUnavailable, PromptTooLong
-from tests.unit.fakes import USER, until
 from tests.unit.chain.conftest import Chain
+from tests.unit.fakes import USER, until
 
 
 async def test_question_gets_its_answer(chain: Chain) -> None:

@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 
-from tests.unit.fakes import USER, until
+from services.relay.inbox import BadToken
 from tests.unit.chain.conftest import Chain
+from tests.unit.fakes import USER, until
 
 FAULTS: list[dict[str, Any]] = [
     {"method": "sendMessage", "kind": "status", "status": 500},
@@ -118,3 +119,15 @@ async def test_strange_updates_do_not_stop_the_relay(chain: Chain) -> None:
     await chain.say("hello")
 
     assert await chain.wait_for_answers(1) == ["fine"]
+
+
+async def test_revoked_token_stops_the_relay_with_a_sentence(chain: Chain) -> None:
+    """Telegram does not know the token any more: the relay ends, and says what to do."""
+    await chain.post("/tokens", {"accept": ["999:" + "B" * 35]})
+    relay = chain.tasks.pop("relay")
+
+    with pytest.raises(BaseExceptionGroup) as stopped:
+        await asyncio.wait_for(relay, 15)
+
+    assert stopped.group_contains(BadToken)
+    assert "put the one that BotFather shows" in str(BadToken.__doc__)

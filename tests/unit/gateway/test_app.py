@@ -130,9 +130,7 @@ async def test_wrong_token_or_version_is_refused(
         ("POST", "/replies/1/claim", 422),
     ],
 )
-async def test_nothing_else_answers(
-    gateway: Gateway, method: str, path: str, status: int
-) -> None:
+async def test_nothing_else_answers(gateway: Gateway, method: str, path: str, status: int) -> None:
     """There is no documentation page and no other endpoint; errors are JSON."""
     response = await gateway.client.request(method, path)
 

@@ -77,7 +77,7 @@ async def test_answer_comes_in_pieces_with_its_cost(stub: Stub) -> None:
 
 async def test_text_of_any_alphabet_survives(stub: Stub) -> None:
     """Characters of several bytes are never broken, wherever the stream is cut."""
-    story = "Ответ — «да» \U0001f600 \u4f60\u597d, \"quoted\" \\ back\n\tend"
+    story = 'Ответ — «да» \U0001f600 \u4f60\u597d, "quoted" \\ back\n\tend'
     await stub.script(content={"text": story})
 
     assert (await stub.speak())[0] == story

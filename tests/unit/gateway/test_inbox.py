@@ -162,6 +162,18 @@ async def test_edit_of_a_waiting_message_rewords_it(parts: Parts) -> None:
     assert [ask.text for ask in await parts.store.run(parts.store.asks)] == ["hello"]
 
 
+@pytest.mark.parametrize("text", [None, "/new", "/stop now"])
+async def test_edit_that_asks_nothing_is_taken_in_silence(parts: Parts, text: str | None) -> None:
+    """A moving location, or a corrected command, gets no reply and does nothing."""
+    await parts.accept(message(1, "one"))
+
+    outcome = await parts.accept(message(2, text, kind="edit", edited_at=5, message_id=900))
+
+    assert outcome == ["accepted"]
+    assert await parts.replies() == [""]
+    assert [ask.state for ask in parts.queue.waiting()] == ["waiting"]
+
+
 async def test_concurrent_batches_are_committed_one_by_one(parts: Parts) -> None:
     """The same update in two batches at once is accepted once."""
     outcomes = await asyncio.gather(*(parts.accept(message(1, "hello")) for _ in range(5)))

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from services.relay.translation import Doorman
 
+OTHER = {"id": 8, "is_bot": False, "first_name": "B"}
 USER = {"id": 7, "is_bot": False, "first_name": "A", "language_code": "ru"}
 CHAT = {"id": 7, "type": "private", "first_name": "A"}
 CANARY = "canary in a private message"
@@ -69,10 +70,12 @@ def test_message_without_text_is_passed_on_without_text(doorman: Doorman) -> Non
 @pytest.mark.parametrize(
     ("raw", "why"),
     [
-        ({"message": telegram_message(text=CANARY, **{"from": USER | {"id": 8}})}, "stranger"),
-        ({"edited_message": telegram_message(text=CANARY, **{"from": USER | {"id": 8}})}, "stranger"),
-        ({"callback_query": {"id": "1", "from": USER | {"id": 8}, "chat_instance": "x"}}, "stranger"),
+        ({"message": telegram_message(text=CANARY, **{"from": OTHER})}, "stranger"),
+        ({"edited_message": telegram_message(text=CANARY, **{"from": OTHER})}, "stranger"),
+        ({"callback_query": {"id": "1", "from": OTHER, "chat_instance": "x"}}, "stranger"),
         ({"message": telegram_message(text=CANARY, chat={"id": -5, "type": "group"})}, "chat"),
+        ({"message": telegram_message(pinned_message=telegram_message(text=CANARY))}, "note"),
+        ({"message": telegram_message(group_chat_created=True)}, "note"),
         ({"channel_post": telegram_message(text=CANARY)}, "kind"),
         ({"stopped_message_generation": {"chat": CHAT}}, "unreadable"),
         ({"a_kind_of_tomorrow": {"text": CANARY}}, "kind"),
