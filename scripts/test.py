@@ -149,7 +149,7 @@ def make_ready(steps: Steps, stages: tuple[Stage, ...]) -> None:
             with steps.step("shellcheck and shfmt") as step:
                 get_shell_tools(step)
         if images:
-            steps.total = 2 + setup.step_count(images)
+            steps.total = steps.done + setup.step_count(images)
             setup.prepare(steps, images)
         elif needs_docker:
             setup.ready_docker(steps)

@@ -155,15 +155,20 @@ async def _read_chunks(
 
 
 async def _raise_for(response: aiohttp.ClientResponse) -> None:
-    detail: Any = None
-    try:
-        async with asyncio.timeout(5):
-            detail = orjson.loads(await response.read())
-    except (orjson.JSONDecodeError, aiohttp.ClientError, TimeoutError):
-        pass  # the status says enough
     if response.status == 503:
         raise EngineUnavailable
-    if response.status == 400 and "context" in str(detail):
+    try:
+        async with asyncio.timeout(5):
+            error: Any = orjson.loads(await response.read())["error"]
+        # The message itself may quote what the user wrote: it goes no further.
+        is_overflow = (
+            error.get("type") == "exceed_context_size_error"  # llama.cpp
+            or error.get("param") == "input_tokens"  # vLLM
+            or "context length" in str(error.get("message"))  # vLLM, older
+        )
+    except (ValueError, LookupError, TypeError, AttributeError, aiohttp.ClientError, TimeoutError):
+        is_overflow = False  # the status says enough
+    if response.status == 400 and is_overflow:
         raise PromptTooLong
     raise EngineFailed
 

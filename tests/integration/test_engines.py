@@ -1,4 +1,4 @@
-"""What the gateway relies on holds for every engine: the stub, llama.cpp, and the real vLLM.
+"""What the gateway relies on holds for every engine: the stub, llama.cpp, vLLM (tests/vllm).
 
 The engines run as in Compose: no network, no capability, a read-only root, a socket in a volume.
 """
@@ -7,8 +7,6 @@ import json
 import os
 import re
 import socket
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -22,7 +20,6 @@ import pytest
 from python_on_whales import Container, DockerClient
 from python_on_whales.components.container.models import ContainerState
 
-ROOT = Path(__file__).resolve().parents[2]
 VERSION = os.environ.get("VERSION", "0.1.0")
 CONTEXT_TOKENS = 1024
 SLOTS = 2
@@ -39,6 +36,8 @@ class Kind:
     command: list[str] = field(default_factory=list)
     entrypoint: str | None = None
     flags: str = ""
+    stop_seconds: float = 2.5
+    """From SIGTERM to its end, while it answers."""
 
 
 def _running_in_stub(client: httpx.Client) -> float:
@@ -60,7 +59,7 @@ def _running_in_vllm(client: httpx.Client) -> float:
 
 KINDS = {
     "stub": Kind(
-        "node-test/stubs:vb",
+        f"node-test/stubs:{VERSION}",
         20,
         _running_in_stub,
         ["-m", "tests.stubs.engine", "--socket", "/run/engine/engine.sock", "--name", "small"]
@@ -69,7 +68,11 @@ KINDS = {
     ),
     "llamacpp": Kind(f"node/engine-llamacpp:{VERSION}", 30, _running_in_llamacpp),
     "vllm-cpu": Kind(
-        f"node/engine-vllm-cpu:{VERSION}", 240, _running_in_vllm, flags="--enforce-eager"
+        f"node/engine-vllm-cpu:{VERSION}",
+        240,
+        _running_in_vllm,
+        flags="--enforce-eager",
+        stop_seconds=15,
     ),
 }
 
@@ -115,20 +118,19 @@ def wait_for(condition: Callable[[], bool], seconds: float, what: str) -> None:
         time.sleep(0.02)
 
 
-@pytest.fixture(
-    scope="module",
-    params=["stub", "llamacpp", pytest.param("vllm-cpu", marks=pytest.mark.vllm)],
-)
+@pytest.fixture(scope="module", params=["stub", "llamacpp"])
 def engine(
-    request: pytest.FixtureRequest,
-    docker: DockerClient,
-    tmp_path_factory: pytest.TempPathFactory,
+    request: pytest.FixtureRequest, docker: DockerClient, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Engine]:
     """Each engine in turn, started once for all tests of this module."""
-    kind = KINDS[request.param]
-    directory = tmp_path_factory.mktemp("engine")
+    yield from started(request.param, docker, tmp_path_factory.mktemp("engine"))
+
+
+def started(name: str, docker: DockerClient, directory: Path) -> Iterator[Engine]:
+    """Yield an engine whose socket is in that directory, and remove it in the end."""
+    kind = KINDS[name]
     directory.chmod(0o777)  # the engine's user is nobody on the host
-    label = f"engines={request.param}"
+    label = f"engines={name}"
     for leftover in docker.container.list(all=True, filters=[("label", label)]):
         leftover.remove(force=True)
     container = docker.container.run(
@@ -156,7 +158,7 @@ def engine(
     )
     try:
         with connect(directory / "engine.sock") as client:
-            engine = Engine(request.param, kind, container, directory / "engine.sock", client)
+            engine = Engine(name, kind, container, directory / "engine.sock", client)
             engine.wait_until_ready()
             yield engine
     finally:
@@ -410,91 +412,12 @@ def test_comes_back_after_a_kill(engine: Engine) -> None:
 
 
 def test_stops_on_sigterm(engine: Engine) -> None:
-    """SIGTERM ends an engine that is answering within 2 s, with exit code 0."""
+    """SIGTERM ends an engine that is answering, with exit code 0; vLLM takes its time for it."""
     chunks = stream(engine, ask(max_tokens=900))
     next(chunks)
     begin = time.monotonic()
 
     engine.container.stop(time=20)
 
-    assert time.monotonic() - begin < 2.5
+    assert time.monotonic() - begin < engine.kind.stop_seconds
     assert engine.state().exit_code == 0
-
-
-BAD_SETTINGS = [
-    ("ENGINE_WEIGHTS", "/nowhere"),
-    ("CONTEXT_TOKENS", "many"),
-    ("CONTEXT_TOKENS", "255"),
-    ("ENGINE_SLOTS", "0"),
-    ("ENGINE_SLOTS", "99999999999999999999"),
-    ("ENGINE_SOCKET", "/nowhere/engine.sock"),
-]
-LAUNCHERS = {
-    "llamacpp": [sys.executable, "-m", "services.engine.llamacpp"],
-    "vllm": ["/bin/sh", str(ROOT / "services/engine/vllm.sh")],
-}
-
-
-@pytest.mark.parametrize(("setting", "value"), BAD_SETTINGS)
-@pytest.mark.parametrize("launcher", LAUNCHERS)
-def test_says_which_setting_is_wrong(
-    launcher: str, setting: str, value: str, launch: "Launch"
-) -> None:
-    """A bad value stops the start with one sentence that names it and the remedy, and exit 2."""
-    done = launch(launcher, {setting: value})
-
-    assert done.returncode == 2
-    assert done.stdout == ""
-    assert done.stderr.startswith(f'{setting} is "{value}": ')
-    assert ": give " in done.stderr
-    assert done.stderr.count("\n") == 1
-
-
-def test_starts_vllm_with_its_settings(launch: "Launch", tmp_path: Path) -> None:
-    """The launcher replaces itself by `vllm serve`, with the flags as words and no stale socket."""
-    (tmp_path / "engine.sock").touch()
-
-    done = launch("vllm", {"CONTEXT_TOKENS": "4096", "ENGINE_FLAGS": "--a 1  --b=*"})
-
-    weights, path = tmp_path / "weights", tmp_path / "engine.sock"
-    assert done.stdout.splitlines() == [
-        *("serve", str(weights), "--served-model-name", "weights", "--uds", str(path)),
-        *("--max-model-len", "4096", "--max-num-seqs", "3", "--scheduling-policy", "priority"),
-        *("--disable-uvicorn-access-log", "--a", "1", "--b=*"),
-    ]
-    assert not path.exists()
-
-
-Launch = Callable[[str, dict[str, str]], "subprocess.CompletedProcess[str]"]
-
-
-@pytest.fixture
-def launch(tmp_path: Path) -> Launch:
-    """Runs a launcher on the host, with good settings but for those given; `vllm` only echoes."""
-    (tmp_path / "weights").mkdir()
-    (tmp_path / "weights" / "config.json").touch()
-    (tmp_path / "weights.gguf").touch()
-    (tmp_path / "bin").mkdir()
-    vllm = tmp_path / "bin" / "vllm"
-    vllm.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n', encoding="utf-8")
-    vllm.chmod(0o755)
-
-    def run(launcher: str, settings: dict[str, str]) -> "subprocess.CompletedProcess[str]":
-        weights = tmp_path / ("weights" if launcher == "vllm" else "weights.gguf")
-        good = {
-            "PATH": f"{tmp_path / 'bin'}:/usr/bin:/bin",
-            "PYTHONPATH": str(ROOT),
-            "ENGINE_WEIGHTS": str(weights),
-            "ENGINE_SOCKET": str(tmp_path / "engine.sock"),
-            "ENGINE_SLOTS": "3",
-        }
-        return subprocess.run(
-            LAUNCHERS[launcher],
-            env=good | settings,
-            capture_output=True,
-            text=True,
-            timeout=20,
-            check=False,
-        )
-
-    return run

@@ -84,14 +84,14 @@ def test_command_is_answered_without_the_model(
 
 def test_conversation_is_remembered_until_new(user: TelegramUser) -> None:
     """The model sees what was said before, and after /new no more."""
-    final(user, user.say("My name is Bartholomew."))
+    final(user, user.say("I have a dog. His name is Rex."))
 
-    remembered = final(user, user.say("What is my name?"))[0].text
+    remembered = final(user, user.say("What is the name of my dog?"))[0].text
     final(user, user.say("/new"))
-    forgotten = final(user, user.say("What is my name?"))[0].text
+    forgotten = final(user, user.say("What is the name of my dog?"))[0].text
 
-    assert "Bartholomew" in remembered
-    assert "Bartholomew" not in forgotten
+    assert "Rex" in remembered
+    assert "Rex" not in forgotten
 
 
 def test_stop_ends_the_answer(docker: DockerClient, pair: Pair, user: TelegramUser) -> None:

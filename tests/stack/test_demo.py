@@ -54,16 +54,16 @@ def test_ask_prints_the_answer_and_where_the_time_went() -> None:
 
 def test_conversation_in_the_terminal_is_kept_until_removed() -> None:
     """Two visits, one conversation; `down` leaves nothing of it."""
-    first = demo(typed="/help\nMy name is Bartholomew.\n")
+    first = demo(typed="/help\nThe capital of Freedonia is Fredville.\n")
     assert first.returncode == 0, first.stdout
     assert "bot> Write a message and I will answer it" in first.stdout
     assert "./scripts/demo" in first.stdout
     assert left_over("containers") == []
     assert left_over("volumes") != []
 
-    second = demo(typed="What is my name?\n/quit\n")
+    second = demo(typed="What is the capital of Freedonia?\n/quit\n")
     assert second.returncode == 0, second.stdout
-    assert "Bartholomew" in second.stdout
+    assert "Fredville" in second.stdout
 
     removed = demo("down")
     assert removed.returncode == 0, removed.stdout
