@@ -219,13 +219,10 @@ def remove_images(step: Step) -> None:
 
 def ask(pair: Pair, text: str, seconds: float) -> int:
     """Ask one thing; print the answer and where the time went."""
-    # As a user of its own, and from a blank page: the same question gets the same answer, and the
-    # conversation in the terminal goes on undisturbed.
+    # A user of its own: the conversation in the terminal goes on undisturbed.
     user = TelegramUser(pair.control_socket, pair.users[-1])
     shown: list[BotMessage] = []
     try:
-        for now in user.watch(user.say("/new"), seconds):
-            shown = now
         said = user.say(text)
         for now in user.watch(said, seconds):
             shown = now
@@ -236,12 +233,24 @@ def ask(pair: Pair, text: str, seconds: float) -> int:
             f"No final answer within {seconds:.0f} s; the bot has shown: {so_far}\n"
             f"Give it longer with --timeout, or see why: docker logs {gateway}"
         ) from None
-    print("\n".join(message.text for message in shown))
+    print("\n".join(message.text for message in shown), flush=True)
     print()
     entries, _ = user.record(said.seq)
     for line in hop_lines(said, entries, answered_event(pair, entries)):
         print(line)
+    sys.stdout.flush()
+    start_anew(user)
     return 0
+
+
+def start_anew(user: TelegramUser, seconds: float = 10) -> None:
+    """Have the conversation forgotten, so that the same question gets the same answer next time."""
+    said = user.say("/new")
+    seq, deadline = said.seq, time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        entries, seq = user.record(seq, 1)
+        if any(e["kind"] == "confirmed" and e["update_id"] == said.update_id for e in entries):
+            return
 
 
 def hop_lines(

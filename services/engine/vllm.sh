@@ -9,7 +9,7 @@ main() {
   weights=${ENGINE_WEIGHTS:-}
   weights=${weights%/}
   [ -f "$weights/config.json" ] ||
-    fail "ENGINE_WEIGHTS is \"$weights\": put the folder of the weights volume that holds the model (with its config.json) into .env as WEIGHTS"
+    fail "ENGINE_WEIGHTS is \"$weights\": give the folder of the weights volume that holds the model (with config.json), as WEIGHTS in .env"
   name=${ENGINE_NAME:-${weights##*/}}
   context_tokens=$(number CONTEXT_TOKENS "${CONTEXT_TOKENS:-2048}" 256 1048576)
   slots=$(number ENGINE_SLOTS "${ENGINE_SLOTS:-8}" 1 1024)
