@@ -40,7 +40,7 @@ def checks(venv: Path) -> list[tuple[str, Callable[[], str]]]:
         ("README in two languages", same_headings),
         ("Compose files", compose_files_are_valid),
         ("Compose files say what is missing", missing_values_are_explained),
-        ("import rules", lambda: run([str(venv / "bin" / "lint-imports"), "--no-timing"])),
+        ("import rules", lambda: run([str(venv / "bin" / "lint-imports"), "--no-logo"])),
         ("mypy", lambda: run([python, "-m", "mypy"])),
     ]
 

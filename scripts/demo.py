@@ -290,9 +290,8 @@ def hop_times(said: Said, entries: list[dict[str, Any]]) -> dict[str, float]:
             continue
         if entry["method"] == "sendmessage":
             times.setdefault("placeholder in the chat", entry["time"])
-        if entry["method"] == "editmessagetext":
-            if entry["params"]["text"] != PLACEHOLDER:
-                times.setdefault("first words in the chat", entry["time"])
+        if entry["method"] == "editmessagetext" and entry["params"]["text"] != PLACEHOLDER:
+            times.setdefault("first words in the chat", entry["time"])
             times["final answer in the chat"] = entry["time"]
     return dict(sorted(times.items(), key=lambda hop: hop[1]))
 

@@ -504,7 +504,7 @@ def apt(step: Step, argv: Sequence[str], doing: str, *, patience_seconds: float 
         if step.attempt(argv, timeout=1200, env=env) == 0:
             return
         output = step.steps.log.read_bytes()[mark:]
-        is_locked = b"Could not get lock" in output or b"frontend lock" in output
+        is_locked = b"Could not get lock" in output or b"locked by another process" in output
         if not is_locked or time.monotonic() > deadline:
             raise StepFailed(
                 f"{doing.capitalize()}: `{' '.join(argv[:2])}` failed. "

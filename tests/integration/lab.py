@@ -1,9 +1,11 @@
 """Owns containers and networks that a test starts one by one, hardened as by Compose."""
 
+import fcntl
 import functools
 import os
 import signal
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -19,7 +21,7 @@ EGRESS = f"node/egress:{VERSION}"
 PEER = f"node-test/peer:{VERSION}"
 BUILDS = {
     WIREGUARD: ("wireguard/Dockerfile", ""),
-    EGRESS: ("services/egress/Dockerfile", "egress"),
+    EGRESS: ("services/Dockerfile", "egress"),
     PEER: ("tests/integration/Dockerfile", "peer"),
 }
 
@@ -34,6 +36,7 @@ class Lab:
         self._cleanup = ExitStack()
 
     def __enter__(self) -> "Lab":
+        self._wait_for_turn()
         self.remove_leftovers()
         subprocess.run(
             ["docker", "network", "create", "--internal", "--subnet", f"{self.subnet}.0/24"]
@@ -45,6 +48,12 @@ class Lab:
 
     def __exit__(self, *_: object) -> None:
         self.remove_leftovers()
+        self._cleanup.close()
+
+    def _wait_for_turn(self) -> None:
+        """Names and addresses are the whole machine's: a second run waits for the first."""
+        path = Path(tempfile.gettempdir(), f"lab-{self.name}.lock")
+        fcntl.flock(self._cleanup.enter_context(path.open("a")), fcntl.LOCK_EX)
 
     @property
     def label(self) -> str:
