@@ -310,6 +310,31 @@ def test_restart_replaces_the_stale_socket(world: World) -> None:
     wait_until(lambda: world.calls(HOST), "calls arrive", 15)
 
 
+def test_stop_is_heard_although_a_call_is_open(world: World) -> None:
+    """`docker stop` ends it within three seconds, an open call or not; it is not killed."""
+    wait_until(lambda: world.calls(HOST), "control: the way is open", 15)
+    with subprocess.Popen(
+        ["docker", "exec", "-i", world.relay.id]
+        + ["python3", "/probe.py", "hold-tls", SOCKET, HOST, AUTHORITY],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as caller:
+        assert caller.stdout is not None
+        assert caller.stdin is not None
+        assert caller.stdout.readline() == "ready\n"
+        begun = time.monotonic()
+
+        world.egress.stop(time=10)
+
+        assert time.monotonic() - begun < 3
+        assert world.egress.state.exit_code == 0
+        caller.stdin.close()
+    world.egress.start()
+    wait_until_healthy(world.egress)
+    wait_until(lambda: world.calls(HOST), "calls arrive", 15)
+
+
 def test_health_checks_leave_no_trace(world: World) -> None:
     """A health check prints nothing, and makes the log no longer."""
     before = log_of(world.egress)
