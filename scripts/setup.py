@@ -58,11 +58,11 @@ STUBS = Images(
     ("tests/stubs", "services", "requirements"),
 )
 
-INDEPENDENT = Images(
-    "image of the independent Bot API server",
-    ("tests/stubs/independent.yml",),
+BYSTANDERS = Images(
+    "images of the bystanders",
+    ("tests/stubs/bystanders.yml",),
     None,
-    ("tests/stubs", "requirements"),
+    ("tests/stubs", "tests/integration", "requirements"),
 )
 
 

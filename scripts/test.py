@@ -35,7 +35,7 @@ class Stage:
     mark: str = ""
 
 
-EVERYTHING = (setup.RELAY_NODE, setup.model_node("llamacpp"), setup.STUBS, setup.INDEPENDENT)
+EVERYTHING = (setup.RELAY_NODE, setup.model_node("llamacpp"), setup.STUBS, setup.BYSTANDERS)
 STAGES = (
     Stage("check", "style, types, import rules, shell, Compose files", needs_docker=True),
     Stage("unit", "tests without containers", paths=("tests/unit",)),

@@ -28,6 +28,8 @@ def start_logging(level: str) -> None:
 
 def describe_error(error: BaseException) -> str:
     """Name an exception by type and place alone: `TimeoutError at client.py:41`."""
+    if isinstance(error, BaseExceptionGroup):
+        return ", ".join(describe_error(inner) for inner in error.exceptions)
     frames = traceback.extract_tb(error.__traceback__)
     place = f" at {frames[-1].filename.rsplit('/', 1)[-1]}:{frames[-1].lineno}" if frames else ""
     return type(error).__name__ + place

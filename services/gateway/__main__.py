@@ -3,8 +3,9 @@
 import asyncio
 import logging
 import os
+import signal
 import sys
-from contextlib import AsyncExitStack
+from contextlib import AbstractContextManager, AsyncExitStack, nullcontext
 
 import uvicorn
 
@@ -48,7 +49,7 @@ async def _run(settings: GatewaySettings) -> None:
     async with AsyncExitStack() as stack:
         store = Store(settings.store_file, settings.store_key)
         stack.callback(store.close)
-        await store.run(store.forget_updates, KEEP_UPDATES_SECONDS)
+        await store.run(store.requeue_asks)
         outbox = Outbox(store, await store.run(store.undelivered_replies), epoch=0)
         queue = Queue()
         history = History(store, settings.system_prompt, settings.prompt_tokens)
@@ -70,7 +71,7 @@ async def _run(settings: GatewaySettings) -> None:
         limits = Limits(settings.user_asks, settings.total_asks, settings.prompt_tokens)
         inbox = Inbox(store, queue, outbox, settings.allowed_users, limits)
         app = build_app(inbox, outbox, settings.link_token)
-        server = uvicorn.Server(
+        server = _Server(
             uvicorn.Config(
                 app,
                 host=settings.listen_address,
@@ -82,12 +83,37 @@ async def _run(settings: GatewaySettings) -> None:
                 limit_concurrency=256,
             )
         )
+        _catch_signals(server)
         async with asyncio.TaskGroup() as group:
-            watching = group.create_task(watch_namespace())
-            working = group.create_task(answering.run())
+            tasks = [
+                group.create_task(watch_namespace()),
+                group.create_task(answering.run()),
+                group.create_task(_forget_updates(store)),
+            ]
             await server.serve()  # returns on SIGTERM and SIGINT
-            watching.cancel()
-            working.cancel()
+            for task in tasks:
+                task.cancel()
+
+
+class _Server(uvicorn.Server):
+    """Leaves signals to us: uvicorn raises them once more when it has stopped."""
+
+    def capture_signals(self) -> AbstractContextManager[None]:  # type: ignore[override]
+        return nullcontext()
+
+
+def _catch_signals(server: uvicorn.Server) -> None:
+    def stop() -> None:
+        server.should_exit = True
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop)
+
+
+async def _forget_updates(store: Store) -> None:
+    while True:
+        await store.run(store.forget_updates, KEEP_UPDATES_SECONDS)
+        await asyncio.sleep(3600)
 
 
 if __name__ == "__main__":

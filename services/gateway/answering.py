@@ -20,12 +20,16 @@ from services.gateway.history import History, estimate_tokens
 from services.gateway.outbox import Outbox
 from services.gateway.queue import Queue, Running
 from services.gateway.store import Ask, Store, StoreError, Usage
-from services.gateway.texts import Language, say
+from services.gateway.texts import Language, is_visible, say
+from services.log import describe_error
 
 log = logging.getLogger(__name__)
 
 MOST_TRIES = 4
 """Tries of one ask after which its user is told that it failed."""
+
+PLACE_SECONDS = 5.0
+"""A place in the queue is told anew after this long at the earliest: each time costs an edit."""
 
 PROMPT_SHARES = (1.0, 0.5, 0.0)
 """Shares of the prompt budget tried in turn when the engine finds the prompt too long."""
@@ -66,6 +70,7 @@ class Answering:
         self._temperature = temperature
         self._sleep = sleep
         self._typical_seconds = 10.0
+        self._placed: dict[int, float] = {}
         queue.on_change = self.show_places
 
     async def run(self) -> None:
@@ -78,7 +83,13 @@ class Answering:
         """Tell those who wait how many are ahead, and about how long it takes."""
         if self._queue.running_count < self._slots:
             return
-        for ahead, ask in enumerate(self._queue.waiting(), start=1):
+        now = time.monotonic()
+        waiting = self._queue.waiting()
+        self._placed = {ask.id: self._placed.get(ask.id, -PLACE_SECONDS) for ask in waiting}
+        for ahead, ask in enumerate(waiting, start=1):
+            if now - self._placed[ask.id] < PLACE_SECONDS:
+                continue
+            self._placed[ask.id] = now
             seconds = max(1, round(self._typical_seconds * ahead / self._slots))
             status = say("queued", _language(ask), ahead=ahead, seconds=seconds)
             self._outbox.show_status(ask.reply_id, status)
@@ -93,12 +104,22 @@ class Answering:
                 # after the next start; going on without a disk would lose what comes next.
                 log.critical("store failed", extra={"remedy": str(error)})
                 raise
+            except Exception as error:
+                # A worker's boundary: an ask that breaks its worker must not take the others with
+                # it, nor be taken up again by every later start.
+                log.error("ask broke", extra={"error": describe_error(error)})
+                await self._close(running.ask, _Attempt(0.0), say("failed", _language(running.ask)))
             finally:
                 self._queue.release(running)
 
     async def _answer(self, running: Running) -> None:
-        ask = running.ask
         taken = time.time()
+        ask = await self._store.run(self._store.take_ask, running.ask.id)
+        if ask is None:
+            return  # it was stopped between the queue and here
+        if ask.state == "stopping":
+            running.stopped.set()
+        self._outbox.show_status(ask.reply_id, "")
         tries = 0
         share = 0
         attempt = _Attempt(taken)
@@ -108,7 +129,7 @@ class Answering:
                 messages = await self._history.compose(ask, PROMPT_SHARES[share])
                 prompt = sum(estimate_tokens(message["content"]) for message in messages)
                 self._queue.charge(ask.user_id, prompt_tokens=prompt)
-                await self._speak(running, messages, attempt)
+                await self._speak(running, ask, messages, attempt)
                 break
             except PromptTooLong:
                 share += 1
@@ -127,7 +148,7 @@ class Answering:
                     return
                 await self._pause(running, 0.5 * 2**tries)
         stopped = running.stopped.is_set() and attempt.finished is None
-        answer = attempt.text.strip()
+        answer = attempt.text.strip() if is_visible(attempt.text) else ""
         shown = answer or ("" if stopped else say("empty", _language(ask)))
         if stopped:
             shown = f"{shown}\n\n{say('stopped', _language(ask))}".strip()
@@ -135,10 +156,9 @@ class Answering:
         self._log(ask, attempt, taken, stopped)
 
     async def _speak(
-        self, running: Running, messages: list[dict[str, str]], attempt: _Attempt
+        self, running: Running, ask: Ask, messages: list[dict[str, str]], attempt: _Attempt
     ) -> None:
         """Pass on what the engine says until it has finished or nobody wants it any more."""
-        ask = running.ask
         stream = self._engine.stream(messages, self._answer_tokens, self._temperature)
         stop = asyncio.create_task(running.stopped.wait())
         pieces: list[str] = []

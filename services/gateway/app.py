@@ -7,9 +7,10 @@ import hmac
 import logging
 from collections.abc import AsyncIterator
 
-from fastapi import Depends, FastAPI, HTTPException, Request, Response
+from fastapi import FastAPI, HTTPException, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, StreamingResponse
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -36,18 +37,9 @@ MOST_BYTES = 4 * 1024 * 1024
 def build_app(inbox: Inbox, outbox: Outbox, link_token: str) -> FastAPI:
     """Build the application; its collaborators are started and stopped by the caller."""
 
-    def authorize(request: Request) -> None:
-        given = request.headers.get("Authorization", "").encode()
-        if not hmac.compare_digest(given, f"Bearer {link_token}".encode()):
-            raise HTTPException(401, "the link token does not fit: check it on both nodes")
-        version = request.headers.get(VERSION_HEADER, "")
-        if version != str(VERSION):
-            raise HTTPException(426, f"this end speaks version {VERSION}: upgrade the older node")
-
     app = FastAPI(
         openapi_url=None,
         telemetry={"tracing": False, "metrics": False, "logs": False},
-        dependencies=[Depends(authorize)],
         exception_handlers={
             StarletteHTTPException: _refuse,
             RequestValidationError: _refuse_malformed,
@@ -57,7 +49,7 @@ def build_app(inbox: Inbox, outbox: Outbox, link_token: str) -> FastAPI:
         },
     )
 
-    app.add_middleware(_SizeLimit)
+    app.add_middleware(_Gate, link_token=link_token)
 
     @app.post("/chat")
     async def chat(batch: Batch) -> Receipts:
@@ -78,6 +70,8 @@ def build_app(inbox: Inbox, outbox: Outbox, link_token: str) -> FastAPI:
     @app.post("/replies/{reply_id}/outcome", status_code=204)
     async def outcome(reply_id: int, outcome: Outcome) -> None:
         await outbox.drop(outcome.epoch, reply_id)
+        if outcome.outcome == "undeliverable":
+            inbox.abandon(reply_id)
         log.info(outcome.outcome, extra={"reply": reply_id})
 
     return app
@@ -117,24 +111,41 @@ async def _refuse_store(_: Request, error: Exception) -> Response:
     return _error(503, "the store does not take it; keep the updates and try again")
 
 
-class _SizeLimit:
-    """Refuses bodies over MOST_BYTES, whatever their head claims, before they are read whole.
+class _Gate:
+    """Refuses who does not know the link token, who speaks another version, and oversized bodies.
 
-    FastAPI's own limit answers in plain text.
+    All of it before a body is parsed; FastAPI's own limit would answer in plain text.
     """
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, link_token: str) -> None:
         self._app = app
+        self._authorization = f"Bearer {link_token}".encode()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        seen = 0
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        given = headers.get("Authorization", "").encode()
+        if not hmac.compare_digest(given, self._authorization):
+            sentence = "the link token does not fit: check it on both nodes"
+            await _error(401, sentence)(scope, receive, send)
+        elif headers.get(VERSION_HEADER) != str(VERSION):
+            sentence = f"this end speaks version {VERSION}: upgrade the older node"
+            await _error(426, sentence)(scope, receive, send)
+        else:
+            await self._app(scope, _limited(receive), send)
 
-        async def count() -> Message:
-            nonlocal seen
-            message = await receive()
-            seen += len(message.get("body", b""))
-            if seen > MOST_BYTES:
-                raise HTTPException(413, f"more than {MOST_BYTES} bytes")
-            return message
 
-        await self._app(scope, count, send)
+def _limited(receive: Receive) -> Receive:
+    seen = 0
+
+    async def count() -> Message:
+        nonlocal seen
+        message = await receive()
+        seen += len(message.get("body", b""))
+        if seen > MOST_BYTES:
+            raise HTTPException(413, f"more than {MOST_BYTES} bytes")
+        return message
+
+    return count

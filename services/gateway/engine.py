@@ -91,6 +91,7 @@ class Engine:
                 ),
             ) as response:
                 if response.status != 200:
+                    self._name = ""  # another model may be served by now
                     await _raise_for(response)
                 async for item in _read_chunks(response.content):
                     yield item
@@ -126,7 +127,8 @@ async def open_engine(socket: Path, slots: int) -> AsyncGenerator[Engine]:
 async def _read_chunks(
     content: aiohttp.StreamReader,
 ) -> AsyncGenerator[Piece | Finished]:
-    reason, usage = "", None
+    reason = ""
+    usage: Any = None
     rest = b""
     async for data in content.iter_any():
         *lines, rest = (rest + data).split(b"\n")
@@ -135,9 +137,11 @@ async def _read_chunks(
                 continue  # an empty line, or a comment as a sign of life
             payload = line[5:].strip()
             if payload == b"[DONE]":
-                if usage is None:
-                    raise EngineFailed
-                yield Finished(reason, usage["prompt_tokens"], usage["completion_tokens"])
+                try:
+                    prompt, answer = usage["prompt_tokens"], usage["completion_tokens"]
+                    yield Finished(reason, int(prompt), int(answer))
+                except (LookupError, TypeError, ValueError) as error:
+                    raise EngineFailed from error
                 return
             try:
                 chunk = orjson.loads(payload)

@@ -2,7 +2,7 @@
 
 import logging
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from pydantic import ValidationError
 
@@ -36,9 +36,9 @@ class _Asked:
 
 
 @dataclass(frozen=True)
-class _Reworded:
-    ask_id: int
-    text: str
+class _Withdrawn:
+    ask: Ask
+    shown: str
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,10 @@ class _Stopped:
     ask_id: int
 
 
-_Effect = _Opened | _Asked | _Reworded | _Stopped
+_Effect = _Opened | _Asked | _Withdrawn | _Stopped
+
+MOST_UNSEEN_REPLIES = 30
+"""Replies that a chat has not been shown yet, beyond which commands get none: it would be late."""
 
 
 class Inbox:
@@ -79,11 +82,16 @@ class Inbox:
                     self._outbox.open(reply)
                 case _Asked(ask):
                     self._queue.put(ask)
-                case _Reworded(ask_id, text):
-                    self._queue.reword(ask_id, text)
+                case _Withdrawn(ask, shown):
+                    self._queue.withdraw(ask.id)
+                    self._outbox.close(ask.reply_id, shown)
                 case _Stopped(ask_id):
                     self._queue.stop(ask_id)
         return Receipts(receipts=receipts)
+
+    def abandon(self, reply_id: int) -> None:
+        """A reply can never be shown: spend nothing more on it."""
+        self._queue.abandon(reply_id)
 
     # From here on: in the store's thread.
 
@@ -116,8 +124,11 @@ class Inbox:
     ) -> Literal["accepted", "refused"]:
         chat = (update.chat_id, update.thread_id)
         text = (update.text or "").strip()
-        if update.kind == "edit" and (not text or text.startswith("/")):
-            return "accepted"  # a live location moves on by edits; a command is not run twice
+        is_news = self._store.remember_wording(update.chat_id, update.message_id, text)
+        if update.kind == "edit" and (not is_news or not text or text.startswith("/")):
+            # Not every edit changes the text, a live location moves on by edits, and a command is
+            # not run twice.
+            return "accepted"
         if not text:
             return self._refuse(update, say("only text", language), effects)
         if text.startswith("/"):
@@ -126,9 +137,8 @@ class Inbox:
             return self._refuse(update, say("too long", language), effects)
         if update.kind == "edit":
             for ask in self._store.asks(chat):
-                if ask.message_id == update.message_id and self._queue.is_waiting(ask.id):
+                if ask.message_id == update.message_id and ask.state == "waiting":
                     self._store.reword_ask(ask.id, text)
-                    effects.append(_Reworded(ask.id, text))
                     return "accepted"
         of_user, of_all = self._store.count_asks(update.user_id)
         if of_user >= self._limits.user_asks:
@@ -157,31 +167,38 @@ class Inbox:
             case "/stop":
                 # Earlier asks only: what comes later in the batch is not in the store yet.
                 asks = [ask for ask in self._store.asks(chat) if ask.user_id == update.user_id]
-                for ask in asks:
-                    self._store.stop_ask(ask.id)
-                    effects.append(_Stopped(ask.id))
+                effects.extend(self._stop(ask) for ask in asks)
                 if asks:
                     return "accepted"  # the stopped answers say so themselves
                 answer = say("nothing to stop", language)
             case _:
                 answer = say("unknown command", language)
-        effects.append(_Opened(self._store.add_reply(chat, 0, answer, closed=True)))
+        if self._store.count_replies(chat) < MOST_UNSEEN_REPLIES:
+            effects.append(_Opened(self._store.add_reply(chat, 0, answer, closed=True)))
         return "accepted"
+
+    def _stop(self, ask: Ask) -> _Effect:
+        if ask.state != "waiting":
+            self._store.stop_ask(ask.id)
+            return _Stopped(ask.id)
+        shown = say("stopped", cast(Language, ask.language))
+        self._store.withdraw_ask(ask, shown)
+        return _Withdrawn(ask, shown)
 
     def _press(self, update: Update, language: Language, effects: list[_Effect]) -> Receipt:
         verb, _, number = update.press_data.partition(":")
         if verb == "stop" and number.isascii() and number.isdigit():
             for ask in self._store.asks((update.chat_id, update.thread_id)):
                 if ask.id == int(number) and ask.user_id == update.user_id:
-                    self._store.stop_ask(ask.id)
-                    effects.append(_Stopped(ask.id))
+                    effects.append(self._stop(ask))
                     return _receipt(update.update_id, "accepted", say("stopping", language))
         return _receipt(update.update_id, "accepted", say("too late", language))
 
     def _refuse(self, update: Update, sentence: str, effects: list[_Effect]) -> Literal["refused"]:
         chat = (update.chat_id, update.thread_id)
-        reply = self._store.add_reply(chat, update.message_id, sentence, closed=True)
-        effects.append(_Opened(reply))
+        if self._store.count_replies(chat) < MOST_UNSEEN_REPLIES:
+            reply = self._store.add_reply(chat, update.message_id, sentence, closed=True)
+            effects.append(_Opened(reply))
         return "refused"
 
 

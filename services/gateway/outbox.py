@@ -122,7 +122,7 @@ class Outbox:
             entry.told, entry.told_status, entry.told_closed = None, "", False
             entry.restarted = False
         self._changed = dict.fromkeys(self._entries)
-        yield Hello(epoch=epoch, undelivered=len(self._changed))
+        yield Hello(epoch=epoch, undelivered=tuple(self._changed))
         while self._epoch == epoch:
             for event in self._drain():
                 yield event
@@ -144,7 +144,8 @@ class Outbox:
         Raises StaleEpoch or UnknownReply.
         """
         entry = self._writable(epoch, reply_id)
-        await self._store.run(self._store.record_part, reply_id, position, message_id)
+        if not await self._store.run(self._store.record_part, reply_id, position, message_id):
+            raise StaleEpoch  # another relay has sent this part before
         parts = list(entry.reply.parts)
         if position == len(parts):
             entry.reply = entry.reply.model_copy(update={"parts": (*parts, message_id)})
@@ -189,11 +190,12 @@ def _news(entry: _Entry) -> list[Event]:
         events.append(Opened(reply=entry.snapshot()))
     elif reply.closed and not entry.told_closed:
         events.append(Closed(reply_id=reply.id, text=entry.text(), buttons=reply.buttons))
-    elif entry.restarted or entry.told != entry.length:
-        at = 0 if entry.restarted else entry.told
-        events.append(Grown(reply_id=reply.id, at=at, text=entry.text()[at:]))
-    elif entry.told_status != reply.status:
-        events.append(Status(reply_id=reply.id, status=reply.status))
+    elif not reply.closed:
+        if entry.restarted or entry.told != entry.length:
+            at = 0 if entry.restarted else entry.told
+            events.append(Grown(reply_id=reply.id, at=at, text=entry.text()[at:]))
+        if entry.told_status != reply.status:
+            events.append(Status(reply_id=reply.id, status=reply.status))
     entry.told, entry.told_status, entry.told_closed = entry.length, reply.status, reply.closed
     entry.restarted = False
     return events

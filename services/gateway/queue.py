@@ -8,7 +8,6 @@ who are not, so that nobody saves up credit. A free slot never idles while an as
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import replace
 
 from services.gateway.store import Ask
 
@@ -73,22 +72,23 @@ class Queue:
             self._served.get(user_id, 0.0) + prompt_tokens + OUTPUT_WEIGHT * answer_tokens
         )
 
-    def stop(self, ask_id: int) -> None:
-        """Stop an ask: one that waits is served at once, so that it can be closed."""
-        if ask_id in self._running:
-            self._running[ask_id].stopped.set()
-        elif ask_id in self._waiting:
-            self._waiting[ask_id] = replace(self._waiting[ask_id], state="stopping")
+    def withdraw(self, ask_id: int) -> None:
+        """Forget an ask that waits: it is closed already."""
+        if self._waiting.pop(ask_id, None):
             self._change()
 
-    def reword(self, ask_id: int, text: str) -> None:
-        """Replace the text of an ask that still waits."""
-        if ask_id in self._waiting:
-            self._waiting[ask_id] = replace(self._waiting[ask_id], text=text)
+    def stop(self, ask_id: int) -> None:
+        """Tell whoever answers the ask that it is not wanted any more."""
+        if running := self._running.get(ask_id):
+            running.stopped.set()
 
-    def is_waiting(self, ask_id: int) -> bool:
-        """Tell whether the ask has not been taken yet."""
-        return ask_id in self._waiting
+    def abandon(self, reply_id: int) -> None:
+        """Stop the ask whose reply can never be shown."""
+        for running in self._running.values():
+            if running.ask.reply_id == reply_id:
+                running.stopped.set()
+        for ask in [ask for ask in self._waiting.values() if ask.reply_id == reply_id]:
+            self.withdraw(ask.id)
 
     def waiting(self) -> list[Ask]:
         """List the asks that wait, in the order of their arrival."""
@@ -103,8 +103,6 @@ class Queue:
         busy = {_chat(running.ask) for running in self._running.values()}
         heads: list[Ask] = []
         for ask in self._waiting.values():
-            if ask.state == "stopping":
-                return ask
             if _chat(ask) not in busy:
                 busy.add(_chat(ask))
                 heads.append(ask)

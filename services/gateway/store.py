@@ -6,6 +6,7 @@ file nor its journal shows any text. One thread owns the connection; `Store.run`
 """
 
 import asyncio
+import hashlib
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -25,6 +26,9 @@ MIGRATIONS = (
     CREATE TABLE updates(
         bot_id INTEGER, update_id INTEGER, identity BLOB, received_at INTEGER NOT NULL,
         PRIMARY KEY(bot_id, update_id, identity)) WITHOUT ROWID;
+    CREATE TABLE wordings(
+        chat_id INTEGER, message_id INTEGER, digest BLOB NOT NULL, received_at INTEGER NOT NULL,
+        PRIMARY KEY(chat_id, message_id)) WITHOUT ROWID;
     CREATE TABLE conversations(
         chat_id INTEGER, thread_id INTEGER, number INTEGER NOT NULL,
         PRIMARY KEY(chat_id, thread_id)) WITHOUT ROWID;
@@ -74,7 +78,7 @@ class Ask:
     conversation: int
     language: str
     text: str
-    state: Literal["waiting", "stopping"]
+    state: Literal["waiting", "running", "stopping"]
     received_at: float
 
 
@@ -111,7 +115,7 @@ class Store:
         loop = asyncio.get_running_loop()
         try:
             return await loop.run_in_executor(self._thread, work, *arguments)
-        except (apsw.FullError, apsw.IOError, apsw.ReadOnlyError, apsw.CorruptError) as error:
+        except apsw.Error as error:
             raise StoreError(_remedy(error)) from None
 
     def close(self) -> None:
@@ -140,11 +144,21 @@ class Store:
         )
         return self._db.changes() == 1
 
-    def forget_updates(self, older_than_seconds: int) -> None:
-        """Drop the ids of updates that Telegram can no longer deliver again."""
+    def remember_wording(self, chat_id: int, message_id: int, text: str) -> bool:
+        """Note a message's text by its digest; False if it is known with this text already."""
+        digest = hashlib.sha256(text.encode()).digest()[:16]
         self._db.execute(
-            "DELETE FROM updates WHERE received_at < ?", (int(time.time()) - older_than_seconds,)
+            "INSERT INTO wordings VALUES(?, ?, ?, ?) ON CONFLICT DO UPDATE SET"
+            " digest = excluded.digest WHERE digest != excluded.digest",
+            (chat_id, message_id, digest, int(time.time())),
         )
+        return self._db.changes() == 1
+
+    def forget_updates(self, older_than_seconds: int) -> None:
+        """Drop what is known of updates that Telegram can no longer deliver again."""
+        limit = int(time.time()) - older_than_seconds
+        self._db.execute("DELETE FROM updates WHERE received_at < ?", (limit,))
+        self._db.execute("DELETE FROM wordings WHERE received_at < ?", (limit,))
 
     # Asks
 
@@ -167,10 +181,15 @@ class Store:
 
     def asks(self, chat: tuple[int, int] | None = None) -> list[Ask]:
         """List the unanswered asks, oldest first; of one chat and topic, or all."""
-        where, values = ("", ()) if chat is None else (" AND chat_id = ? AND thread_id = ?", chat)
+        if chat is None:
+            return self._select_asks("", ())
+        return self._select_asks("AND chat_id = ? AND thread_id = ?", chat)
+
+    def _select_asks(self, condition: str, values: tuple[int, ...]) -> list[Ask]:
         rows = self._db.execute(
             "SELECT id, reply_id, user_id, chat_id, thread_id, message_id, conversation, language,"
-            f" text, state, received_at FROM asks WHERE state != 'answered'{where} ORDER BY id",
+            f" text, state, received_at FROM asks WHERE state != 'answered' {condition}"
+            " ORDER BY id",
             values,
         )
         return [Ask(*row) for row in rows]
@@ -182,6 +201,17 @@ class Store:
         )
         return int(of_user), int(of_all)
 
+    def take_ask(self, ask_id: int) -> Ask | None:
+        """Begin to answer an ask: as it is worded now. None: it was stopped before its turn."""
+        self._db.execute(
+            "UPDATE asks SET state = 'running' WHERE id = ? AND state = 'waiting'", (ask_id,)
+        )
+        return next(iter(self._select_asks("AND id = ?", (ask_id,))), None)
+
+    def requeue_asks(self) -> None:
+        """Let the asks that an earlier process was answering wait again."""
+        self._db.execute("UPDATE asks SET state = 'waiting' WHERE state = 'running'")
+
     def reword_ask(self, ask_id: int, text: str) -> None:
         """Replace the text of an ask that waits."""
         self._db.execute("UPDATE asks SET text = ? WHERE id = ?", (text, ask_id))
@@ -189,6 +219,11 @@ class Store:
     def stop_ask(self, ask_id: int) -> None:
         """Note that the ask shall not be answered any further."""
         self._db.execute("UPDATE asks SET state = 'stopping' WHERE id = ?", (ask_id,))
+
+    def withdraw_ask(self, ask: Ask, shown: str) -> None:
+        """Close an ask that still waits."""
+        self.close_reply(ask.reply_id, shown)
+        self._db.execute("UPDATE asks SET state = 'answered', text = '' WHERE id = ?", (ask.id,))
 
     def finish_ask(self, ask: Ask, answer: str, shown: str, usage: Usage | None) -> None:
         """Close the ask: its reply, its turns in the history and its cost, in one transaction.
@@ -201,7 +236,8 @@ class Store:
             self._db.execute(
                 "UPDATE asks SET state = 'answered', text = '' WHERE id = ?", (ask.id,)
             )
-            if answer and ask.conversation == self.conversation(chat):
+            is_wanted = self._db.changes() == 1  # not if its chat is gone
+            if answer and is_wanted and ask.conversation == self.conversation(chat):
                 now = int(time.time())
                 self._db.executemany(
                     "INSERT INTO turns(chat_id, thread_id, role, text, created_at)"
@@ -268,6 +304,13 @@ class Store:
         )
         return reply.model_copy(update={"buttons": (button,)})
 
+    def count_replies(self, chat: tuple[int, int]) -> int:
+        """Count the replies that this chat has not been shown yet."""
+        (count,) = self._row(
+            "SELECT count(*) FROM replies WHERE chat_id = ? AND thread_id = ?", chat
+        )
+        return int(count)
+
     def close_reply(self, reply_id: int, text: str) -> None:
         """Store the reply's whole text; it has no button any more."""
         self._db.execute(
@@ -295,11 +338,15 @@ class Store:
             )
         ]  # fmt: skip
 
-    def record_part(self, reply_id: int, position: int, message_id: int) -> None:
-        """Note which Telegram message carries a part of the reply. The first record stands."""
+    def record_part(self, reply_id: int, position: int, message_id: int) -> bool:
+        """Note which Telegram message carries a part; False if another one does already."""
         self._db.execute(
             "INSERT OR IGNORE INTO parts VALUES(?, ?, ?)", (reply_id, position, message_id)
         )
+        (stored,) = self._row(
+            "SELECT message_id FROM parts WHERE reply_id = ? AND position = ?", (reply_id, position)
+        )
+        return bool(stored == message_id)
 
     def drop_reply(self, reply_id: int) -> None:
         """Forget a reply that stands in its chat, and its ask."""
@@ -325,6 +372,7 @@ class Store:
 def _open(file: Path, key: str) -> apsw.Connection:
     try:
         db = apsw.Connection(str(file))
+        db.set_busy_timeout(5000)  # a backup may be reading
         db.pragma("cipher", "chacha20")
         db.execute(f"PRAGMA key = 'raw:{key}'")
         db.execute("PRAGMA journal_mode = WAL")

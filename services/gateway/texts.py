@@ -1,5 +1,6 @@
 """Every sentence that the bot says, in the user's language: the relay knows none of them."""
 
+import unicodedata
 from typing import Literal
 
 Language = Literal["en", "ru"]
@@ -69,6 +70,11 @@ _TEXTS: dict[str, dict[Language, str]] = {
     },
     "empty": {"en": "(no answer)", "ru": "(нет ответа)"},
 }
+
+
+def is_visible(text: str) -> bool:
+    """Tell whether a reader would see anything: not only spaces, controls and joiners."""
+    return any(unicodedata.category(character)[0] not in "CZ" for character in text)
 
 
 def language_of(tag: str) -> Language:

@@ -9,19 +9,16 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Literal
 
 from aiogram import Bot
-from aiogram.exceptions import (
-    AiogramError,
-    TelegramAPIError,
-    TelegramBadRequest,
-    TelegramRetryAfter,
-)
+from aiogram.exceptions import AiogramError, TelegramBadRequest, TelegramRetryAfter
 from aiogram.types import InlineKeyboardButton, InlineKeyboardMarkup, ReplyParameters
 
 from services.log import describe_error
 from services.relay.backoff import Backoff
-from services.relay.link import Link, LinkDown
+from services.relay.link import Link, LinkDown, Rejected, Settled
 from services.relay.pacing import Pacing
 from services.relay.rendering import PLACEHOLDER, split
 from services.relay.telegram import is_gone
@@ -34,6 +31,10 @@ SETTLE_SECONDS = 6.0
 
 TYPING_SECONDS = 4.5
 """Telegram shows `typing` for five seconds."""
+
+
+DECORATION_SECONDS = 3
+"""What is only decoration is given up after this long."""
 
 
 class Undeliverable(Exception):
@@ -53,8 +54,13 @@ class Delivery:
         link: Link,
         pacing: Pacing,
         epoch: Callable[[], Awaitable[int]],
+        after: asyncio.Event | None = None,
     ) -> None:
-        """`epoch` gives the current stream's epoch, and waits while there is no stream."""
+        """Prepare to deliver a reply.
+
+        `epoch` gives the current stream's epoch, and waits while there is no stream; `after` is
+        set when the reply before this one in its chat has begun, so that they stand in order.
+        """
         self.reply = reply
         self._bot = bot
         self._link = link
@@ -65,6 +71,9 @@ class Delivery:
         self._shown: list[Shown | None] = [None] * len(reply.parts)
         # An earlier relay may have edits of these parts on their way.
         self._is_unsettled = bool(reply.parts)
+        self._after = after
+        self.begun = asyncio.Event()
+        self._typing: asyncio.Task[None] | None = None
 
     def update(self, reply: Reply) -> None:
         """Take over the reply as the gateway has it now."""
@@ -86,26 +95,41 @@ class Delivery:
         )
 
     async def run(self) -> None:
-        """Return when the reply stands in its chat, or never can. Raises link.Superseded."""
+        """Return when the reply stands in its chat, or never can.
+
+        Raises link.Superseded when another stream has taken over, link.Settled when somebody else
+        has brought the reply to its end.
+        """
+        try:
+            if self._after:
+                await self._after.wait()
+            await self._run()
+        finally:
+            self.begun.set()
+            if self._typing:
+                self._typing.cancel()
+
+    async def _run(self) -> None:
+        end: Literal["delivered", "undeliverable"] = "delivered"
         try:
             while not await self._show():
                 pass
-            outcome: Outcome = Outcome(epoch=await self._epoch(), outcome="delivered")
         except Undeliverable:
-            outcome = Outcome(epoch=await self._epoch(), outcome="undeliverable")
-        await self._persist(lambda epoch: self._link.settle(
-            outcome.model_copy(update={"epoch": epoch}), self.reply.id
-        ))  # fmt: skip
-        log.info(outcome.outcome, extra={"reply": self.reply.id, "parts": len(self._parts)})
+            end = "undeliverable"
+        await self._persist(
+            lambda epoch: self._link.settle(Outcome(epoch=epoch, outcome=end), self.reply.id)
+        )
+        log.info(end, extra={"reply": self.reply.id, "parts": len(self._parts)})
 
     async def _show(self) -> bool:
         """Bring what there is now into the chat; True when that was the whole, final text."""
         self._changed.clear()
         reply = self.reply
         if not self._parts and not reply.text:
-            await self._type()
+            self._type()
         while len(self._parts) < len(_texts(reply)):
             await self._send_placeholder()
+        self.begun.set()
         if reply.closed:
             await self._finish(_wanted(reply))
             return True
@@ -113,6 +137,7 @@ class Delivery:
             await self._wait_for_change()
             return False
         await self._pacing.turn(reply.chat_id, urgent=False)
+        await self._persist(lambda epoch: self._link.claim(epoch, reply.id))
         reply = self.reply  # what there is by now: the turn may have been long in coming
         position = self._first_difference(reply)
         if position is not None and not reply.closed and position < len(self._parts):
@@ -130,7 +155,7 @@ class Delivery:
             try:
                 await asyncio.wait_for(self._changed.wait(), TYPING_SECONDS)
             except TimeoutError:
-                await self._type()
+                self._type()
 
     async def _finish(self, wanted: list[Shown]) -> None:
         await self._assert_final(wanted)
@@ -142,15 +167,21 @@ class Delivery:
     async def _assert_final(self, wanted: list[Shown]) -> None:
         await self._persist(lambda epoch: self._link.claim(epoch, self.reply.id))
         for position, shown in enumerate(wanted):
-            backoff = Backoff()
-            while self._shown[position] != shown:
-                await self._pacing.turn(self.reply.chat_id, urgent=True)
-                if not await self._edit(position, *shown):
-                    await backoff.wait()
-        for position in range(len(wanted), len(self._parts)):
+            if self._shown[position] != shown:
+                await self._try_until_done(partial(self._edit, position, *shown, is_final=True))
+        while len(self._parts) > len(wanted):
             # The answer began anew and is shorter now.
-            with contextlib.suppress(AiogramError, OSError):
-                await self._bot.delete_message(self.reply.chat_id, self._parts[position])
+            await self._try_until_done(lambda: self._delete(self._parts[-1]))
+            self._parts.pop()
+            self._shown.pop()
+
+    async def _try_until_done(self, call: Callable[[], Awaitable[bool]]) -> None:
+        backoff = Backoff()
+        while True:
+            await self._pacing.turn(self.reply.chat_id, urgent=True)
+            if await call():
+                return
+            await backoff.wait()
 
     async def _send_placeholder(self) -> None:
         reply = self.reply
@@ -181,7 +212,9 @@ class Delivery:
         self._parts.append(message.message_id)
         self._shown.append((PLACEHOLDER, ()))
 
-    async def _edit(self, position: int, text: str, buttons: tuple[Button, ...]) -> bool:
+    async def _edit(
+        self, position: int, text: str, buttons: tuple[Button, ...], *, is_final: bool = False
+    ) -> bool:
         """Edit one part; False if it should be tried again."""
         try:
             await self._bot.edit_message_text(
@@ -194,14 +227,31 @@ class Delivery:
             if is_gone(error):
                 raise Undeliverable from None
             what = str(error).lower()
+            # What the user deleted stays deleted, and counts as shown.
             if "not modified" not in what and "message to edit not found" not in what:
-                # Not to be mended by trying again. What the user deleted stays deleted, too.
                 log.error("edit refused", extra={"reply": self.reply.id, "part": position})
+                if is_final:
+                    # No repetition mends it. At least no button shall promise that it goes on.
+                    with contextlib.suppress(AiogramError, OSError):
+                        await self._bot.edit_message_reply_markup(
+                            chat_id=self.reply.chat_id, message_id=self._parts[position]
+                        )
+                    raise Undeliverable from None
         except (AiogramError, OSError) as error:
             if not self._may_pass(error):
                 raise Undeliverable from None
             return False
         self._shown[position] = (text, buttons)
+        return True
+
+    async def _delete(self, message_id: int) -> bool:
+        """Delete a part that is not needed any more; False if it should be tried again."""
+        try:
+            await self._bot.delete_message(self.reply.chat_id, message_id)
+        except TelegramBadRequest:
+            pass  # it is gone already, or too old to be deleted
+        except (AiogramError, OSError) as error:
+            return not self._may_pass(error)
         return True
 
     def _may_pass(self, error: Exception) -> bool:
@@ -219,7 +269,7 @@ class Delivery:
         return True
 
     async def _persist(self, call: Callable[[int], Awaitable[None]]) -> None:
-        """Call the gateway until it answers. Raises link.Superseded."""
+        """Call the gateway until it answers. Raises link.Superseded or link.Settled."""
         backoff = Backoff()
         while True:
             try:
@@ -227,11 +277,22 @@ class Delivery:
                 return
             except LinkDown:
                 await backoff.wait()
+            except Rejected:
+                raise Settled from None
 
-    async def _type(self) -> None:
-        with contextlib.suppress(TelegramAPIError, AiogramError, OSError):
+    def _type(self) -> None:
+        """Show that somebody is typing: a decoration, which must hold up nothing."""
+        if not self._typing or self._typing.done():
+            self._typing = asyncio.create_task(self._send_typing())
+
+    async def _send_typing(self) -> None:
+        await self._epoch()  # nobody is typing while the gateway is away
+        with contextlib.suppress(AiogramError, OSError):
             await self._bot.send_chat_action(
-                self.reply.chat_id, "typing", message_thread_id=self.reply.thread_id or None
+                self.reply.chat_id,
+                "typing",
+                message_thread_id=self.reply.thread_id or None,
+                request_timeout=DECORATION_SECONDS,
             )
 
 

@@ -21,9 +21,12 @@ from services.relay.backoff import Backoff
 from services.relay.link import Link, LinkDown, Rejected
 from services.relay.telegram import GetRawUpdates, RawUpdate
 from services.relay.translation import ALLOWED_UPDATES, Doorman
-from services.wire import Batch, Receipt, Update
+from services.wire import Batch, Update
 
 log = logging.getLogger(__name__)
+
+DECORATION_SECONDS = 3
+"""What is only decoration is given up after this long."""
 
 POLL_SECONDS = 50
 """Telegram holds a getUpdates call this long when there is nothing to deliver."""
@@ -41,6 +44,7 @@ class Inbox:
         self._link = link
         self._doorman = doorman
         self._offset: int | None = None
+        self._answering: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
         """Carry updates for ever. Raises BadToken."""
@@ -63,8 +67,10 @@ class Inbox:
                 continue
             backoff.reset()
             if raw_updates:
-                await self._hand_over(raw_updates)
+                notices = await self._hand_over(raw_updates)
                 self._offset = max(int(raw["update_id"]) for raw in raw_updates) + 1
+                for press_id, notice in notices:
+                    self._answer_press(press_id, notice)
 
     async def _fetch(self) -> list[RawUpdate]:
         raw_updates = await self._bot(
@@ -78,22 +84,27 @@ class Inbox:
         )
         return [raw for raw in raw_updates if isinstance(raw.get("update_id"), int)]
 
-    async def _hand_over(self, raw_updates: list[RawUpdate]) -> None:
-        """Return only when the gateway has every update that it will ever take."""
+    async def _hand_over(self, raw_updates: list[RawUpdate]) -> list[tuple[str, str]]:
+        """Return only when the gateway has every update that it will ever take.
+
+        Returns the presses that wait for a word, with the gateway's notice for each.
+        """
         updates = [update for raw in raw_updates if (update := self._doorman.admit(raw))]
         if not updates:
-            return
+            return []
         try:
-            await self._send(updates)
+            return await self._send(updates)
         except Rejected:
             # The batch as a whole is refused: find the update that spoils it.
+            notices: list[tuple[str, str]] = []
             for update in updates:
                 try:
-                    await self._send([update])
+                    notices += await self._send([update])
                 except Rejected:
                     log.error("update refused", extra={"update": update.update_id})
+            return notices
 
-    async def _send(self, updates: list[Update]) -> None:
+    async def _send(self, updates: list[Update]) -> list[tuple[str, str]]:
         batch = Batch(bot_id=self._bot.id, updates=[update.model_dump() for update in updates])
         backoff = Backoff()
         while True:
@@ -108,11 +119,22 @@ class Inbox:
             "handed over",
             extra={what: outcomes.count(what) for what in ("accepted", "duplicate", "refused")},
         )
-        for update, receipt in zip(updates, receipts.receipts, strict=False):
-            if update.press_id:
-                await self._answer_press(update, receipt)
+        return [
+            (update.press_id, receipt.notice)
+            for update, receipt in zip(updates, receipts.receipts, strict=False)
+            if update.press_id
+        ]
 
-    async def _answer_press(self, update: Update, receipt: Receipt) -> None:
-        # A press that Telegram has forgotten (after a few minutes) cannot be answered any more.
-        with contextlib.suppress(AiogramError, OSError):
-            await self._bot.answer_callback_query(update.press_id, text=receipt.notice or None)
+    def _answer_press(self, press_id: str, notice: str) -> None:
+        """Acknowledge a press: a decoration, which must hold up nothing."""
+
+        async def answer() -> None:
+            # Telegram forgets a press after a few minutes; then there is nothing to answer.
+            with contextlib.suppress(AiogramError, OSError):
+                await self._bot.answer_callback_query(
+                    press_id, text=notice or None, request_timeout=DECORATION_SECONDS
+                )
+
+        task = asyncio.create_task(answer())
+        self._answering.add(task)
+        task.add_done_callback(self._answering.discard)

@@ -30,7 +30,11 @@ class Rejected(Exception):
 
 
 class Superseded(Exception):
-    """Another relay has taken over, or the reply is settled: stop writing it."""
+    """Another stream has taken over: write nothing more before a new one has begun."""
+
+
+class Settled(Exception):
+    """The gateway does not know the reply any more: somebody has brought it to its end."""
 
 
 class Link:
@@ -44,23 +48,22 @@ class Link:
 
         Raises LinkDown if it must be sent again, Rejected if the batch itself is refused.
         """
-        data = await self._post("/chat", batch)
         try:
-            return Receipts.model_validate_json(data)
-        except ValidationError:
-            raise LinkDown from None
+            return Receipts.model_validate_json(await self._post("/chat", batch))
+        except (ValidationError, Superseded, Settled):
+            raise LinkDown from None  # whatever answered is not the gateway that we know
 
     async def claim(self, epoch: int, reply_id: int) -> None:
-        """Ask leave for a final edit. Raises LinkDown or Superseded."""
+        """Ask leave for an edit. Raises LinkDown, Superseded or Settled."""
         await self._post(f"/replies/{reply_id}/claim", Claim(epoch=epoch))
 
     async def record_part(self, epoch: int, reply_id: int, position: int, message_id: int) -> None:
-        """Record which message carries a part. Raises LinkDown or Superseded."""
+        """Record which message carries a part. Raises LinkDown, Superseded or Settled."""
         record = PartRecord(epoch=epoch, position=position, message_id=message_id)
         await self._post(f"/replies/{reply_id}/parts", record)
 
     async def settle(self, outcome: Outcome, reply_id: int) -> None:
-        """Report the end of a reply. Raises LinkDown or Superseded."""
+        """Report the end of a reply. Raises LinkDown, Superseded or Settled."""
         await self._post(f"/replies/{reply_id}/outcome", outcome)
 
     async def events(self) -> AsyncGenerator[Event]:
@@ -97,7 +100,9 @@ class Link:
         match response.status:
             case 200 | 204:
                 return answer
-            case 404 | 409:
+            case 404:
+                raise Settled
+            case 409:
                 raise Superseded
             case 400 | 413 | 422:
                 raise Rejected

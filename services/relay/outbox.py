@@ -6,14 +6,14 @@ The relay's whole memory is here, and the snapshot at the start of each stream r
 import asyncio
 import contextlib
 import logging
-from dataclasses import dataclass, field
+from collections.abc import Iterable
 
 from aiogram import Bot
 
 from services.log import describe_error
 from services.relay.backoff import Backoff
 from services.relay.delivery import Delivery
-from services.relay.link import Link, LinkDown, Superseded
+from services.relay.link import Link, LinkDown, Settled, Superseded
 from services.relay.pacing import Pacing
 from services.wire import Closed, Event, Grown, Hello, Opened, Reply, Status
 from services.wire import Superseded as StreamSuperseded
@@ -22,14 +22,6 @@ log = logging.getLogger(__name__)
 
 YIELD_SECONDS = 10.0
 """How long this relay leaves the field to another that has taken over."""
-
-
-@dataclass
-class _Snapshot:
-    """The replies that the gateway has listed since it said hello."""
-
-    expected: int
-    seen: set[int] = field(default_factory=set)
 
 
 class Outbox:
@@ -41,9 +33,10 @@ class Outbox:
         self._pacing = pacing
         self._epoch = 0
         self._connected = asyncio.Event()
+        self._renewed = asyncio.Event()
         self._deliveries: dict[int, Delivery] = {}
         self._tasks: dict[int, asyncio.Task[None]] = {}
-        self._snapshot = _Snapshot(0)
+        self._last_begun: dict[tuple[int, int], asyncio.Event] = {}
 
     async def run(self) -> None:
         """Follow the stream for ever, over all interruptions."""
@@ -58,6 +51,7 @@ class Outbox:
                             if isinstance(event, StreamSuperseded):
                                 log.error("another relay has taken over")
                                 self._connected.clear()
+                                self._forget(self._deliveries)
                                 await asyncio.sleep(YIELD_SECONDS)
                                 break
                 except LinkDown as error:
@@ -71,15 +65,9 @@ class Outbox:
     def _take(self, event: Event) -> None:
         match event:
             case Hello():
-                log.info("connected", extra={"epoch": event.epoch, "replies": event.undelivered})
-                self._epoch = event.epoch
-                self._snapshot = _Snapshot(event.undelivered)
-                self._connected.set()
-                self._forget_settled()
+                self._begin(event)
             case Opened():
                 self._open(event.reply)
-                self._snapshot.seen.add(event.reply.id)
-                self._forget_settled()
             case Grown():
                 if delivery := self._deliveries.get(event.reply_id):
                     delivery.grow(event.at, event.text)
@@ -90,44 +78,65 @@ class Outbox:
                 if delivery := self._deliveries.get(event.reply_id):
                     delivery.close(event.text, event.buttons)
 
+    def _begin(self, hello: Hello) -> None:
+        log.info("connected", extra={"epoch": hello.epoch, "replies": len(hello.undelivered)})
+        if hello.epoch == self._epoch + 1:
+            # The stream is ours again at once: only what was settled meanwhile is to be forgotten.
+            self._forget(set(self._deliveries) - set(hello.undelivered))
+        else:
+            # Somebody else had it in between: what we know of parts and texts is worth nothing.
+            self._forget(self._deliveries)
+        self._epoch = hello.epoch
+        self._connected.set()
+        self._renewed.set()
+        self._renewed = asyncio.Event()
+
     def _open(self, reply: Reply) -> None:
         known = self._deliveries.get(reply.id)
         if known:
             known.update(reply)
             return
-        delivery = Delivery(reply, self._bot, self._link, self._pacing, self._current_epoch)
+        chat = (reply.chat_id, reply.thread_id)
+        delivery = Delivery(
+            reply,
+            self._bot,
+            self._link,
+            self._pacing,
+            self._current_epoch,
+            after=self._last_begun.get(chat),
+        )
+        self._last_begun[chat] = delivery.begun
         self._deliveries[reply.id] = delivery
         self._tasks[reply.id] = asyncio.create_task(self._deliver(delivery))
 
     async def _deliver(self, delivery: Delivery) -> None:
-        reply_id = delivery.reply.id
+        reply = delivery.reply
         backoff = Backoff()
         while True:
-            epoch = self._epoch
+            renewed = self._renewed
             try:
                 await delivery.run()
+                break
+            except Settled:
+                break
             except Superseded:
-                if await self._current_epoch() != epoch:
-                    continue  # the stream was renewed in between: the next call carries its epoch
+                await renewed.wait()  # the next stream tells what becomes of this reply
             except Exception as error:
                 # A worker's boundary: one reply that breaks must not take the others with it,
                 # and is tried again.
                 log.error("delivery broke", extra={"error": describe_error(error)})
                 await backoff.wait()
-                continue
-            break
-        self._deliveries.pop(reply_id, None)
-        self._tasks.pop(reply_id, None)
+        self._deliveries.pop(reply.id, None)
+        self._tasks.pop(reply.id, None)
+        chat = (reply.chat_id, reply.thread_id)
+        if self._last_begun.get(chat) is delivery.begun:
+            del self._last_begun[chat]
 
     async def _current_epoch(self) -> int:
         await self._connected.wait()
         return self._epoch
 
-    def _forget_settled(self) -> None:
-        """Once the snapshot is complete, what it does not name was settled by somebody else."""
-        if len(self._snapshot.seen) != self._snapshot.expected:
-            return
-        for reply_id in set(self._deliveries) - self._snapshot.seen:
+    def _forget(self, reply_ids: Iterable[int]) -> None:
+        for reply_id in list(reply_ids):
             self._tasks.pop(reply_id).cancel()
-            del self._deliveries[reply_id]
-        self._snapshot.expected = -1  # done: later replies are no part of it
+            self._deliveries.pop(reply_id).begun.set()

@@ -1,81 +1,77 @@
 """Keeps to Telegram's budgets: about one message a second in a chat, thirty a second in all.
 
-Telegram publishes the limits only roughly (https://core.telegram.org/bots/faq#my-bot-is-hitting-limits-how-do-i-avoid-this)
-and says the rest by "retry after N seconds", which is obeyed in full. Edits count like messages.
+Telegram publishes the limits only roughly (https://core.telegram.org/bots/faq, "My bot is hitting
+limits") and says the rest by "retry after N seconds", which is obeyed in full. Edits count like
+messages. Whoever asks first goes first, and streaming leaves room for what is urgent.
 """
 
 import asyncio
 from dataclasses import dataclass, field
 
-CHAT_BURST = 3.0
+CHAT_BURST = 3
 CHAT_PER_SECOND = 0.95
-TOTAL_BURST = 20.0
+TOTAL_BURST = 20
 TOTAL_PER_SECOND = 25.0
-RESERVED = 1.0
-"""Kept in each chat's budget for what must not wait: placeholders and final texts."""
+GROWING_PER_SECOND = 20.0
+"""What growing texts may take of the total: the rest is for placeholders and final texts."""
 
 
 @dataclass
 class _Budget:
-    burst: float
+    """A generic cell rate algorithm: each call books the next free moment, in order of arrival."""
+
+    burst: int
     per_second: float
-    left: float
-    at: float
+    next_free: float = 0.0
+
+    def book(self, now: float) -> float:
+        """Book a call; returns the seconds to wait for it."""
+        self.next_free = max(self.next_free, now)
+        wait = self.next_free - now - (self.burst - 1) / self.per_second
+        self.next_free += 1 / self.per_second
+        return max(0.0, wait)
+
+
+@dataclass
+class _Chat:
+    every: _Budget = field(default_factory=lambda: _Budget(CHAT_BURST, CHAT_PER_SECOND))
+    growing: _Budget = field(default_factory=lambda: _Budget(CHAT_BURST - 1, CHAT_PER_SECOND))
+    """Growing texts pass this budget first, and so leave one call of the burst to others."""
     blocked_until: float = 0.0
-
-    def refill(self, now: float) -> None:
-        self.left = min(self.burst, self.left + (now - self.at) * self.per_second)
-        self.at = now
-
-    def wait_seconds(self, now: float, needed: float) -> float:
-        self.refill(now)
-        missing = max(0.0, needed - self.left) / self.per_second
-        return max(missing, self.blocked_until - now)
 
 
 @dataclass
 class Pacing:
     """The budget of all chats, and of each."""
 
-    chats: dict[int, _Budget] = field(default_factory=dict)
-    total: _Budget | None = None
+    chats: dict[int, _Chat] = field(default_factory=dict)
+    every: _Budget = field(default_factory=lambda: _Budget(TOTAL_BURST, TOTAL_PER_SECOND))
+    growing: _Budget = field(default_factory=lambda: _Budget(TOTAL_BURST, GROWING_PER_SECOND))
 
     async def turn(self, chat_id: int, *, urgent: bool) -> None:
-        """Wait until one more call is within the budgets, and take it from them."""
+        """Wait until one more call is within the budgets."""
         clock = asyncio.get_running_loop().time
-        while True:
-            now = clock()
-            chat = self._chat(chat_id, now)
-            total = self._total(now)
-            seconds = max(
-                chat.wait_seconds(now, 1.0 if urgent else 1.0 + RESERVED),
-                total.wait_seconds(now, 1.0),
-            )
-            if seconds <= 0:
-                chat.left -= 1
-                total.left -= 1
-                return
-            await asyncio.sleep(seconds)
+        chat = self._chat(chat_id, clock())
+        if not urgent:
+            await asyncio.sleep(chat.growing.book(clock()))
+        await asyncio.sleep(chat.every.book(clock()))
+        await asyncio.sleep(chat.blocked_until - clock())
+        if not urgent:
+            await asyncio.sleep(self.growing.book(clock()))
+        await asyncio.sleep(self.every.book(clock()))
 
     def obey(self, chat_id: int, retry_after_seconds: float) -> None:
-        """Telegram has said when it will listen again."""
+        """Telegram has said when it will listen to this chat again."""
         now = asyncio.get_running_loop().time()
         self._chat(chat_id, now).blocked_until = now + retry_after_seconds
 
-    def _chat(self, chat_id: int, now: float) -> _Budget:
-        budget = self.chats.get(chat_id)
-        if not budget:
-            if len(self.chats) > 2000:
-                self._forget_rested(now)
-            budget = self.chats[chat_id] = _Budget(CHAT_BURST, CHAT_PER_SECOND, CHAT_BURST, now)
-        return budget
-
-    def _total(self, now: float) -> _Budget:
-        self.total = self.total or _Budget(TOTAL_BURST, TOTAL_PER_SECOND, TOTAL_BURST, now)
-        return self.total
-
-    def _forget_rested(self, now: float) -> None:
-        for chat_id, budget in list(self.chats.items()):
-            budget.refill(now)
-            if budget.left >= budget.burst and budget.blocked_until <= now:
-                del self.chats[chat_id]
+    def _chat(self, chat_id: int, now: float) -> _Chat:
+        if chat_id not in self.chats:
+            if len(self.chats) >= 2000:
+                self.chats = {
+                    known: chat
+                    for known, chat in self.chats.items()
+                    if max(chat.every.next_free, chat.blocked_until) > now
+                }
+            self.chats[chat_id] = _Chat()
+        return self.chats[chat_id]

@@ -20,7 +20,7 @@ class PartRecord(BaseModel):
 
     epoch: int
     position: int = Field(ge=0, le=999)
-    message_id: int = Field(gt=0)
+    message_id: int = Field(gt=0, lt=2**63)
 
 
 class Outcome(BaseModel):

@@ -37,14 +37,14 @@ class Reply(BaseModel):
 
 
 class Hello(BaseModel):
-    """First on every stream; `undelivered` events of type `opened` follow: the snapshot."""
+    """First on every stream: the replies that are not delivered, each `opened` in what follows."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
     type: Literal["hello"] = "hello"
     epoch: int
     """Names this stream. Writes that carry an older epoch are rejected."""
-    undelivered: int
+    undelivered: tuple[int, ...]
 
 
 class Opened(BaseModel):

@@ -1,9 +1,12 @@
 """What a user did, on its way from the relay to the gateway, and the gateway's receipt for it."""
 
 import hashlib
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
+
+Number = Annotated[int, Field(ge=-(2**63), lt=2**63)]
+"""What the store can hold, and far more than Telegram uses."""
 
 MAX_BATCH = 100
 """Updates in one batch: as many as one getUpdates call returns at most."""
@@ -14,20 +17,20 @@ class Update(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
-    update_id: int = Field(ge=0)
+    update_id: Annotated[Number, Field(ge=0)]
     kind: Literal["message", "edit", "press"]
-    chat_id: int
-    thread_id: int = 0
+    chat_id: Number
+    thread_id: Number = 0
     """The forum topic; 0 outside of topics."""
     chat_kind: Literal["private", "group", "supergroup", "channel"]
-    user_id: int
+    user_id: Number
     language: str = Field(default="", max_length=35)
     """The IETF tag that the user's client reports; empty when it reports none."""
-    message_id: int
+    message_id: Number
     """The message itself, or the one whose button was pressed."""
-    sent_at: int = Field(ge=0)
+    sent_at: Annotated[Number, Field(ge=0)]
     """Unix time in seconds, by Telegram's clock."""
-    edited_at: int = 0
+    edited_at: Number = 0
     text: str | None = Field(default=None, max_length=16_384)
     """None: the message carries something else than text."""
     press_id: str = Field(default="", max_length=128)
@@ -51,7 +54,7 @@ class Batch(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
-    bot_id: int = Field(gt=0)
+    bot_id: Annotated[Number, Field(gt=0)]
     updates: list[dict[str, Any]] = Field(max_length=MAX_BATCH)
 
 

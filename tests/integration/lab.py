@@ -19,11 +19,6 @@ VERSION = os.environ.get("VERSION", "0.1.0")
 WIREGUARD = f"node/wireguard:{VERSION}"
 EGRESS = f"node/egress:{VERSION}"
 PEER = f"node-test/peer:{VERSION}"
-BUILDS = {
-    WIREGUARD: ("wireguard/Dockerfile", ""),
-    EGRESS: ("services/Dockerfile", "egress"),
-    PEER: ("tests/integration/Dockerfile", "peer"),
-}
 
 
 class Lab:
@@ -96,7 +91,7 @@ class Lab:
         memory: str = "96m",
     ) -> Container:
         """Start a container; `address` is its last number on the lab's network."""
-        built(image)
+        require(image)
         key, _, value = self.label.partition("=")
         container = self.docker.run(
             image,
@@ -190,7 +185,7 @@ def start_and_fail(image: str, *options: str) -> tuple[int, str]:
 
     Read from its log: a client that is attached may miss what a container of a moment says.
     """
-    built(image)
+    require(image)
     started = docker_says("run", "--detach", *options)
     try:
         code = int(docker_says("wait", started.stdout.strip(), timeout=30).stdout)
@@ -206,18 +201,9 @@ def docker_says(*command: str, timeout: float | None = None) -> subprocess.Compl
 
 
 @functools.cache
-def built(image: str) -> None:
-    """Build an image if this machine does not have it."""
-    docker = DockerClient()
+def require(image: str) -> None:
+    """Fail early, and say what to do, if this machine does not have an image."""
     try:
-        docker.image.inspect(image)
+        DockerClient().image.inspect(image)
     except DockerException:
-        dockerfile, target = BUILDS[image]
-        base = os.environ.get("BASE", "debian:trixie-slim")
-        subprocess.run(
-            ["docker", "build", "--quiet", "--build-arg", f"BASE={base}", "--tag", image]
-            + (["--target", target] if target else [])
-            + ["--file", str(ROOT / dockerfile), str(ROOT)],
-            check=True,
-            capture_output=True,
-        )
+        raise AssertionError(f"{image} is missing: ./scripts/test integration builds it") from None

@@ -16,10 +16,10 @@ from tests.integration.lab import (
     WIREGUARD,
     Lab,
     attempt,
-    built,
     kill_process,
     probe,
     process_ids,
+    require,
     start_and_fail,
     wait_until,
     wait_until_healthy,
@@ -46,7 +46,7 @@ class Keys:
     """A pair of WireGuard keys and the preshared one, as files that root owns."""
 
     def __init__(self, folder: Path) -> None:
-        built(WIREGUARD)
+        require(WIREGUARD)
         self.folder = folder
         self.public: dict[str, str] = {}
         for end in ENDS:

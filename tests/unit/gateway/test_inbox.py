@@ -91,8 +91,8 @@ async def test_stop_acts_on_earlier_asks_only(parts: Parts) -> None:
     """In one batch of [question, /stop, question] the stop touches the first question alone."""
     await parts.accept(message(1, "one"), message(2, "/stop"), message(3, "two"))
 
-    waiting = {ask.text: ask.state for ask in parts.queue.waiting()}
-    assert waiting == {"one": "stopping", "two": "waiting"}
+    assert [ask.text for ask in parts.queue.waiting()] == ["two"]
+    assert await parts.replies() == ["(stopped)", ""]
 
 
 async def test_stop_button_stops_its_own_ask_only(parts: Parts) -> None:
@@ -111,8 +111,7 @@ async def test_stop_button_stops_its_own_ask_only(parts: Parts) -> None:
         "Stopping.",
         "It is finished already.",
     ]
-    states = [ask.state for ask in parts.queue.waiting()]
-    assert states == ["stopping", "waiting"]
+    assert [ask.text for ask in parts.queue.waiting()] == ["two"]
 
 
 @pytest.mark.parametrize(
@@ -158,8 +157,46 @@ async def test_edit_of_a_waiting_message_rewords_it(parts: Parts) -> None:
     outcome = await parts.accept(message(2, "hello", kind="edit", edited_at=5, message_id=1001))
 
     assert outcome == ["accepted"]
-    assert [ask.text for ask in parts.queue.waiting()] == ["hello"]
-    assert [ask.text for ask in await parts.store.run(parts.store.asks)] == ["hello"]
+    (taken,) = parts.queue.waiting()
+    reworded = await parts.store.run(parts.store.take_ask, taken.id)
+    assert reworded
+    assert (reworded.text, reworded.state) == ("hello", "running")
+
+
+async def test_edit_of_a_running_message_is_asked_anew(parts: Parts) -> None:
+    """What the engine is already answering cannot be reworded: the new text is a new ask."""
+    await parts.accept(message(1, "helo"))
+    await parts.store.run(parts.store.take_ask, parts.queue.waiting()[0].id)
+
+    await parts.accept(message(2, "hello", kind="edit", edited_at=5, message_id=1001))
+
+    assert [ask.text for ask in parts.queue.waiting()] == ["helo", "hello"]
+
+
+async def test_edit_that_changes_no_text_is_no_news(parts: Parts) -> None:
+    """Telegram reports edits of fields that nobody sees; they are not answered again."""
+    await parts.accept(message(1, "hello"))
+
+    outcome = await parts.accept(message(2, "hello", kind="edit", edited_at=5, message_id=1001))
+
+    assert outcome == ["accepted"]
+    assert len(parts.queue.waiting()) == 1
+
+
+async def test_chat_that_floods_commands_is_not_answered_for_ever(parts: Parts) -> None:
+    """Beyond thirty replies that a chat has not been shown, commands get none."""
+    for number in range(40):
+        await parts.accept(message(number + 1, "/help"))
+
+    assert len(await parts.replies()) == 30
+
+
+@pytest.mark.parametrize("field", ["chat_id", "message_id", "update_id", "user_id"])
+async def test_absurd_number_spoils_one_update_only(parts: Parts, field: str) -> None:
+    """A number that the store cannot hold refuses its own update and no other."""
+    absurd = message(1, "x") | {field: 2**63}
+
+    assert await parts.accept(absurd, message(2, "hello")) == ["refused", "accepted"]
 
 
 @pytest.mark.parametrize("text", [None, "/new", "/stop now"])

@@ -41,7 +41,7 @@ async def test_stream_begins_with_what_is_undelivered(store: Store) -> None:
 
     hello, first, second = await take(outbox.stream(), 3)
 
-    assert hello == Hello(epoch=1, undelivered=2)
+    assert hello == Hello(epoch=1, undelivered=(1, 2))
     assert first == Opened(reply=reply(1, "done", closed=True, parts=(5,)))
     assert second == Opened(reply=reply(2, "so far"))
 
@@ -137,7 +137,7 @@ async def test_delivered_reply_is_gone(store: Store) -> None:
 
     await outbox.drop(1, stored.id)
 
-    assert await take(outbox.stream(), 1) == [Hello(epoch=2, undelivered=0)]
+    assert await take(outbox.stream(), 1) == [Hello(epoch=2, undelivered=())]
     assert await store.run(store.undelivered_replies) == []
     with pytest.raises(UnknownReply):
         outbox.claim(2, stored.id)

@@ -65,19 +65,30 @@ async def test_idle_user_saves_up_no_credit() -> None:
     assert order.count(1) == order.count(2) == 3
 
 
-async def test_stopped_waiting_ask_is_served_at_once() -> None:
-    """An ask that its user stopped leaves the queue first, to be closed without the engine."""
+async def test_withdrawn_ask_is_never_served() -> None:
+    """An ask that was stopped before its turn is gone; the next one is served."""
+    queue = Queue()
+    queue.put(ask(1, user=1))
+    queue.put(ask(2, user=2))
+
+    queue.withdraw(1)
+
+    assert (await queue.next()).ask.id == 2
+    assert queue.waiting() == []
+
+
+async def test_abandoned_reply_stops_its_ask() -> None:
+    """When a reply can never be shown, its ask is stopped, waiting or running."""
     queue = Queue()
     queue.put(ask(1, user=1))
     running = await queue.next()
-    queue.put(ask(2, user=1))
-    queue.stop(2)
+    queue.put(ask(2, user=2))
 
-    stopped = await queue.next()
+    queue.abandon(1)
+    queue.abandon(2)
 
-    assert stopped.ask.id == 2
-    assert stopped.stopped.is_set()
-    assert not running.stopped.is_set()
+    assert running.stopped.is_set()
+    assert queue.waiting() == []
 
 
 async def test_running_ask_learns_that_it_is_stopped() -> None:
@@ -89,13 +100,3 @@ async def test_running_ask_learns_that_it_is_stopped() -> None:
     queue.stop(1)
 
     await until(running.stopped.is_set, "the ask is stopped")
-
-
-async def test_waiting_ask_can_be_reworded() -> None:
-    """An edit of a message that still waits changes what will be asked."""
-    queue = Queue()
-    queue.put(ask(1, user=1))
-
-    queue.reword(1, "better")
-
-    assert (await queue.next()).ask.text == "better"

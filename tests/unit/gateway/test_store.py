@@ -146,8 +146,9 @@ async def test_first_record_of_a_part_stands(file: Path) -> None:
     store = Store(file, KEY)
     reply = await store.run(store.add_reply, CHAT, 5)
 
-    await store.run(store.record_part, reply.id, 0, 91)
-    await store.run(store.record_part, reply.id, 0, 92)
+    assert await store.run(store.record_part, reply.id, 0, 91)
+    assert await store.run(store.record_part, reply.id, 0, 91)
+    assert not await store.run(store.record_part, reply.id, 0, 92)
 
     (stored,) = await store.run(store.undelivered_replies)
     store.close()

@@ -53,3 +53,23 @@ async def test_retry_after_is_obeyed_in_full() -> None:
     pacing.obey(7, 0.5)
 
     assert await seconds(pacing.turn(7, urgent=True)) >= 0.5
+
+
+async def test_many_growing_chats_starve_nobody() -> None:
+    """With more chats than the total allows, all take turns, and a final text waits little."""
+    pacing = Pacing()
+    served: set[int] = set()
+
+    async def grow(chat_id: int) -> None:
+        while True:
+            await pacing.turn(chat_id, urgent=False)
+            served.add(chat_id)
+
+    chats = [asyncio.create_task(grow(number)) for number in range(60)]
+    for _ in range(3):
+        await asyncio.sleep(0.3)
+        assert await seconds(pacing.turn(1000 + len(served), urgent=True)) < 1.0
+    while len(served) < 60:
+        await asyncio.sleep(0.05)
+    for chat in chats:
+        chat.cancel()

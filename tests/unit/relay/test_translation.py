@@ -77,7 +77,7 @@ def test_message_without_text_is_passed_on_without_text(doorman: Doorman) -> Non
         ({"message": telegram_message(pinned_message=telegram_message(text=CANARY))}, "note"),
         ({"message": telegram_message(group_chat_created=True)}, "note"),
         ({"channel_post": telegram_message(text=CANARY)}, "kind"),
-        ({"stopped_message_generation": {"chat": CHAT}}, "unreadable"),
+        ({"stopped_message_generation": {"chat": CHAT}}, "kind"),
         ({"a_kind_of_tomorrow": {"text": CANARY}}, "kind"),
         ({"message": {"text": CANARY}}, "unreadable"),
         ({"message": CANARY}, "unreadable"),

@@ -22,7 +22,7 @@ from services.wire import (
 
 BUTTON = Button(label="Stop", data="stop:4")
 GOLDEN: list[tuple[Event, bytes]] = [
-    (Hello(epoch=3, undelivered=1), b'{"type":"hello","epoch":3,"undelivered":1}'),
+    (Hello(epoch=3, undelivered=(4,)), b'{"type":"hello","epoch":3,"undelivered":[4]}'),
     (
         Opened(reply=Reply(id=4, chat_id=7, reply_to=9, text="x", buttons=(BUTTON,), parts=(5,))),
         b'{"type":"opened","reply":{"id":4,"chat_id":7,"thread_id":0,"reply_to":9,"text":"x",'
