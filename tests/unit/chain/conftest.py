@@ -82,17 +82,34 @@ class Chain:
             entries = (await response.json())["entries"]
         return [entry["params"] for entry in entries if entry["method"].lower() == method.lower()]
 
-    async def start_relay(self) -> None:
+    async def wait_until_hit(self) -> None:
+        """Wait until every fault that was ordered has struck as often as it was to."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + 10
+        while True:
+            async with self.control.get("/state") as response:
+                left = (await response.json())["faults"]
+            if not left:
+                return
+            assert loop.time() < deadline, f"never hit: {left}"
+            await asyncio.sleep(0.02)
+
+    async def wait_until_settled(self) -> None:
+        """Wait until the gateway has forgotten every reply."""
+        await until(lambda: not self.outbox._entries, "every reply is settled")
+
+    async def start_relay(self, name: str = "relay", gateway_port: int = 0) -> None:
+        """Start a relay; it may be a second one, or find the gateway behind another port."""
         settings = RelaySettings(
             allowed_users=frozenset({7, 8}),
             bot_token=TOKEN,
             telegram_api="http://api.telegram.test",
             telegram_socket=self.directory / "telegram.sock",
             link_address="127.0.0.1",
-            link_port=self.gateway_port,
+            link_port=gateway_port or self.gateway_port,
             link_token=LINK,
         )
-        self.tasks["relay"] = asyncio.create_task(
+        self.tasks[name] = asyncio.create_task(
             run_relay(settings, holder=str(self.directory / "holder.sock"))
         )
 
