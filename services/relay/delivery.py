@@ -67,6 +67,7 @@ class Delivery:
         self._pacing = pacing
         self._epoch = epoch
         self._changed = asyncio.Event()
+        self._closed = asyncio.Event()
         self._parts = list(reply.parts)
         self._shown: list[Shown | None] = [None] * len(reply.parts)
         # An earlier relay may have edits of these parts on their way.
@@ -79,6 +80,8 @@ class Delivery:
         """Take over the reply as the gateway has it now."""
         self.reply = reply
         self._changed.set()
+        if reply.closed:
+            self._closed.set()
 
     def grow(self, at: int, text: str) -> None:
         """Replace the text from character `at` on."""
@@ -136,7 +139,9 @@ class Delivery:
         if self._first_difference(reply) is None:
             await self._wait_for_change()
             return False
-        await self._pacing.turn(reply.chat_id, urgent=False)
+        await self._wait_for_turn()
+        if self._closed.is_set():
+            return False  # the final text is more urgent, and does not wait for this turn
         await self._persist(lambda epoch: self._link.claim(epoch, reply.id))
         reply = self.reply  # what there is by now: the turn may have been long in coming
         position = self._first_difference(reply)
@@ -149,6 +154,16 @@ class Delivery:
             if position >= len(self._shown) or self._shown[position] != wanted:
                 return position
         return None
+
+    async def _wait_for_turn(self) -> None:
+        """Wait until the growing text may be shown, or until there is a final one."""
+        turn = asyncio.create_task(self._pacing.turn(self.reply.chat_id, urgent=False))
+        closed = asyncio.create_task(self._closed.wait())
+        try:
+            await asyncio.wait({turn, closed}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            turn.cancel()
+            closed.cancel()
 
     async def _wait_for_change(self) -> None:
         while not self._changed.is_set():

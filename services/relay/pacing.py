@@ -35,8 +35,8 @@ class _Budget:
 @dataclass
 class _Chat:
     every: _Budget = field(default_factory=lambda: _Budget(CHAT_BURST, CHAT_PER_SECOND))
-    growing: _Budget = field(default_factory=lambda: _Budget(CHAT_BURST - 1, CHAT_PER_SECOND))
-    """Growing texts pass this budget first, and so leave one call of the burst to others."""
+    growing: _Budget = field(default_factory=lambda: _Budget(CHAT_BURST - 2, CHAT_PER_SECOND))
+    """Growing texts pass this budget first, and so leave the burst to placeholders and finals."""
     blocked_until: float = 0.0
 
 

@@ -63,6 +63,21 @@ async def test_answer_grows_on_the_screen(chain: Chain) -> None:
     assert await chain.wait_for_answers(1) == ["beginning end"]
 
 
+async def test_final_does_not_wait_for_the_growing_text(chain: Chain) -> None:
+    """A short answer stands complete at once, though the pace for growing texts is used up."""
+    held = [asyncio.Event() for _ in range(3)]
+    chain.engine.scripts.append(["a", held[0], " b", held[1], " c", held[2], " d"])
+    await chain.say("tell me")
+    for event in held:
+        await asyncio.sleep(0.15)  # longer than the gateway's window: each piece is news
+        event.set()
+    loop = asyncio.get_running_loop()
+    complete = loop.time()
+
+    assert await chain.wait_for_answers(1) == ["a b c d"]
+    assert loop.time() - complete < 0.7
+
+
 async def test_steady_stream_is_seen_growing(chain: Chain) -> None:
     """However fast pieces come, the screen is brought up to date at the chat's pace."""
     held = asyncio.Event()

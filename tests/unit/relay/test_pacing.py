@@ -27,8 +27,8 @@ async def test_burst_then_steady_pace() -> None:
 async def test_streaming_leaves_room_for_what_is_urgent() -> None:
     """However much streams, a final text finds room at once."""
     pacing = Pacing()
-    for _ in range(int(CHAT_BURST) - 1):
-        await pacing.turn(7, urgent=False)
+    await pacing.turn(7, urgent=True)  # the placeholder
+    await pacing.turn(7, urgent=False)
     streaming = asyncio.create_task(pacing.turn(7, urgent=False))
     await asyncio.sleep(0)
 
