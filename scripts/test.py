@@ -54,6 +54,17 @@ STAGES = (
         paths=("tests/stack",),
     ),
 )
+BY_NAME = (
+    Stage(
+        "vllm",
+        "the real vLLM, CPU build; torch's build for CPUs must be to be had (WHEELS, see .env)",
+        needs_docker=True,
+        images=(setup.model_node("vllm-cpu"),),
+        paths=("tests/vllm",),
+    ),
+)
+"""Stages that run only when they are asked for."""
+
 QUICK = (
     *STAGES[:2],
     Stage(
@@ -115,11 +126,11 @@ def main() -> int:
 
 
 def parse_arguments() -> tuple[tuple[Stage, ...], list[str]]:
-    names = [stage.name for stage in STAGES]
+    names = [stage.name for stage in (*STAGES, *BY_NAME)]
     parser = argparse.ArgumentParser(
         prog="./scripts/test",
-        description="Set up what the tests need, then run them. Without a stage: all, cheapest "
-        "first. `quick` is for while you work.",
+        description="Set up what the tests need, then run them. Without a stage: all but `vllm`, "
+        "cheapest first. `quick` is for while you work.",
         epilog="Arguments after -- go to pytest: ./scripts/test unit -- -k ledger -x",
     )
     parser.add_argument("stages", nargs="*", metavar="STAGE", help=", ".join([*names, "quick"]))
@@ -134,7 +145,9 @@ def parse_arguments() -> tuple[tuple[Stage, ...], list[str]]:
         parser.error(f"there is no stage `{unknown[0]}`: choose from {', '.join(names)}, quick")
     if "quick" in wanted:
         return QUICK, extra
-    return tuple(stage for stage in STAGES if not wanted or stage.name in wanted), extra
+    if not wanted:
+        return STAGES, extra
+    return tuple(stage for stage in (*STAGES, *BY_NAME) if stage.name in wanted), extra
 
 
 def make_ready(steps: Steps, stages: tuple[Stage, ...]) -> None:

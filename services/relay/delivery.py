@@ -21,7 +21,7 @@ from services.relay.backoff import Backoff
 from services.relay.link import Link, LinkDown, Rejected, Settled
 from services.relay.pacing import Pacing
 from services.relay.rendering import PLACEHOLDER, split
-from services.relay.telegram import is_gone
+from services.relay.telegram import EditText, SendText, is_gone
 from services.wire import Button, Outcome, Reply
 
 log = logging.getLogger(__name__)
@@ -209,12 +209,15 @@ class Delivery:
         while True:
             await self._pacing.turn(reply.chat_id, urgent=True)
             try:
-                message = await self._bot.send_message(
-                    reply.chat_id,
-                    PLACEHOLDER,
-                    message_thread_id=reply.thread_id or None,
-                    reply_parameters=reply_to,
+                message = await self._bot(
+                    SendText(
+                        chat_id=reply.chat_id,
+                        text=PLACEHOLDER,
+                        message_thread_id=reply.thread_id or None,
+                        reply_parameters=reply_to,
+                    )
                 )
+                message_id = int(message["message_id"])
                 break
             except (AiogramError, OSError) as error:
                 if not self._may_pass(error):
@@ -222,9 +225,9 @@ class Delivery:
                 await backoff.wait()
         position = len(self._parts)
         await self._persist(
-            lambda epoch: self._link.record_part(epoch, reply.id, position, message.message_id)
+            lambda epoch: self._link.record_part(epoch, reply.id, position, message_id)
         )
-        self._parts.append(message.message_id)
+        self._parts.append(message_id)
         self._shown.append((PLACEHOLDER, ()))
 
     async def _edit(
@@ -232,11 +235,13 @@ class Delivery:
     ) -> bool:
         """Edit one part; False if it should be tried again."""
         try:
-            await self._bot.edit_message_text(
-                text,
-                chat_id=self.reply.chat_id,
-                message_id=self._parts[position],
-                reply_markup=_keyboard(buttons),
+            await self._bot(
+                EditText(
+                    text=text,
+                    chat_id=self.reply.chat_id,
+                    message_id=self._parts[position],
+                    reply_markup=_keyboard(buttons),
+                )
             )
         except TelegramBadRequest as error:
             if is_gone(error):

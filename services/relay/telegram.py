@@ -14,9 +14,11 @@ from aiogram.client.session.aiohttp import AiohttpSession
 from aiogram.client.telegram import TelegramAPIServer
 from aiogram.exceptions import TelegramForbiddenError
 from aiogram.methods import TelegramMethod
+from aiogram.types import InlineKeyboardMarkup, ReplyParameters
 from aiohttp.abc import AbstractResolver, ResolveResult
 
 RawUpdate = dict[str, Any]
+RawMessage = Any  # an object, or true for a message that is not the bot's own
 
 
 class GetRawUpdates(TelegramMethod[list[RawUpdate]]):
@@ -29,6 +31,34 @@ class GetRawUpdates(TelegramMethod[list[RawUpdate]]):
     limit: int | None = None
     timeout: int | None = None
     allowed_updates: list[str] | None = None
+
+
+class SendText(TelegramMethod[RawMessage]):
+    """sendMessage, its answer left as it came.
+
+    The answer repeats the message replied to: what aiogram cannot read in it must not make a
+    message that stands in the chat look like one that was never sent.
+    """
+
+    __returning__ = RawMessage
+    __api_method__ = "sendMessage"
+
+    chat_id: int
+    text: str
+    message_thread_id: int | None = None
+    reply_parameters: ReplyParameters | None = None
+
+
+class EditText(TelegramMethod[RawMessage]):
+    """editMessageText, its answer left as it came, for the same reason."""
+
+    __returning__ = RawMessage
+    __api_method__ = "editMessageText"
+
+    chat_id: int
+    message_id: int
+    text: str
+    reply_markup: InlineKeyboardMarkup | None = None
 
 
 def open_bot(token: str, api: str, egress: Path, ca_file: Path | None) -> Bot:

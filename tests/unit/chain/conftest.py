@@ -46,7 +46,7 @@ class Chain:
         body = {"user": {"id": user, "first_name": "U", "language_code": "en"}, "text": text}
         return int((await self.post("/say", body))["message_id"])
 
-    async def post(self, path: str, body: dict[str, Any]) -> Any:
+    async def post(self, path: str, body: Any) -> Any:
         async with self.control.post(path, json=body) as response:
             answer = await response.json()
             assert response.status == 200, answer

@@ -1,0 +1,202 @@
+"""The workers answer what was accepted, and neither an ask nor an odd engine ends them."""
+
+import asyncio
+import threading
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from aiohttp import web
+
+from services.gateway.answering import Answering
+from services.gateway.engine import Engine, EngineFailed, Finished, Piece, open_engine
+from services.gateway.history import History
+from services.gateway.inbox import Inbox, Limits
+from services.gateway.outbox import Outbox
+from services.gateway.queue import Queue
+from services.gateway.store import Store
+from services.wire import Batch
+from tests.unit.fakes import USER, FakeEngine, message, open_store, until
+
+
+@dataclass
+class Parts:
+    """A gateway without its HTTP side, and with one worker."""
+
+    store: Store
+    queue: Queue
+    inbox: Inbox
+    answering: Answering
+    engine: FakeEngine
+    tasks: list[asyncio.Task[object]] = field(default_factory=list)
+
+    def start(self) -> None:
+        self.tasks.append(asyncio.create_task(self.answering.run()))
+
+    async def accept(self, *updates: dict[str, object]) -> list[str]:
+        receipts = await self.inbox.accept(Batch(bot_id=1, updates=list(updates)))
+        return [receipt.outcome for receipt in receipts.receipts]
+
+    async def wait_for_replies(self, wanted: list[str]) -> None:
+        """Wait until the replies stand in the store, complete; fail early if the workers end."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + 5
+        while (seen := await self.closed_replies()) != wanted:
+            assert not any(task.done() for task in self.tasks), self.tasks
+            assert loop.time() < deadline, f"{seen} instead of {wanted}"
+
+    async def closed_replies(self) -> list[str]:
+        replies = await self.store.run(self.store.undelivered_replies)
+        return [reply.text for reply in replies if reply.closed]
+
+    def asked(self) -> list[str]:
+        return [request[-1]["content"] for request in self.engine.requests]
+
+    @asynccontextmanager
+    async def busy_store(self) -> AsyncGenerator[None]:
+        """Let the store's thread be at something long: what is asked of it meanwhile lines up."""
+        done = threading.Event()
+        work = asyncio.create_task(self.store.run(done.wait))
+        await asyncio.sleep(0)  # it is in line now
+        try:
+            yield
+        finally:
+            done.set()
+            await work
+
+
+@pytest.fixture
+async def parts(tmp_path: Path) -> AsyncGenerator[Parts]:
+    async with open_store(tmp_path) as store:
+        outbox, queue, fake = Outbox(store, [], 0), Queue(), FakeEngine()
+        engine: Engine = fake  # type: ignore[assignment]  # a fake of the same shape
+        answering = Answering(store, queue, outbox, History(store, "", 4000), engine, 1, 256, 0.0)
+        inbox = Inbox(store, queue, outbox, frozenset({USER}), Limits(9, 9, 3000))
+        parts = Parts(store, queue, inbox, answering, fake)
+        yield parts
+        for task in parts.tasks:
+            task.cancel()
+            with suppress(asyncio.CancelledError, BaseExceptionGroup):
+                await task
+
+
+async def test_ask_that_breaks_its_worker_ends_alone(parts: Parts) -> None:
+    """Its user is told, the next ask is answered, and no later start takes it up again."""
+    parts.engine.scripts.extend([[KeyError("nobody thought of this")], ["fine"]])
+    parts.start()
+
+    await parts.accept(message(1, "breaks"), message(2, "hello"))
+
+    await parts.wait_for_replies(
+        ["I could not finish this answer. Please send the message again.", "fine"]
+    )
+    assert await parts.store.run(parts.store.asks) == []
+
+
+async def test_accepted_edit_of_a_waiting_ask_is_what_the_engine_is_asked(parts: Parts) -> None:
+    """Even if a worker takes the ask while the edit is on its way to the disk."""
+    await parts.accept(message(1, "teh questoin"))
+    edit = message(2, "the question", kind="edit", edited_at=5, message_id=1001)
+
+    async with parts.busy_store():
+        accepting = asyncio.create_task(parts.accept(edit))
+        await asyncio.sleep(0)  # the edit is in line
+        parts.start()
+        await until(lambda: not parts.queue.waiting(), "a worker takes the ask")
+
+    assert await accepting == ["accepted"]
+    await parts.wait_for_replies(["fine"])
+    assert parts.asked() == ["the question"]
+
+
+async def test_ask_stopped_on_its_way_to_a_worker_is_not_asked(parts: Parts) -> None:
+    """Even if /stop is still on its way to the disk when a worker takes the ask."""
+    await parts.accept(message(1, "tell me"))
+
+    async with parts.busy_store():
+        accepting = asyncio.create_task(parts.accept(message(2, "/stop")))
+        await asyncio.sleep(0)  # the stop is in line
+        parts.start()
+        await until(lambda: not parts.queue.waiting(), "a worker takes the ask")
+
+    assert await accepting == ["accepted"]
+    await parts.accept(message(3, "next"))
+    await parts.wait_for_replies(["(stopped)", "fine"])
+    assert parts.asked() == ["next"]
+
+
+# Engines that are not what they were, or not what they should be
+
+
+@dataclass
+class OddEngine:
+    """Serves one model, and any line instead of an answer."""
+
+    model: str = "one"
+    line: bytes = b'{"choices":[],"usage":{"prompt_tokens":1,"completion_tokens":1}}'
+
+    async def name(self, _: web.Request) -> web.Response:
+        return web.json_response({"data": [{"id": self.model}]})
+
+    async def answer(self, request: web.Request) -> web.Response:
+        if (await request.json())["model"] != self.model:
+            return web.json_response({"error": {"message": "no such model"}}, status=404)
+        body = b'data: {"choices":[{"delta":{"content":"hi"}}]}\n\n'
+        body += b"data: " + self.line + b"\n\ndata: [DONE]\n\n"
+        return web.Response(body=body, content_type="text/event-stream")
+
+
+@pytest.fixture
+async def odd(tmp_path: Path) -> AsyncGenerator[tuple[OddEngine, Engine]]:
+    odd = OddEngine()
+    app = web.Application()
+    app.router.add_get("/v1/models", odd.name)
+    app.router.add_post("/v1/chat/completions", odd.answer)
+    runner = web.AppRunner(app, access_log=None)
+    await runner.setup()
+    await web.UnixSite(runner, tmp_path / "engine.sock").start()
+    async with open_engine(tmp_path / "engine.sock", 1) as engine:
+        yield odd, engine
+    await runner.cleanup()
+
+
+async def speak(engine: Engine) -> list[Piece | Finished]:
+    return [item async for item in engine.stream([], 9, 0.0)]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b'{"choices":[],"usage":{"total_tokens":1}}',
+        b'{"choices":[],"usage":{"prompt_tokens":null,"completion_tokens":1}}',
+        b'{"choices":[],"usage":{"prompt_tokens":"many","completion_tokens":1}}',
+        b'{"choices":[],"usage":7}',
+        b'{"choices":[],"usage":["prompt_tokens"]}',
+        b'{"choices":[]}',
+        b'{"choices":[{"delta":{"content":"\\ud800"}}]}',
+    ],
+)
+async def test_odd_line_is_a_failure_of_the_engine(
+    odd: tuple[OddEngine, Engine], line: bytes
+) -> None:
+    """Whatever stands where the cost or text should stand, only errors with a name come of it."""
+    odd_engine, engine = odd
+    odd_engine.line = line
+
+    with pytest.raises(EngineFailed):
+        await speak(engine)
+
+
+async def test_renamed_model_is_asked_for_by_its_new_name(odd: tuple[OddEngine, Engine]) -> None:
+    """An engine that was restarted with another model costs one try, not every later answer."""
+    odd_engine, engine = odd
+    answer = [Piece("hi"), Finished("", 1, 1)]
+    assert await speak(engine) == answer
+
+    odd_engine.model = "two"
+
+    with pytest.raises(EngineFailed):
+        await speak(engine)
+    assert await speak(engine) == answer
