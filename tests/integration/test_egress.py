@@ -3,8 +3,10 @@
 import subprocess
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import pytest
 import trustme
@@ -312,24 +314,13 @@ def test_restart_replaces_the_stale_socket(world: World) -> None:
 
 def test_stop_is_heard_although_a_call_is_open(world: World) -> None:
     """`docker stop` ends it within three seconds, an open call or not; it is not killed."""
-    wait_until(lambda: world.calls(HOST), "control: the way is open", 15)
-    with subprocess.Popen(
-        ["docker", "exec", "-i", world.relay.id]
-        + ["python3", "/probe.py", "hold-tls", SOCKET, HOST, AUTHORITY],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as caller:
-        assert caller.stdout is not None
-        assert caller.stdin is not None
-        assert caller.stdout.readline() == "ready\n"
+    with held_call(world):
         begun = time.monotonic()
 
         world.egress.stop(time=10)
 
         assert time.monotonic() - begun < 3
         assert world.egress.state.exit_code == 0
-        caller.stdin.close()
     world.egress.start()
     wait_until_healthy(world.egress)
     wait_until(lambda: world.calls(HOST), "calls arrive", 15)
@@ -376,6 +367,28 @@ def test_log_tells_of_failures_without_content(world: World) -> None:
 def test_dead_relay_leaves_nothing_to_arrive_late(world: World, relay_dies: bool) -> None:
     """What a dead relay had half-sent is not retransmitted once the line is back."""
     canary = f"late-{relay_dies}"
+    with held_call(world) as say:
+        line(world, cut=True)
+        try:
+            say.write(canary + "\n")
+            say.flush()
+            wait_until(lambda: dropped(world) > 0, "the line swallows it", 5)
+            if relay_dies:
+                kill_process(world.relay, "hold-tls")
+                wait_until(lambda: not holds_connection(world), "egress has let go", 5)
+            else:
+                wait_until(lambda: dropped(world) > 3, "the kernel sends it again and again", 10)
+        finally:
+            line(world, cut=False)
+
+        arrived = arrives(world, canary, seconds=4)
+
+    assert arrived is not relay_dies
+
+
+@contextmanager
+def held_call(world: World) -> Iterator[IO[str]]:
+    """Hold a TLS call from the relay to Telegram open; what is written goes through it."""
     wait_until(lambda: world.calls(HOST), "control: the way is open", 15)
     with subprocess.Popen(
         ["docker", "exec", "-i", world.relay.id]
@@ -387,23 +400,8 @@ def test_dead_relay_leaves_nothing_to_arrive_late(world: World, relay_dies: bool
         assert caller.stdin is not None
         assert caller.stdout is not None
         assert caller.stdout.readline() == "ready\n"
-        line(world, cut=True)
-        try:
-            caller.stdin.write(canary + "\n")
-            caller.stdin.flush()
-            wait_until(lambda: dropped(world) > 0, "the line swallows it", 5)
-            if relay_dies:
-                kill_process(world.relay, "hold-tls")
-                wait_until(lambda: not holds_connection(world), "egress has let go", 5)
-            else:
-                wait_until(lambda: dropped(world) > 3, "the kernel sends it again and again", 10)
-        finally:
-            line(world, cut=False)
-
-        arrived = arrives(world, canary, seconds=4)
+        yield caller.stdin
         caller.stdin.close()
-
-    assert arrived is not relay_dies
 
 
 def line(world: World, *, cut: bool) -> None:
