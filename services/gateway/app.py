@@ -18,6 +18,7 @@ from services.gateway.inbox import Inbox
 from services.gateway.outbox import Outbox, StaleEpoch, UnknownReply
 from services.gateway.store import StoreError
 from services.wire import (
+    SPOKEN,
     VERSION,
     VERSION_HEADER,
     Batch,
@@ -130,9 +131,14 @@ class _Gate:
         if not hmac.compare_digest(given, self._authorization):
             sentence = "the link token does not fit: check it on both nodes"
             await _error(401, sentence)(scope, receive, send)
-        elif headers.get(VERSION_HEADER) != str(VERSION):
-            sentence = f"this end speaks version {VERSION}: upgrade the older node"
-            await _error(426, sentence)(scope, receive, send)
+        elif headers.get(VERSION_HEADER, "") not in map(str, SPOKEN):
+            sentence = (
+                f"this end speaks versions {min(SPOKEN)} to {VERSION} of the wire: "
+                "upgrade the older node"
+            )
+            response = _error(426, sentence)
+            response.headers[VERSION_HEADER] = str(VERSION)
+            await response(scope, receive, send)
         else:
             await self._app(scope, _limited(receive), send)
 

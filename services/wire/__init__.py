@@ -6,6 +6,7 @@ from services.wire.events import (
     Closed,
     Event,
     Grown,
+    Guests,
     Hello,
     Opened,
     Reply,
@@ -16,13 +17,17 @@ from services.wire.events import (
 )
 from services.wire.updates import MAX_BATCH, Batch, Receipt, Receipts, Update
 
-VERSION = 1
-"""Travels in the header `Wire-Version` of every request."""
+VERSION = 2
+"""Travels in the header `Wire-Version` of every request, and of every refusal for its sake."""
+
+SPOKEN = frozenset({VERSION - 1, VERSION})
+"""The nodes are upgraded one after the other, so each also speaks the version before its own."""
 
 VERSION_HEADER = "Wire-Version"
 
 __all__ = [
     "MAX_BATCH",
+    "SPOKEN",
     "VERSION",
     "VERSION_HEADER",
     "Batch",
@@ -31,6 +36,7 @@ __all__ = [
     "Closed",
     "Event",
     "Grown",
+    "Guests",
     "Hello",
     "Opened",
     "Outcome",

@@ -4,6 +4,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from services.wire.updates import Number
+
 
 class Claim(BaseModel):
     """Asks whether this relay is still the one that may write: before each final edit."""
@@ -24,9 +26,13 @@ class PartRecord(BaseModel):
 
 
 class Outcome(BaseModel):
-    """The end of a reply: all of it stands in the chat, or it can never stand there."""
+    """The end of a reply: all of it stands in the chat, or it can never stand there.
+
+    `moved` (since version 2): the chat is a supergroup now; the reply goes on there.
+    """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
     epoch: int
-    outcome: Literal["delivered", "undeliverable"]
+    outcome: Literal["delivered", "undeliverable", "moved"]
+    moved_to: Number = 0

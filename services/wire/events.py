@@ -45,6 +45,20 @@ class Hello(BaseModel):
     epoch: int
     """Names this stream. Writes that carry an older epoch are rejected."""
     undelivered: tuple[int, ...]
+    guests: tuple[int, ...] = ()
+    """Since version 2: users whom the gateway serves beyond the configured list."""
+
+
+class Guests(BaseModel):
+    """The users whom the gateway serves beyond the configured list are these now.
+
+    Since version 2.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    type: Literal["guests"] = "guests"
+    users: tuple[int, ...]
 
 
 class Opened(BaseModel):
@@ -96,10 +110,13 @@ class Superseded(BaseModel):
     type: Literal["superseded"] = "superseded"
 
 
-Event: TypeAlias = Hello | Opened | Grown | Status | Closed | Superseded
+Event: TypeAlias = Hello | Guests | Opened | Grown | Status | Closed | Superseded
 
 _EVENT: TypeAdapter[Event] = TypeAdapter(
-    Annotated[Hello | Opened | Grown | Status | Closed | Superseded, Field(discriminator="type")]
+    Annotated[
+        Hello | Guests | Opened | Grown | Status | Closed | Superseded,
+        Field(discriminator="type"),
+    ]
 )
 
 

@@ -13,12 +13,13 @@ MAX_BATCH = 100
 
 
 class Update(BaseModel):
-    """One act of one user: a message, an edit of a message, or the press of a button."""
+    """One act of one user: a message, an edit, a press of a button; or a group that has moved."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
     update_id: Annotated[Number, Field(ge=0)]
-    kind: Literal["message", "edit", "press"]
+    kind: Literal["message", "edit", "press", "move"]
+    """`move`: Telegram has made a supergroup of the group; the chat has a new id."""
     chat_id: Number
     thread_id: Number = 0
     """The forum topic; 0 outside of topics."""
@@ -35,6 +36,8 @@ class Update(BaseModel):
     """None: the message carries something else than text."""
     press_id: str = Field(default="", max_length=128)
     press_data: str = Field(default="", max_length=64)
+    moved_to: Number = 0
+    """For `move`: the chat's new id. Since version 2."""
 
     def identity(self) -> bytes:
         """Tell this update from another that has the same id.

@@ -10,6 +10,7 @@ from services.wire import (
     Closed,
     Event,
     Grown,
+    Guests,
     Hello,
     Opened,
     Reply,
@@ -22,7 +23,8 @@ from services.wire import (
 
 BUTTON = Button(label="Stop", data="stop:4")
 GOLDEN: list[tuple[Event, bytes]] = [
-    (Hello(epoch=3, undelivered=(4,)), b'{"type":"hello","epoch":3,"undelivered":[4]}'),
+    (Hello(epoch=3, undelivered=(4,)), b'{"type":"hello","epoch":3,"undelivered":[4],"guests":[]}'),
+    (Guests(users=(8,)), b'{"type":"guests","users":[8]}'),
     (
         Opened(reply=Reply(id=4, chat_id=7, reply_to=9, text="x", buttons=(BUTTON,), parts=(5,))),
         b'{"type":"opened","reply":{"id":4,"chat_id":7,"thread_id":0,"reply_to":9,"text":"x",'
@@ -40,7 +42,7 @@ GOLDEN: list[tuple[Event, bytes]] = [
 
 @pytest.mark.parametrize(("event", "golden"), GOLDEN, ids=lambda value: type(value).__name__)
 def test_events_have_one_form(event: Event, golden: bytes) -> None:
-    """Each event is written as version 1 of the wire says, and read back as it was."""
+    """Each event is written as the current version of the wire says, and read back as it was."""
     assert encode_event(event) == b"data: " + golden + b"\n\n"
     assert decode_event(b"data: " + golden) == event
 
