@@ -4,20 +4,26 @@ import asyncio
 import logging
 import signal
 import sys
+import time
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 
 from aiogram import Bot
-from aiogram.exceptions import AiogramError
+from aiogram.exceptions import AiogramError, TelegramUnauthorizedError
 
 from services.log import describe_error, start_logging
 from services.namespace import watch_namespace
+from services.relay.addressing import Identity
 from services.relay.backoff import Backoff
-from services.relay.inbox import BadToken, Inbox
+from services.relay.inbox import PATIENCE_SECONDS, BadToken, Inbox
 from services.relay.link import open_link
+from services.relay.notices import Notices
 from services.relay.outbox import Outbox
 from services.relay.pacing import Pacing
+from services.relay.presence import Presence
 from services.relay.settings import RelaySettings
-from services.relay.telegram import open_bot
+from services.relay.telegram import GetRawMe, open_bot
+from services.relay.tenure import Tenure
 from services.relay.texts import COMMANDS
 from services.relay.translation import Doorman
 from services.settings import BadSetting, read_settings
@@ -45,8 +51,16 @@ def main() -> int:
     return 0
 
 
-async def run(settings: RelaySettings, holder: str | None = None) -> None:
-    """Carry messages until SIGTERM or SIGINT. Raises a group with what stopped it otherwise."""
+async def run(
+    settings: RelaySettings,
+    holder: str | None = None,
+    clock: Callable[[], float] = time.time,
+    patience_seconds: float = PATIENCE_SECONDS,
+) -> None:
+    """Carry messages until SIGTERM or SIGINT. Raises a group with what stopped it otherwise.
+
+    `clock` gives the Unix time; waiting chats are told so after `patience_seconds`.
+    """
     async with AsyncExitStack() as stack:
         bot = open_bot(
             settings.bot_token,
@@ -57,15 +71,22 @@ async def run(settings: RelaySettings, holder: str | None = None) -> None:
         stack.push_async_callback(bot.session.close)
         link = open_link(settings.link_address, settings.link_port, settings.link_token)
         stack.push_async_callback(link.close)
-        outbox = Outbox(bot, link, Pacing())
-        inbox = Inbox(bot, link, Doorman(settings.allowed_users))
+        pacing, presence = Pacing(), Presence()
+        outbox = Outbox(bot, link, pacing, presence, Tenure())
+        notices = Notices(bot, pacing, clock)
+
+        async def receive() -> None:
+            username = await _ask_own_name(bot)
+            doorman = Doorman(settings.allowed_users, presence, Identity(bot.id, username))
+            await Inbox(bot, link, doorman, presence, notices, patience_seconds).run()
+
         stopped = _catch_signals()
         async with asyncio.TaskGroup() as group:
             tasks = [
                 group.create_task(watch_namespace(holder) if holder else watch_namespace()),
                 group.create_task(_prepare(bot)),
                 group.create_task(outbox.run()),
-                group.create_task(inbox.run()),
+                group.create_task(receive()),
             ]
             await stopped.wait()
             for task in tasks:
@@ -83,6 +104,19 @@ async def _prepare(bot: Bot) -> None:
             return
         except (AiogramError, OSError) as error:
             log.warning("not prepared yet", extra={"error": describe_error(error)})
+            await backoff.wait()
+
+
+async def _ask_own_name(bot: Bot) -> str:
+    """Ask Telegram for the bot's user name, by which groups call it. Raises BadToken."""
+    backoff = Backoff()
+    while True:
+        try:
+            return str((await bot(GetRawMe())).get("username", ""))
+        except TelegramUnauthorizedError:
+            raise BadToken from None
+        except (AiogramError, OSError) as error:
+            log.warning("own name not known yet", extra={"error": describe_error(error)})
             await backoff.wait()
 
 

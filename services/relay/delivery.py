@@ -13,7 +13,12 @@ from functools import partial
 from typing import Literal
 
 from aiogram import Bot
-from aiogram.exceptions import AiogramError, TelegramBadRequest, TelegramRetryAfter
+from aiogram.exceptions import (
+    AiogramError,
+    TelegramBadRequest,
+    TelegramMigrateToChat,
+    TelegramRetryAfter,
+)
 from aiogram.types import InlineKeyboardButton, InlineKeyboardMarkup, ReplyParameters
 
 from services.log import describe_error
@@ -21,7 +26,7 @@ from services.relay.backoff import Backoff
 from services.relay.link import Link, LinkDown, Rejected, Settled
 from services.relay.pacing import Pacing
 from services.relay.rendering import PLACEHOLDER, split
-from services.relay.telegram import EditText, SendText, is_gone
+from services.relay.telegram import EditText, SendText, is_gone, is_shown
 from services.wire import Button, Outcome, Reply
 
 log = logging.getLogger(__name__)
@@ -39,6 +44,14 @@ DECORATION_SECONDS = 3
 
 class Undeliverable(Exception):
     """The chat is gone, or the user has blocked the bot: nothing can ever be shown there."""
+
+
+class Moved(Exception):
+    """The group is a supergroup now and has another id: the reply goes on there."""
+
+    def __init__(self, chat_id: int) -> None:
+        super().__init__()
+        self.chat_id = chat_id
 
 
 Shown = tuple[str, tuple[Button, ...]]
@@ -113,14 +126,19 @@ class Delivery:
                 self._typing.cancel()
 
     async def _run(self) -> None:
-        end: Literal["delivered", "undeliverable"] = "delivered"
+        end: Literal["delivered", "undeliverable", "moved"] = "delivered"
+        moved_to = 0
         try:
             while not await self._show():
                 pass
         except Undeliverable:
             end = "undeliverable"
+        except Moved as move:
+            end, moved_to = "moved", move.chat_id
         await self._persist(
-            lambda epoch: self._link.settle(Outcome(epoch=epoch, outcome=end), self.reply.id)
+            lambda epoch: self._link.settle(
+                Outcome(epoch=epoch, outcome=end, moved_to=moved_to), self.reply.id
+            )
         )
         log.info(end, extra={"reply": self.reply.id, "parts": len(self._parts)})
 
@@ -246,9 +264,8 @@ class Delivery:
         except TelegramBadRequest as error:
             if is_gone(error):
                 raise Undeliverable from None
-            what = str(error).lower()
             # What the user deleted stays deleted, and counts as shown.
-            if "not modified" not in what and "message to edit not found" not in what:
+            if not is_shown(error):
                 log.error("edit refused", extra={"reply": self.reply.id, "part": position})
                 if is_final:
                     # No repetition mends it. At least no button shall promise that it goes on.
@@ -275,7 +292,12 @@ class Delivery:
         return True
 
     def _may_pass(self, error: Exception) -> bool:
-        """Tell whether trying again can help, and note what it means for the next try."""
+        """Tell whether trying again can help, and note what it means for the next try.
+
+        Raises Moved.
+        """
+        if isinstance(error, TelegramMigrateToChat):
+            raise Moved(error.migrate_to_chat_id) from None
         if isinstance(error, TelegramRetryAfter):
             self._pacing.obey(self.reply.chat_id, error.retry_after)
             return True

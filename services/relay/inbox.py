@@ -2,11 +2,16 @@
 
 The offset moves, and with it Telegram forgets, only after the gateway has committed a batch. If
 this process dies in between, Telegram delivers again and the gateway knows the update already.
+
+While the gateway is away, the same updates are looked at again and again: what is new among them
+is seen, its chat is told, and the return of the gateway cuts the wait short.
 """
 
 import asyncio
 import contextlib
+import itertools
 import logging
+from typing import TypeGuard
 
 from aiogram import Bot
 from aiogram.exceptions import (
@@ -19,14 +24,28 @@ from aiogram.exceptions import (
 from services.log import describe_error
 from services.relay.backoff import Backoff
 from services.relay.link import Link, LinkDown, Rejected
+from services.relay.notices import Notices
+from services.relay.presence import Presence
 from services.relay.telegram import GetRawUpdates, RawUpdate
-from services.relay.translation import ALLOWED_UPDATES, Doorman
+from services.relay.translation import (
+    ALLOWED_UPDATES,
+    Doorman,
+    TurnedAway,
+    Undecided,
+    Verdict,
+)
 from services.wire import Batch, Update
 
 log = logging.getLogger(__name__)
 
 DECORATION_SECONDS = 3
 """What is only decoration is given up after this long."""
+
+PATIENCE_SECONDS = 20.0
+"""A gateway that only restarts is back before that, and nobody need be told."""
+
+REPEAT_SECONDS = 1.0
+"""Telegram shows a single update to whoever asks again for the same ones within half a second."""
 
 POLL_SECONDS = 50
 """Telegram holds a getUpdates call this long when there is nothing to deliver."""
@@ -39,91 +58,129 @@ class BadToken(Exception):
 class Inbox:
     """The polling loop."""
 
-    def __init__(self, bot: Bot, link: Link, doorman: Doorman) -> None:
+    def __init__(
+        self,
+        bot: Bot,
+        link: Link,
+        doorman: Doorman,
+        presence: Presence,
+        notices: Notices,
+        patience_seconds: float = PATIENCE_SECONDS,
+    ) -> None:
+        """Prepare. Chats are told that they must wait after `patience_seconds` of waiting."""
         self._bot = bot
         self._link = link
         self._doorman = doorman
+        self._presence = presence
+        self._notices = notices
+        self._patience_seconds = patience_seconds
         self._offset: int | None = None
+        self._is_asleep = False
         self._answering: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
         """Carry updates for ever. Raises BadToken."""
+        backoff = Backoff(first_seconds=REPEAT_SECONDS)
+        try:
+            while True:
+                raw_updates = await self._fetch()
+                returned = self._presence.returned
+                if await self._take(raw_updates) or await backoff.wait(until=returned):
+                    backoff.reset()
+        finally:
+            self._notices.stop()
+
+    async def _fetch(self) -> list[RawUpdate]:
+        """Return the oldest updates that wait, as soon as there are any."""
         backoff = Backoff()
         while True:
             try:
-                raw_updates = await self._fetch()
+                raw_updates = await self._bot(
+                    GetRawUpdates(
+                        offset=self._offset,
+                        limit=100,
+                        timeout=POLL_SECONDS,
+                        allowed_updates=ALLOWED_UPDATES,
+                    ),
+                    request_timeout=POLL_SECONDS + 10,
+                )
             except TelegramUnauthorizedError:
                 raise BadToken from None
             except TelegramRetryAfter as error:
                 await asyncio.sleep(error.retry_after)
-                continue
             except TelegramConflictError:
                 log.error("another poller", extra={"remedy": "stop the other one"})
                 await backoff.wait()
-                continue
             except (AiogramError, OSError) as error:
                 log.warning("telegram unreachable", extra={"error": describe_error(error)})
                 await backoff.wait()
-                continue
-            backoff.reset()
-            if raw_updates:
-                notices = await self._hand_over(raw_updates)
-                self._offset = max(int(raw["update_id"]) for raw in raw_updates) + 1
-                for press_id, notice in notices:
-                    self._answer_press(press_id, notice)
+            else:
+                known = [raw for raw in raw_updates if isinstance(raw.get("update_id"), int)]
+                return sorted(known, key=lambda raw: int(raw["update_id"]))
 
-    async def _fetch(self) -> list[RawUpdate]:
-        raw_updates = await self._bot(
-            GetRawUpdates(
-                offset=self._offset,
-                limit=100,
-                timeout=POLL_SECONDS,
-                allowed_updates=ALLOWED_UPDATES,
-            ),
-            request_timeout=POLL_SECONDS + 10,
-        )
-        return [raw for raw in raw_updates if isinstance(raw.get("update_id"), int)]
+    async def _take(self, raw_updates: list[RawUpdate]) -> bool:
+        """Hand over what can be, and confirm that much; False if something has to wait."""
+        window = [(int(raw["update_id"]), self._doorman.admit(raw)) for raw in raw_updates]
+        decided = list(itertools.takewhile(lambda it: not isinstance(it[1], Undecided), window))
+        try:
+            await self._hand_over([it[1] for it in decided if self._is_wanted(it[1])])
+        except LinkDown as error:
+            self._note_sleep(error)
+            # What needs nothing from the gateway must not fill the hundred that can be seen.
+            decided = list(itertools.takewhile(lambda it: not self._is_wanted(it[1]), decided))
+        self._confirm(decided)
+        waiting = window[len(decided) :]
+        if waiting and self._presence.away_seconds >= self._patience_seconds:
+            self._notices.tell([it[1] for it in waiting if isinstance(it[1], Update)])
+        return not waiting
 
-    async def _hand_over(self, raw_updates: list[RawUpdate]) -> list[tuple[str, str]]:
+    def _is_wanted(self, verdict: Verdict) -> TypeGuard[Update]:
+        return isinstance(verdict, Update) and not self._notices.has_answered(verdict)
+
+    def _confirm(self, decided: list[tuple[int, Verdict]]) -> None:
+        """Let Telegram forget these with the next call."""
+        for number, verdict in decided:
+            self._offset = number + 1
+            if isinstance(verdict, TurnedAway):
+                self._doorman.count(verdict)
+
+    async def _hand_over(self, updates: list[Update]) -> None:
         """Return only when the gateway has every update that it will ever take.
 
-        Returns the presses that wait for a word, with the gateway's notice for each.
+        Raises LinkDown.
         """
-        updates = [update for raw in raw_updates if (update := self._doorman.admit(raw))]
         if not updates:
-            return []
+            return
         try:
-            return await self._send(updates)
+            await self._send(updates)
         except Rejected:
             # The batch as a whole is refused: find the update that spoils it.
-            notices: list[tuple[str, str]] = []
             for update in updates:
                 try:
-                    notices += await self._send([update])
+                    await self._send([update])
                 except Rejected:
                     log.error("update refused", extra={"update": update.update_id})
-            return notices
+        self._presence.note_taken()
+        self._is_asleep = False
 
-    async def _send(self, updates: list[Update]) -> list[tuple[str, str]]:
+    async def _send(self, updates: list[Update]) -> None:
         batch = Batch(bot_id=self._bot.id, updates=[update.model_dump() for update in updates])
-        backoff = Backoff()
-        while True:
-            try:
-                receipts = await self._link.send(batch)
-                break
-            except LinkDown as error:
-                log.warning("other end asleep", extra={"error": describe_error(error)})
-                await backoff.wait()
-        outcomes = [receipt.outcome for receipt in receipts.receipts]
+        receipts = (await self._link.send(batch)).receipts
+        outcomes = [receipt.outcome for receipt in receipts]
         log.info(
             "handed over",
             extra={what: outcomes.count(what) for what in ("accepted", "duplicate", "refused")},
         )
-        return [
-            (update.press_id, receipt.notice)
-            for update, receipt in zip(updates, receipts.receipts, strict=False)
-            if update.press_id
-        ]
+        self._notices.clear(updates)
+        for update, receipt in zip(updates, receipts, strict=False):
+            if update.press_id:
+                self._answer_press(update.press_id, receipt.notice)
+
+    def _note_sleep(self, error: LinkDown) -> None:
+        self._presence.note_refused()
+        if not self._is_asleep:
+            self._is_asleep = True
+            log.warning("other end asleep", extra={"error": describe_error(error)})
 
     def _answer_press(self, press_id: str, notice: str) -> None:
         """Acknowledge a press: a decoration, which must hold up nothing."""

@@ -1,11 +1,16 @@
 """Speaks to the gateway at the other end of the tunnel. One HTTP library serves both ways out."""
 
-from collections.abc import AsyncGenerator
+import logging
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+from functools import partial
 
 import aiohttp
 from pydantic import BaseModel, ValidationError
 
+from services.relay.versions import complete_receipts, write_batch, write_outcome
 from services.wire import (
+    SPOKEN,
     VERSION,
     VERSION_HEADER,
     Batch,
@@ -16,6 +21,8 @@ from services.wire import (
     Receipts,
     decode_event,
 )
+
+log = logging.getLogger(__name__)
 
 SILENCE_SECONDS = 25.0
 """The stream is dead after this long: the gateway shows a sign of life every 10 s."""
@@ -37,11 +44,21 @@ class Settled(Exception):
     """The gateway does not know the reply any more: somebody has brought it to its end."""
 
 
+class VersionsTooFarApart(LinkDown):
+    """The nodes' versions are too far apart: upgrade the older node, then both serve again."""
+
+
 class Link:
-    """The calls and the stream between this relay and the gateway."""
+    """The calls and the stream between this relay and the gateway.
+
+    Each request names the version of the wire that it is written in. A gateway that does not speak
+    it answers 426; then the version before is spoken, until the next stream tries the newest again.
+    """
 
     def __init__(self, session: aiohttp.ClientSession) -> None:
         self._session = session
+        self._version = VERSION
+        self._has_complained = False
 
     async def send(self, batch: Batch) -> Receipts:
         """Hand a batch over. When this returns, the gateway has committed it.
@@ -49,37 +66,44 @@ class Link:
         Raises LinkDown if it must be sent again, Rejected if the batch itself is refused.
         """
         try:
-            return Receipts.model_validate_json(await self._post("/chat", batch))
+            answer = await self._post("/chat", partial(write_batch, batch))
+            return complete_receipts(batch, Receipts.model_validate_json(answer))
         except (ValidationError, Superseded, Settled):
             raise LinkDown from None  # whatever answered is not the gateway that we know
 
     async def claim(self, epoch: int, reply_id: int) -> None:
         """Ask leave for an edit. Raises LinkDown, Superseded or Settled."""
-        await self._post(f"/replies/{reply_id}/claim", Claim(epoch=epoch))
+        await self._post(f"/replies/{reply_id}/claim", _same(Claim(epoch=epoch)))
 
     async def record_part(self, epoch: int, reply_id: int, position: int, message_id: int) -> None:
         """Record which message carries a part. Raises LinkDown, Superseded or Settled."""
         record = PartRecord(epoch=epoch, position=position, message_id=message_id)
-        await self._post(f"/replies/{reply_id}/parts", record)
+        await self._post(f"/replies/{reply_id}/parts", _same(record))
 
     async def settle(self, outcome: Outcome, reply_id: int) -> None:
         """Report the end of a reply. Raises LinkDown, Superseded or Settled."""
-        await self._post(f"/replies/{reply_id}/outcome", outcome)
+        await self._post(f"/replies/{reply_id}/outcome", partial(write_outcome, outcome))
 
     async def events(self) -> AsyncGenerator[Event]:
         """Follow the gateway's stream until it ends. Raises LinkDown."""
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=5, sock_read=SILENCE_SECONDS)
+        self._version = VERSION  # the gateway may have been upgraded since it refused that one
         try:
-            async with self._session.get("/events", timeout=timeout) as response:
-                if response.status != 200:
-                    raise LinkDown
-                rest = b""
-                async for data in response.content.iter_any():
-                    *frames, rest = (rest + data).split(b"\n\n")
-                    for frame in frames:
-                        event = decode_event(frame)
-                        if event:
+            while True:
+                version = self._version
+                async with self._session.get(
+                    "/events", timeout=timeout, headers={VERSION_HEADER: str(version)}
+                ) as response:
+                    if response.status == 426:
+                        self._fall_back(version)
+                        continue
+                    if response.status != 200:
+                        raise LinkDown
+                    self._has_complained = False
+                    async with aclosing(_decoded(response.content)) as events:
+                        async for event in events:
                             yield event
+                    return
         except (aiohttp.ClientError, TimeoutError, OSError, ValidationError) as error:
             raise LinkDown from error
 
@@ -87,36 +111,70 @@ class Link:
         """Close the connections."""
         await self._session.close()
 
-    async def _post(self, path: str, body: BaseModel) -> bytes:
-        try:
-            async with self._session.post(
-                path,
-                data=body.model_dump_json().encode(),
-                headers={"Content-Type": "application/json"},
-            ) as response:
-                answer = await response.read()
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise LinkDown from error
-        match response.status:
-            case 200 | 204:
-                return answer
-            case 404:
-                raise Settled
-            case 409:
-                raise Superseded
-            case 400 | 413 | 422:
-                raise Rejected
-            case _:
-                # 5xx passes; a wrong link token or version (401, 426) is the operator's to mend,
-                # and no reason to lose what users wrote.
-                raise LinkDown
+    async def _post(self, path: str, write: Callable[[int], bytes]) -> bytes:
+        """Post what `write` makes for a version of the wire."""
+        while True:
+            version = self._version
+            try:
+                async with self._session.post(
+                    path,
+                    data=write(version),
+                    headers={"Content-Type": "application/json", VERSION_HEADER: str(version)},
+                ) as response:
+                    answer = await response.read()
+            except (aiohttp.ClientError, TimeoutError, OSError) as error:
+                raise LinkDown from error
+            match response.status:
+                case 200 | 204:
+                    return answer
+                case 404:
+                    raise Settled
+                case 409:
+                    raise Superseded
+                case 400 | 413 | 422:
+                    raise Rejected
+                case 426:
+                    self._fall_back(version)
+                case _:
+                    # 5xx passes; a wrong link token (401) is the operator's to mend, and no reason
+                    # to lose what users wrote.
+                    raise LinkDown
+
+    def _fall_back(self, refused: int) -> None:
+        """Speak the version before the refused one. Raises VersionsTooFarApart if there is none."""
+        if refused - 1 in SPOKEN:
+            self._version = refused - 1
+            return
+        self._version = VERSION
+        if not self._has_complained:
+            self._has_complained = True
+            log.error(
+                "versions too far apart",
+                extra={"speaks": sorted(SPOKEN), "remedy": VersionsTooFarApart.__doc__},
+            )
+        raise VersionsTooFarApart
+
+
+def _same(body: BaseModel) -> Callable[[int], bytes]:
+    """Write what is the same in every version."""
+    return lambda _: body.model_dump_json().encode()
+
+
+async def _decoded(content: aiohttp.StreamReader) -> AsyncGenerator[Event]:
+    rest = b""
+    async for data in content.iter_any():
+        *frames, rest = (rest + data).split(b"\n\n")
+        for frame in frames:
+            event = decode_event(frame)
+            if event:
+                yield event
 
 
 def open_link(address: str, port: int, token: str) -> Link:
     """Build the link; whoever calls closes it."""
     session = aiohttp.ClientSession(
         f"http://{address}:{port}",
-        headers={"Authorization": f"Bearer {token}", VERSION_HEADER: str(VERSION)},
+        headers={"Authorization": f"Bearer {token}"},
         timeout=aiohttp.ClientTimeout(total=15, sock_connect=5),
         connector=aiohttp.TCPConnector(limit=100),
     )

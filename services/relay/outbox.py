@@ -15,22 +15,26 @@ from services.relay.backoff import Backoff
 from services.relay.delivery import Delivery
 from services.relay.link import Link, LinkDown, Settled, Superseded
 from services.relay.pacing import Pacing
-from services.wire import Closed, Event, Grown, Hello, Opened, Reply, Status
+from services.relay.presence import Presence
+from services.relay.tenure import Tenure
+from services.wire import Closed, Event, Grown, Guests, Hello, Opened, Reply, Status
 from services.wire import Superseded as StreamSuperseded
 
 log = logging.getLogger(__name__)
-
-YIELD_SECONDS = 10.0
-"""How long this relay leaves the field to another that has taken over."""
 
 
 class Outbox:
     """All deliveries, and the epoch of the stream that feeds them."""
 
-    def __init__(self, bot: Bot, link: Link, pacing: Pacing) -> None:
+    def __init__(
+        self, bot: Bot, link: Link, pacing: Pacing, presence: Presence, tenure: Tenure
+    ) -> None:
+        """Prepare. `presence` is told of the stream; `tenure` says how long to yield."""
         self._bot = bot
         self._link = link
         self._pacing = pacing
+        self._presence = presence
+        self._tenure = tenure
         self._epoch = 0
         self._connected = asyncio.Event()
         self._renewed = asyncio.Event()
@@ -49,23 +53,37 @@ class Outbox:
                             backoff.reset()
                             self._take(event)
                             if isinstance(event, StreamSuperseded):
-                                log.error("another relay has taken over")
-                                self._connected.clear()
-                                self._forget(self._deliveries)
-                                await asyncio.sleep(YIELD_SECONDS)
+                                await self._yield()
                                 break
                 except LinkDown as error:
                     log.warning("stream lost", extra={"error": describe_error(error)})
-                self._connected.clear()
+                self._disconnect()
                 await backoff.wait()
         finally:
             for task in self._tasks.values():
                 task.cancel()
 
+    async def _yield(self) -> None:
+        """Leave the field to the relay that has taken over, longer each time."""
+        self._disconnect()
+        self._forget(self._deliveries)
+        seconds = self._tenure.lose()
+        log.error(
+            "another relay has taken over",
+            extra={"yield_seconds": seconds, "remedy": "stop one of the two relays"},
+        )
+        await asyncio.sleep(seconds)
+
+    def _disconnect(self) -> None:
+        self._connected.clear()
+        self._presence.go()
+
     def _take(self, event: Event) -> None:
         match event:
             case Hello():
                 self._begin(event)
+            case Guests():
+                self._presence.guests = frozenset(event.users)
             case Opened():
                 self._open(event.reply)
             case Grown():
@@ -88,6 +106,8 @@ class Outbox:
             self._forget(self._deliveries)
         self._epoch = hello.epoch
         self._connected.set()
+        self._tenure.begin()
+        self._presence.come(hello.guests)
         self._renewed.set()
         self._renewed = asyncio.Event()
 

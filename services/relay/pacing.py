@@ -1,4 +1,4 @@
-"""Keeps to Telegram's budgets: about one message a second in a chat, thirty a second in all.
+"""Keeps to Telegram's budgets: a message a second in a chat, 20 a minute in a group, 30/s in all.
 
 Telegram publishes the limits only roughly (https://core.telegram.org/bots/faq, "My bot is hitting
 limits") and says the rest by "retry after N seconds", which is obeyed in full. Edits count like
@@ -10,6 +10,10 @@ from dataclasses import dataclass, field
 
 CHAT_BURST = 3
 CHAT_PER_SECOND = 0.95
+GROUP_BURST = 4
+GROUP_PER_SECOND = 0.25
+"""Burst and a minute's steady pace together stay below 20 in any minute."""
+GROUP_GROWING_PER_SECOND = 0.15
 TOTAL_BURST = 20
 TOTAL_PER_SECOND = 25.0
 GROWING_PER_SECOND = 20.0
@@ -38,6 +42,10 @@ class _Chat:
     growing: _Budget = field(default_factory=lambda: _Budget(CHAT_BURST - 2, CHAT_PER_SECOND))
     """Growing texts pass this budget first, and so leave the burst to placeholders and finals."""
     blocked_until: float = 0.0
+
+
+def _group() -> _Chat:
+    return _Chat(_Budget(GROUP_BURST, GROUP_PER_SECOND), _Budget(1, GROUP_GROWING_PER_SECOND))
 
 
 @dataclass
@@ -73,5 +81,5 @@ class Pacing:
                     for known, chat in self.chats.items()
                     if max(chat.every.next_free, chat.blocked_until) > now
                 }
-            self.chats[chat_id] = _Chat()
+            self.chats[chat_id] = _group() if chat_id < 0 else _Chat()
         return self.chats[chat_id]

@@ -12,13 +12,20 @@ from typing import Any
 from aiogram import Bot
 from aiogram.client.session.aiohttp import AiohttpSession
 from aiogram.client.telegram import TelegramAPIServer
-from aiogram.exceptions import TelegramForbiddenError
+from aiogram.exceptions import (
+    TelegramBadRequest,
+    TelegramForbiddenError,
+    TelegramMigrateToChat,
+)
 from aiogram.methods import TelegramMethod
-from aiogram.types import InlineKeyboardMarkup, ReplyParameters
+from aiogram.types import BotCommandScopeChat, InlineKeyboardMarkup, ReplyParameters
 from aiohttp.abc import AbstractResolver, ResolveResult
 
 RawUpdate = dict[str, Any]
 RawMessage = Any  # an object, or true for a message that is not the bot's own
+
+REFUSALS = (TelegramBadRequest, TelegramForbiddenError, TelegramMigrateToChat)
+"""Telegram has understood the request and will never carry it out as it is."""
 
 
 class GetRawUpdates(TelegramMethod[list[RawUpdate]]):
@@ -31,6 +38,23 @@ class GetRawUpdates(TelegramMethod[list[RawUpdate]]):
     limit: int | None = None
     timeout: int | None = None
     allowed_updates: list[str] | None = None
+
+
+class GetRawMe(TelegramMethod[dict[str, Any]]):
+    """getMe, its answer left as it came."""
+
+    __returning__ = dict[str, Any]
+    __api_method__ = "getMe"
+
+
+class GetRawCommands(TelegramMethod[list[dict[str, Any]]]):
+    """getMyCommands, its answer left as it came."""
+
+    __returning__ = list[dict[str, Any]]
+    __api_method__ = "getMyCommands"
+
+    scope: BotCommandScopeChat
+    language_code: str
 
 
 class SendText(TelegramMethod[RawMessage]):
@@ -74,12 +98,40 @@ def open_bot(token: str, api: str, egress: Path, ca_file: Path | None) -> Bot:
     return Bot(token, session=session)
 
 
+_GONE = (
+    "chat not found",
+    "chat was deactivated",
+    "chat_restricted",
+    "chat_write_forbidden",
+    "have no rights to send",
+    "message thread not found",
+    "not enough rights to send",
+    "peer_id_invalid",
+    "topic_closed",
+    "topic_deleted",
+    "user is deactivated",
+    "user_is_blocked",
+)
+"""How Telegram words it, in lower case, that nothing can be said there any more."""
+
+_NOT_TO_EDIT = ("message to edit not found", "message_id_invalid")
+
+
 def is_gone(error: Exception) -> bool:
-    """Tell whether the chat, or our place in it, is gone for good."""
+    """Tell whether the chat, the topic, or our place in it is gone for good."""
     if isinstance(error, TelegramForbiddenError):
         return True
+    return isinstance(error, TelegramBadRequest) and _says(error, _GONE)
+
+
+def is_shown(error: TelegramBadRequest) -> bool:
+    """Tell whether there is nothing to edit: it shows the text, or the user has deleted it."""
+    return _says(error, ("not modified", *_NOT_TO_EDIT))
+
+
+def _says(error: Exception, phrases: tuple[str, ...]) -> bool:
     text = str(error).lower()
-    return "chat not found" in text or "user is deactivated" in text
+    return any(phrase in text for phrase in phrases)
 
 
 class _EgressSession(AiohttpSession):

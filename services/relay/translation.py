@@ -6,10 +6,12 @@ Only the few fields that matter are read, so that what Telegram adds tomorrow sp
 import logging
 from collections import Counter
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, TypeAlias
 
 from pydantic import BaseModel, Field, ValidationError
 
+from services.relay.addressing import Identity
+from services.relay.presence import Presence
 from services.relay.telegram import RawUpdate
 from services.wire import Update
 
@@ -26,6 +28,24 @@ CONTENT = frozenset(
     }
 )  # fmt: skip
 """What a user sends on purpose. The rest are Telegram's notes, such as of a pinned message."""
+
+
+ChatKind = Literal["private", "group", "supergroup"]
+
+
+@dataclass(frozen=True)
+class TurnedAway:
+    """Nobody is told anything of this update, and Telegram may forget it."""
+
+    why: str
+
+
+@dataclass(frozen=True)
+class Undecided:
+    """Its sender may be a guest of the gateway, which has not named its guests yet."""
+
+
+Verdict: TypeAlias = Update | TurnedAway | Undecided
 
 
 class _User(BaseModel):
@@ -53,6 +73,7 @@ class _Message(BaseModel):
     edit_date: int = 0
     is_topic_message: bool = False
     message_thread_id: int = 0
+    migrate_to_chat_id: int = 0
 
     @property
     def thread_id(self) -> int:
@@ -68,15 +89,17 @@ class _Press(BaseModel):
 
 @dataclass
 class Doorman:
-    """Lets the updates of allowed users through; everybody else gets silence and is counted."""
+    """Lets the updates of allowed users and of guests through; everybody else gets silence."""
 
     allowed_users: frozenset[int]
+    presence: Presence
+    identity: Identity
 
     def __post_init__(self) -> None:
         self.turned_away: Counter[str] = Counter()
 
-    def admit(self, raw: RawUpdate) -> Update | None:
-        """Translate one update. None: it is dropped, whatever it was; its text is not logged."""
+    def admit(self, raw: RawUpdate) -> Verdict:
+        """Translate one update, or say why not; its text is not logged."""
         try:
             if "message" in raw:
                 return self._admit_message(raw["update_id"], "message", raw["message"])
@@ -85,26 +108,44 @@ class Doorman:
             if "callback_query" in raw:
                 return self._admit_press(raw["update_id"], raw["callback_query"])
         except ValidationError:
-            return self._turn_away("unreadable")
-        return self._turn_away("kind")
+            return TurnedAway("unreadable")
+        return TurnedAway("kind")
+
+    def count(self, verdict: TurnedAway) -> None:
+        """Note that Telegram forgets this update now."""
+        self.turned_away[verdict.why] += 1
+        level = logging.WARNING if verdict.why == "unreadable" else logging.DEBUG
+        extra = {"why": verdict.why, "count": self.turned_away[verdict.why]}
+        log.log(level, "turned away", extra=extra)
 
     def _admit_message(
-        self, update_id: int, kind: Literal["message", "edit"], raw: object
-    ) -> Update | None:
+        self, update_id: int, kind: Literal["message", "edit"], raw: dict[str, Any]
+    ) -> Verdict:
         message = _Message.model_validate(raw)
-        if not message.sender or message.sender.id not in self.allowed_users:
-            return self._turn_away("stranger")
-        if message.chat.type != "private" or message.sender.is_bot:
-            return self._turn_away("chat")
-        if not isinstance(raw, dict) or CONTENT.isdisjoint(raw):
-            return self._turn_away("note")
+        chat_kind = _kind_of(message.chat)
+        if not chat_kind:
+            return TurnedAway("chat")
+        if message.migrate_to_chat_id and chat_kind == "group":
+            return _move(update_id, message)
         text = message.text or message.caption
+        if chat_kind != "private":
+            addressed = self.identity.text_for(raw)
+            if addressed is None:
+                return TurnedAway("chat")
+            text = addressed or None
+        if not message.sender:
+            return TurnedAway("stranger")
+        verdict = self._judge(message.sender)
+        if verdict:
+            return verdict
+        if CONTENT.isdisjoint(raw):
+            return TurnedAway("note")
         return Update(
             update_id=update_id,
             kind=kind,
             chat_id=message.chat.id,
             thread_id=message.thread_id,
-            chat_kind="private",
+            chat_kind=chat_kind,
             user_id=message.sender.id,
             language=message.sender.language,
             message_id=message.message_id,
@@ -113,18 +154,20 @@ class Doorman:
             text=text,
         )
 
-    def _admit_press(self, update_id: int, raw: object) -> Update | None:
+    def _admit_press(self, update_id: int, raw: object) -> Verdict:
         press = _Press.model_validate(raw)
-        if press.sender.id not in self.allowed_users:
-            return self._turn_away("stranger")
-        if not press.message or press.message.chat.type != "private":
-            return self._turn_away("chat")
+        verdict = self._judge(press.sender)
+        if verdict:
+            return verdict
+        chat_kind = _kind_of(press.message.chat) if press.message else None
+        if not press.message or not chat_kind:
+            return TurnedAway("chat")
         return Update(
             update_id=update_id,
             kind="press",
             chat_id=press.message.chat.id,
             thread_id=press.message.thread_id,
-            chat_kind="private",
+            chat_kind=chat_kind,
             user_id=press.sender.id,
             language=press.sender.language,
             message_id=press.message.message_id,
@@ -133,8 +176,32 @@ class Doorman:
             press_data=press.data,
         )
 
-    def _turn_away(self, why: str) -> Update | None:
-        self.turned_away[why] += 1
-        level = logging.WARNING if why == "unreadable" else logging.DEBUG
-        log.log(level, "turned away", extra={"why": why, "count": self.turned_away[why]})
-        return None
+    def _judge(self, sender: _User) -> TurnedAway | Undecided | None:
+        if sender.is_bot:
+            return TurnedAway("stranger")
+        if sender.id in self.allowed_users:
+            return None
+        if self.presence.guests is None:
+            return Undecided()
+        return None if sender.id in self.presence.guests else TurnedAway("stranger")
+
+
+def _kind_of(chat: _Chat) -> ChatKind | None:
+    match chat.type:
+        case "private" | "group" | "supergroup" as kind:
+            return kind
+    return None
+
+
+def _move(update_id: int, message: _Message) -> Update:
+    """Say that a group has a new id: nothing but ids, so whoever has sent it."""
+    return Update(
+        update_id=update_id,
+        kind="move",
+        chat_id=message.chat.id,
+        chat_kind="group",
+        user_id=message.sender.id if message.sender else 0,
+        message_id=message.message_id,
+        sent_at=message.date,
+        moved_to=message.migrate_to_chat_id,
+    )

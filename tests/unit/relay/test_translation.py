@@ -7,11 +7,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.relay.translation import Doorman
+from services.relay.addressing import Identity
+from services.relay.presence import Presence
+from services.relay.translation import Doorman, TurnedAway, Undecided
+from services.wire import Update
 
 OTHER = {"id": 8, "is_bot": False, "first_name": "B"}
 USER = {"id": 7, "is_bot": False, "first_name": "A", "language_code": "ru"}
+BOT = {"id": 99, "is_bot": True, "first_name": "Bot", "username": "Oracle_Bot"}
 CHAT = {"id": 7, "type": "private", "first_name": "A"}
+GROUP = {"id": -5, "type": "supergroup", "title": "G"}
 CANARY = "canary in a private message"
 
 
@@ -19,51 +24,68 @@ def telegram_message(**fields: Any) -> dict[str, Any]:
     return {"message_id": 5, "date": 1_700_000_000, "chat": CHAT, "from": USER} | fields
 
 
+def group_message(text: str, *entities: dict[str, Any], **fields: Any) -> dict[str, Any]:
+    return telegram_message(text=text, entities=list(entities), chat=GROUP) | fields
+
+
+def entity(kind: str, offset: int, length: int, **fields: Any) -> dict[str, Any]:
+    return {"type": kind, "offset": offset, "length": length} | fields
+
+
+def press(sender: dict[str, Any], **message: Any) -> dict[str, Any]:
+    return {
+        "callback_query": {
+            "id": "77",
+            "from": sender,
+            "chat_instance": "x",
+            "data": "stop:4",
+            "message": telegram_message(text="…") | message,
+        }
+    }
+
+
+def admitted(doorman: Doorman, raw: dict[str, Any]) -> Update:
+    verdict = doorman.admit({"update_id": 1} | raw)
+    assert isinstance(verdict, Update), verdict
+    return verdict
+
+
+def build_doorman(*guests: int) -> Doorman:
+    presence = Presence()
+    presence.come(guests)
+    return Doorman(frozenset({7}), presence, Identity(99, "Oracle_Bot"))
+
+
 @pytest.fixture
 def doorman() -> Doorman:
-    return Doorman(frozenset({7}))
+    return build_doorman()
 
 
 def test_message_of_an_allowed_user(doorman: Doorman) -> None:
     """A text message keeps its text, its ids and the user's language."""
-    update = doorman.admit({"update_id": 1, "message": telegram_message(text="hi")})
+    update = admitted(doorman, {"message": telegram_message(text="hi")})
 
-    assert update
     assert (update.kind, update.text, update.chat_id, update.message_id, update.language) == (
         "message", "hi", 7, 5, "ru",
     )  # fmt: skip
+    assert update.chat_kind == "private"
 
 
 def test_edit_and_press_of_an_allowed_user(doorman: Doorman) -> None:
     """Edits carry their date, presses their id and data."""
-    edit = doorman.admit(
-        {"update_id": 2, "edited_message": telegram_message(text="hi!", edit_date=1_700_000_100)}
-    )
-    press = doorman.admit(
-        {
-            "update_id": 3,
-            "callback_query": {
-                "id": "77",
-                "from": USER,
-                "chat_instance": "x",
-                "data": "stop:4",
-                "message": telegram_message(text="…"),
-            },
-        }
-    )
+    edited = telegram_message(text="hi!", edit_date=1_700_000_100)
+    edit = admitted(doorman, {"edited_message": edited})
+    pressed = admitted(doorman, press(USER))
 
-    assert edit
     assert (edit.kind, edit.edited_at) == ("edit", 1_700_000_100)
-    assert press
-    assert (press.kind, press.press_id, press.press_data) == ("press", "77", "stop:4")
+    assert (pressed.kind, pressed.press_id, pressed.press_data) == ("press", "77", "stop:4")
 
 
 def test_message_without_text_is_passed_on_without_text(doorman: Doorman) -> None:
     """The gateway decides what to say to a picture or a sticker."""
     contact = {"phone_number": "1", "first_name": "B"}
-    update = doorman.admit({"update_id": 4, "message": telegram_message(contact=contact)})
+    update = admitted(doorman, {"message": telegram_message(contact=contact)})
 
-    assert update
     assert update.text is None
 
 
@@ -73,7 +95,15 @@ def test_message_without_text_is_passed_on_without_text(doorman: Doorman) -> Non
         ({"message": telegram_message(text=CANARY, **{"from": OTHER})}, "stranger"),
         ({"edited_message": telegram_message(text=CANARY, **{"from": OTHER})}, "stranger"),
         ({"callback_query": {"id": "1", "from": OTHER, "chat_instance": "x"}}, "stranger"),
+        (press(OTHER, chat=GROUP), "stranger"),
+        ({"message": telegram_message(text=CANARY, **{"from": {**USER, "is_bot": True}})},
+         "stranger"),
         ({"message": telegram_message(text=CANARY, chat={"id": -5, "type": "group"})}, "chat"),
+        ({"message": telegram_message(text=CANARY, chat={"id": -5, "type": "channel"})}, "chat"),
+        ({"message": telegram_message(text=CANARY, chat={"id": -5, "type": "of_tomorrow"})},
+         "chat"),
+        ({"message": group_message(f"/ask {CANARY}", entity("bot_command", 0, 4),
+                                   **{"from": OTHER})}, "stranger"),
         ({"message": telegram_message(pinned_message=telegram_message(text=CANARY))}, "note"),
         ({"message": telegram_message(group_chat_created=True)}, "note"),
         ({"channel_post": telegram_message(text=CANARY)}, "kind"),
@@ -87,13 +117,139 @@ def test_message_without_text_is_passed_on_without_text(doorman: Doorman) -> Non
 def test_everything_else_is_dropped_in_silence(
     doorman: Doorman, caplog: pytest.LogCaptureFixture, raw: dict[str, Any], why: str
 ) -> None:
-    """Strangers, groups, unknown kinds and broken updates are counted; their text is not logged."""
+    """Strangers, channels, unknown kinds and broken updates are counted; no text is logged."""
     caplog.set_level(logging.DEBUG)
 
-    assert doorman.admit({"update_id": 9} | raw) is None
+    verdict = doorman.admit({"update_id": 9} | raw)
 
+    assert verdict == TurnedAway(why)
+    doorman.count(verdict)
     assert doorman.turned_away == {why: 1}
     assert CANARY not in caplog.text
+
+
+# Guests of the gateway
+
+
+def test_guests_are_served_as_soon_as_the_gateway_names_them() -> None:
+    """Whom the gateway serves beyond the configured list is let in, and let go with the list."""
+    doorman = build_doorman(8)
+    raw = {"update_id": 1, "message": telegram_message(text="hi", **{"from": OTHER})}
+
+    assert isinstance(doorman.admit(raw), Update)
+
+    doorman.presence.guests = frozenset()
+    assert doorman.admit(raw) == TurnedAway("stranger")
+
+
+@pytest.mark.parametrize(
+    ("raw", "expected"),
+    [
+        ({"message": telegram_message(text="hi", **{"from": OTHER})}, Undecided()),
+        (press(OTHER), Undecided()),
+        (
+            {"message": group_message("/x", entity("bot_command", 0, 2), **{"from": OTHER})},
+            Undecided(),
+        ),
+        ({"message": group_message("just talking", **{"from": OTHER})}, TurnedAway("chat")),
+        ({"message": telegram_message(text="", **{"from": BOT})}, TurnedAway("stranger")),
+    ],
+)
+def test_nobody_is_a_stranger_before_the_guests_are_known(
+    raw: dict[str, Any], expected: object
+) -> None:
+    """Until the first Hello an unknown user may be a guest: nothing is decided that need not be."""
+    doorman = Doorman(frozenset({7}), Presence(), Identity(99, "Oracle_Bot"))
+
+    assert doorman.admit({"update_id": 1} | raw) == expected
+    assert isinstance(
+        doorman.admit({"update_id": 2, "message": telegram_message(text="a")}), Update
+    )
+
+
+# Groups
+
+
+@pytest.mark.parametrize(
+    ("message", "text"),
+    [
+        (group_message("@oracle_bot what now?", entity("mention", 0, 11)), "what now?"),
+        (group_message("tell me @Oracle_Bot now", entity("mention", 8, 11)), "tell me now"),
+        (group_message("what now, @oracle_bot", entity("mention", 10, 11)), "what now,"),
+        (group_message("😴 @oracle_bot hi", entity("mention", 3, 11)), "😴 hi"),
+        (group_message("Bot, hi", entity("text_mention", 0, 3, user=BOT)), ", hi"),
+        (group_message("/new", entity("bot_command", 0, 4)), "/new"),
+        (group_message("/ask@Oracle_Bot x", entity("bot_command", 0, 15)), "/ask x"),
+        (group_message("and you?", reply_to_message={"message_id": 3, "from": BOT}), "and you?"),
+        (group_message("@oracle_bot", entity("mention", 0, 11)), None),
+        (
+            telegram_message(
+                photo=[], caption="@oracle_bot look", caption_entities=[entity("mention", 0, 11)],
+                chat={"id": -6, "type": "group"},
+            ),
+            "look",
+        ),
+        (
+            group_message("@oracle_bot hi", entity("mention", 0, 11), {"type": 5}, {"x": 1}),
+            "hi",
+        ),
+    ],
+)  # fmt: skip
+def test_group_message_that_addresses_the_bot(
+    doorman: Doorman, message: dict[str, Any], text: str | None
+) -> None:
+    """A mention, a command or a reply to the bot is passed on, without the bot's name."""
+    update = admitted(doorman, {"message": message})
+
+    assert update.text == text
+    assert (update.chat_kind, update.chat_id) == (message["chat"]["type"], message["chat"]["id"])
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        group_message("what now?"),
+        group_message("@other_bot hi", entity("mention", 0, 10)),
+        group_message("I like @oracle_bot", entity("url", 7, 11)),
+        group_message("/new@other_bot", entity("bot_command", 0, 14)),
+        group_message("see /new", entity("bot_command", 4, 4)),
+        group_message("A, hi", entity("text_mention", 0, 1, user=USER)),
+        group_message("and you?", reply_to_message={"message_id": 3, "from": USER}),
+        group_message(
+            "first in a topic",
+            reply_to_message={"message_id": 3, "from": BOT, "forum_topic_created": {}},
+        ),
+        group_message("x", entities="nonsense", reply_to_message="nonsense"),
+        telegram_message(new_chat_title="G2", chat=GROUP),
+    ],
+)
+def test_group_talk_that_is_none_of_the_bots_business(
+    doorman: Doorman, message: dict[str, Any]
+) -> None:
+    """What does not address the bot is turned away, even if an allowed user says it."""
+    assert doorman.admit({"update_id": 1, "message": message}) == TurnedAway("chat")
+
+
+def test_press_in_a_group(doorman: Doorman) -> None:
+    """An allowed user may press a button in a group."""
+    update = admitted(doorman, press(USER, chat=GROUP))
+
+    assert (update.kind, update.chat_id, update.chat_kind) == ("press", -5, "supergroup")
+
+
+@pytest.mark.parametrize("sender", [{"from": OTHER}, {"from": BOT}, {}])
+def test_group_that_moves_is_reported_whoever_moves_it(sender: dict[str, Any]) -> None:
+    """The note that a group has a new id is passed on, with ids only; its twin there is not."""
+    doorman = Doorman(frozenset({7}), Presence(), Identity(99, "Oracle_Bot"))
+    note = {"message_id": 5, "date": 1, "chat": {"id": -5, "type": "group"}} | sender
+    update = admitted(doorman, {"message": note | {"migrate_to_chat_id": -1005}})
+
+    assert (update.kind, update.chat_id, update.moved_to) == ("move", -5, -1005)
+    assert update.user_id == (sender["from"]["id"] if sender else 0)
+    assert update.text is None
+
+    twin = note | {"chat": {"id": -1005, "type": "supergroup"}, "migrate_from_chat_id": -5}
+    assert doorman.admit({"update_id": 2, "message": twin}) == TurnedAway("chat")
 
 
 JSON: st.SearchStrategy[Any] = st.recursive(
@@ -116,4 +272,13 @@ JSON: st.SearchStrategy[Any] = st.recursive(
 )
 def test_no_update_stops_the_relay(kind: str, content: Any) -> None:
     """Whatever stands in an update, the doorman answers and goes on."""
-    Doorman(frozenset({7})).admit({"update_id": 1, kind: content})
+    build_doorman().admit({"update_id": 1, kind: content})
+
+
+@given(st.text(max_size=12), st.lists(st.dictionaries(
+    st.sampled_from(["type", "offset", "length", "user"]),
+    st.sampled_from(["mention", "bot_command", "text_mention", -1, 0, 3, 10**9, None]),
+), max_size=3))  # fmt: skip
+def test_no_entity_stops_the_relay(text: str, entities: list[dict[str, Any]]) -> None:
+    """Whatever entities a group's message claims to have, the doorman answers and goes on."""
+    build_doorman().admit({"update_id": 1, "message": group_message(text, *entities)})
