@@ -222,6 +222,8 @@ def _error_response(error: BotApiError) -> web.Response:
     if error.retry_after is not None:
         content["parameters"] = {"retry_after": error.retry_after}
         headers = {**_HEADERS, "Retry-After": str(error.retry_after)}
+    if error.migrate_to is not None:
+        content["parameters"] = {"migrate_to_chat_id": error.migrate_to}
     return web.Response(
         status=error.code,
         text=json.dumps(content, separators=(",", ":")),

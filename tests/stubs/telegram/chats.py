@@ -97,6 +97,7 @@ class Chat:
     deleted: list[int] = field(default_factory=list)
     is_blocked: bool = False
     last_number: int = 0
+    moved_to: int | None = None
 
     def as_json(self) -> dict[str, Any]:
         """Shape as the Bot API's Chat."""

@@ -24,6 +24,8 @@ POST /fault    {"kind": "status" | "hang" | "delay" | "reset" | "lose_answer" | 
 DELETE /fault  clears all and releases what hangs -> {"cleared"}
 POST /limits   changed values -> all of them (see budgets.Limits)
 POST /block    {"chat_id", "blocked"?: true} -> {"update_id"}; the user blocks the bot
+POST /migrate  {"chat_id", "new_chat_id", "user"?} -> {"update_ids"}; the group becomes a
+               supergroup: one note in each chat, and the old one takes no call any more
 POST /tokens   {"accept": [token, ...]}: what is not listed is refused; [] accepts any again
 POST /reset    everything as after a start; numbers of updates and record entries go on
 
@@ -107,6 +109,7 @@ class _Control:
             "fault": self.fault,
             "limits": self.limits,
             "block": self.block,
+            "migrate": self.migrate,
             "tokens": self.tokens,
             "reset": self.reset,
         }
@@ -235,17 +238,46 @@ class _Control:
         self._stub.record.add("block", update_id=number, chat_id=chat.chat_id, blocked=blocked)
         return {"update_id": number}
 
+    def migrate(self, request: dict[str, Any]) -> dict[str, Any]:
+        old = self._stub.chats.find(int(request["chat_id"]))
+        new_id = int(request["new_chat_id"])
+        if old is None or old.type != "group" or old.moved_to is not None:
+            raise ControlError(f"chat {request['chat_id']} is no group that the bot knows")
+        if self._stub.chats.find(new_id) is not None:
+            raise ControlError(f"chat {new_id} exists already")
+        new = self._stub.chats.meet({**old.as_json(), "id": new_id, "type": "supergroup"})
+        user = _user({"user": {"id": 1, "first_name": "Admin"}, **request})
+        numbers = []
+        for chat, note in (
+            (old, {"migrate_to_chat_id": new_id}),
+            (new, {"migrate_from_chat_id": old.chat_id}),
+        ):
+            message = self._stub.chats.add(chat, user, FormattedText(""), is_from_bot=False)
+            message.added = note
+            numbers.append(self._stub.updates.push("message", message.as_json()))
+        old.moved_to = new_id
+        self._stub.record.add(
+            "migrate", chat_id=old.chat_id, new_chat_id=new_id, update_ids=numbers
+        )
+        return {"update_ids": numbers}
+
     async def batch(self, request: web.Request) -> web.Response:
         items = json.loads(await request.read())
         if not isinstance(items, list):
             raise ControlError("the body must be a JSON array")
-        acts = {kind: self.acts[kind] for kind in ("say", "edit", "press", "update", "block")}
+        kinds = ("say", "edit", "press", "update", "block", "migrate")
+        acts = {kind: self.acts[kind] for kind in kinds}
         for item in items:
             if item.get("kind") not in acts:
                 raise ControlError(f"kind is {item.get('kind')!r}: use {', '.join(acts)}")
         # No await in between: the poller wakes up after the last one is queued.
         answers = [acts[item["kind"]](item) for item in items]
-        self._stub.record.add("batch", update_ids=[answer["update_id"] for answer in answers])
+        numbers = [
+            number
+            for answer in answers
+            for number in answer.get("update_ids", [answer.get("update_id")])
+        ]
+        self._stub.record.add("batch", update_ids=numbers)
         return web.json_response(answers)
 
     def file(self, request: dict[str, Any]) -> dict[str, Any]:

@@ -13,11 +13,18 @@ _PREFIXES = {
 class BotApiError(Exception):
     """An answer with "ok": false."""
 
-    def __init__(self, code: int, description: str, retry_after: int | None = None) -> None:
+    def __init__(
+        self,
+        code: int,
+        description: str,
+        retry_after: int | None = None,
+        migrate_to: int | None = None,
+    ) -> None:
         super().__init__(description)
         self.code = code
         self.description = description
         self.retry_after = retry_after
+        self.migrate_to = migrate_to
 
     @classmethod
     def worded(cls, code: int, message: str) -> BotApiError:
@@ -42,6 +49,12 @@ def bad_request(message: str) -> BotApiError:
 def too_many_requests(seconds: int) -> BotApiError:
     """A 429 that carries how long to wait."""
     return BotApiError(429, f"Too Many Requests: retry after {seconds}", retry_after=seconds)
+
+
+def chat_moved(chat_id: int) -> BotApiError:
+    """A 400 that carries the supergroup's id."""
+    description = "Bad Request: group chat was upgraded to a supergroup chat"
+    return BotApiError(400, description, migrate_to=chat_id)
 
 
 class ControlError(Exception):

@@ -11,7 +11,12 @@ from typing import Any
 from tests.stubs.telegram import inputs
 from tests.stubs.telegram.budgets import Budgets, Limits
 from tests.stubs.telegram.chats import Chat, Chats, Message
-from tests.stubs.telegram.errors import BotApiError, bad_request, too_many_requests
+from tests.stubs.telegram.errors import (
+    BotApiError,
+    bad_request,
+    chat_moved,
+    too_many_requests,
+)
 from tests.stubs.telegram.files import File, Files
 from tests.stubs.telegram.inputs import RawText
 from tests.stubs.telegram.params import Params, leading_integer
@@ -535,6 +540,8 @@ class Methods:
         chat = None if value.startswith("@") else self._chats.find(leading_integer(value))
         if chat is None:
             raise bad_request("chat not found")
+        if chat.moved_to is not None:
+            raise chat_moved(chat.moved_to)
         return chat
 
     def _message(self, params: Params, what: str) -> Message:

@@ -382,3 +382,48 @@ async def test_drafts_are_for_private_chats() -> None:
         assert "PEER_ID_INVALID" in await telegram.error(
             "sendMessageDraft", chat_id=-5, draft_id=1, text="x"
         )
+
+
+async def test_group_that_becomes_a_supergroup() -> None:
+    """Both chats carry a note, the old one refuses every call and names the new one."""
+    async with started(UNLIMITED) as telegram:
+        group = {"id": -5, "type": "group", "title": "G"}
+        await telegram.say(7, "hi", chat=group)
+        answer = await telegram.result("sendMessage", chat_id=-5, text="x")
+
+        moved = await telegram.post("migrate", {"chat_id": -5, "new_chat_id": -1005})
+
+        updates = await telegram.result("getUpdates", offset=moved["update_ids"][0])
+        notes = [update["message"] for update in updates]
+        assert [note["chat"]["id"] for note in notes] == [-5, -1005]
+        assert notes[0]["migrate_to_chat_id"] == -1005
+        assert notes[1]["migrate_from_chat_id"] == -5
+        assert notes[1]["chat"]["type"] == "supergroup"
+        for method, fields in {
+            "sendMessage": {"text": "y"},
+            "editMessageText": {"text": "y", "message_id": answer["message_id"]},
+            "deleteMessage": {"message_id": answer["message_id"]},
+        }.items():
+            assert await telegram.call(method, chat_id=-5, **fields) == {
+                "ok": False,
+                "error_code": 400,
+                "description": "Bad Request: group chat was upgraded to a supergroup chat",
+                "parameters": {"migrate_to_chat_id": -1005},
+            }
+        assert (await telegram.result("sendMessage", chat_id=-1005, text="y"))["chat"][
+            "title"
+        ] == "G"
+
+
+@pytest.mark.parametrize(
+    ("chat_id", "new_chat_id"), [(7, -1005), (-6, -1005), (-5, -5), (-1005, -1006)]
+)
+async def test_what_is_no_group_does_not_move(chat_id: int, new_chat_id: int) -> None:
+    """Only a group that the bot knows can move, once, to a chat that is new."""
+    async with started(UNLIMITED) as telegram:
+        await telegram.say(7, "hi")
+        await telegram.say(7, "hi", chat={"id": -5, "type": "group", "title": "G"})
+        await telegram.say(7, "hi", chat={"id": -1005, "type": "supergroup", "title": "S"})
+
+        with pytest.raises(Refused):
+            await telegram.post("migrate", {"chat_id": chat_id, "new_chat_id": new_chat_id})
