@@ -30,9 +30,21 @@ class Decorations:
         )
         self._task: asyncio.Task[None] | None = None
 
-    def add(self, call: Decoration, failed: Callable[[], None] | None = None) -> None:
-        """Carry a call out in its turn; `failed` is told if trying again later may help."""
-        self._waiting.append((call, failed))
+    def add(
+        self,
+        call: Decoration,
+        failed: Callable[[], None] | None = None,
+        *,
+        is_first: bool = False,
+    ) -> None:
+        """Carry a call out in its turn, or before all others.
+
+        `failed` is told if trying again later may help. A call that returns None did nothing.
+        """
+        if is_first:
+            self._waiting.appendleft((call, failed))
+        else:
+            self._waiting.append((call, failed))
         if not self._task or self._task.done():
             self._task = asyncio.create_task(self._work())
 
@@ -46,7 +58,8 @@ class Decorations:
             call, failed = self._waiting.popleft()
             pause = PAUSE_SECONDS
             try:
-                await call()
+                if await call() is None:
+                    continue
             except REFUSALS:
                 pass  # the message is gone, or the chat does not want it
             except (AiogramError, OSError) as error:

@@ -47,6 +47,8 @@ PATIENCE_SECONDS = 20.0
 REPEAT_SECONDS = 1.0
 """Telegram shows a single update to whoever asks again for the same ones within half a second."""
 
+MOST_REPEAT_SECONDS = 15.0
+
 POLL_SECONDS = 50
 """Telegram holds a getUpdates call this long when there is nothing to deliver."""
 
@@ -80,7 +82,7 @@ class Inbox:
 
     async def run(self) -> None:
         """Carry updates for ever. Raises BadToken."""
-        backoff = Backoff(first_seconds=REPEAT_SECONDS)
+        backoff = Backoff(REPEAT_SECONDS, MOST_REPEAT_SECONDS)
         try:
             while True:
                 raw_updates = await self._fetch()

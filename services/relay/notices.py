@@ -183,10 +183,10 @@ class Notices:
         else:
             self._delete(oldest.chat_id, message_id)  # it was accepted in this very moment
 
-    async def _react(self, update: Update, emoji: str | None) -> None:
+    async def _react(self, update: Update, emoji: str | None) -> bool | None:
         if emoji and update.update_id not in self._waiting:
-            return
-        await self._bot.set_message_reaction(
+            return None
+        return await self._bot.set_message_reaction(
             update.chat_id,
             update.message_id,
             reaction=[ReactionTypeEmoji(emoji=emoji)] if emoji else [],
@@ -197,7 +197,8 @@ class Notices:
         self._decorations.add(
             partial(
                 self._bot.delete_message, chat_id, message_id, request_timeout=DECORATION_SECONDS
-            )
+            ),
+            is_first=True,
         )
 
 

@@ -40,6 +40,7 @@ class Chain:
     outbox: Outbox = field(init=False)
     engine: FakeEngine = field(default_factory=FakeEngine)
     tasks: dict[str, asyncio.Task[None]] = field(default_factory=dict)
+    relay_options: dict[str, Any] = field(default_factory=dict)
 
     async def say(self, text: str, user: int = USER) -> int:
         """A user writes to the bot; returns the message's id."""
@@ -110,7 +111,7 @@ class Chain:
             link_token=LINK,
         )
         self.tasks[name] = asyncio.create_task(
-            run_relay(settings, holder=str(self.directory / "holder.sock"))
+            run_relay(settings, holder=str(self.directory / "holder.sock"), **self.relay_options)
         )
 
     async def start_gateway(self) -> None:
