@@ -73,3 +73,41 @@ async def test_many_growing_chats_starve_nobody() -> None:
         await asyncio.sleep(0.05)
     for chat in chats:
         chat.cancel()
+
+
+def test_group_stays_below_twenty_in_any_minute() -> None:
+    """However much is to be said in a group, no minute sees more than Telegram allows."""
+    group = Pacing()._chat(-5, 0.0)
+    times: list[float] = []
+    while not times or times[-1] < 300:
+        now = times[-1] if times else 0.0
+        times.append(now + group.every.book(now))
+
+    for first in times:
+        assert len([at for at in times if first <= at < first + 60]) < 20
+
+
+async def test_group_leaves_room_for_what_is_urgent() -> None:
+    """A growing answer in a group is shown now and then; placeholders and finals find room."""
+    pacing = Pacing()
+    await pacing.turn(-5, urgent=True)  # the placeholder
+    await pacing.turn(-5, urgent=False)
+    streaming = asyncio.create_task(pacing.turn(-5, urgent=False))
+    await asyncio.sleep(0)
+
+    assert await seconds(pacing.turn(-5, urgent=True)) < 0.1
+    assert await seconds(pacing.turn(-5, urgent=True)) < 0.1
+
+    assert not streaming.done()
+    streaming.cancel()
+
+
+def test_growing_texts_never_use_a_group_up() -> None:
+    """What streams takes less than the group's pace, so that a final text waits little, always."""
+    group = Pacing()._chat(-5, 0.0)
+    now = 0.0
+    while now < 600:
+        now += group.growing.book(now)
+        assert group.every.book(now) == 0
+
+    assert group.every.book(now) == 0

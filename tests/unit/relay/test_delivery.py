@@ -1,0 +1,179 @@
+"""A reply ends once, whatever Telegram refuses, and shows its buttons where they belong."""
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from aiogram import Bot
+from aiogram.client.session.base import BaseSession
+from aiogram.methods import TelegramMethod
+from aiogram.methods.base import TelegramType
+
+from services.relay.delivery import Delivery
+from services.relay.pacing import Pacing
+from services.wire import Button, Outcome, Reply
+
+CHAT = -5
+BUTTON = Button(label="Retry", data="retry:4")
+Answer = tuple[int, dict[str, Any]]
+
+
+class ScriptedTelegram(BaseSession):
+    """Answers each method by its script, else with success; keeps what it was asked."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.answers: dict[str, Answer] = {}
+        self.calls: list[tuple[str, dict[str, Any]]] = []
+
+    def count(self, method: str) -> int:
+        return [name for name, _ in self.calls].count(method)
+
+    async def make_request(
+        self, bot: Bot, method: TelegramMethod[TelegramType], timeout: int | None = None
+    ) -> TelegramType:
+        name = method.__api_method__
+        self.calls.append((name, method.model_dump(exclude_none=True, warnings=False)))
+        success: Any = {"message_id": 60 + len(self.calls)} if name == "sendMessage" else True
+        status, content = self.answers.get(name, (200, {"ok": True, "result": success}))
+        response = self.check_response(bot, method, status, json.dumps(content))
+        return response.result  # type: ignore[return-value]  # as in aiogram's own session
+
+    async def close(self) -> None:
+        """Nothing is open."""
+
+    async def stream_content(self, *_: Any, **__: Any) -> AsyncGenerator[bytes, None]:
+        """Part of the interface; nothing is downloaded here."""
+        yield b""
+
+
+@dataclass
+class FakeLink:
+    """A gateway that grants everything and notes how replies ended."""
+
+    outcomes: list[Outcome] = field(default_factory=list)
+
+    async def claim(self, *_: Any) -> None:
+        """Leave is given."""
+
+    async def record_part(self, *_: Any) -> None:
+        """It is recorded."""
+
+    async def settle(self, outcome: Outcome, _: int) -> None:
+        self.outcomes.append(outcome)
+
+
+def refusal(status: int, description: str, **parameters: Any) -> Answer:
+    content: dict[str, Any] = {"ok": False, "error_code": status, "description": description}
+    return status, content | ({"parameters": parameters} if parameters else {})
+
+
+async def deliver(telegram: ScriptedTelegram, reply: Reply, *changes: Any) -> list[Outcome]:
+    """Deliver a reply to its end; `changes` are closings to make once it has begun."""
+    link = FakeLink()
+    bot = Bot("123456:" + "A" * 35, session=telegram)
+
+    async def epoch() -> int:
+        return 1
+
+    delivery = Delivery(reply, bot, link, Pacing(), epoch)  # type: ignore[arg-type]  # a fake link
+    running = asyncio.create_task(delivery.run())
+    for text, buttons in changes:
+        await asyncio.wait_for(delivery.begun.wait(), 5)
+        delivery.close(text, buttons)
+    await asyncio.wait_for(running, 10)
+    return link.outcomes
+
+
+MOVED = refusal(
+    400,
+    "Bad Request: group chat was upgraded to a supergroup chat",
+    migrate_to_chat_id=-1005,
+)
+GONE = [
+    refusal(403, "Forbidden: bot was blocked by the user"),
+    refusal(403, "Forbidden: user is deactivated"),
+    refusal(403, "Forbidden: bot was kicked from the supergroup chat"),
+    refusal(403, "Forbidden: the group chat was deleted"),
+    refusal(400, "Bad Request: chat not found"),
+    refusal(400, "Bad Request: TOPIC_CLOSED"),
+    refusal(400, "Bad Request: message thread not found"),
+    refusal(400, "Bad Request: not enough rights to send text messages to the chat"),
+    refusal(400, "Bad Request: have no rights to send a message"),
+    refusal(400, "Bad Request: CHAT_WRITE_FORBIDDEN"),
+]
+
+
+@pytest.mark.parametrize("answer", [*GONE, MOVED], ids=lambda answer: answer[1]["description"])
+@pytest.mark.parametrize("moment", ["placeholder", "growing", "final"])
+async def test_chat_that_takes_nothing_ends_the_reply_at_once(moment: str, answer: Answer) -> None:
+    """Blocked, kicked, deleted, closed, moved: reported once, and not tried again."""
+    telegram = ScriptedTelegram()
+    method = "sendMessage" if moment == "placeholder" else "editMessageText"
+    telegram.answers[method] = answer
+
+    outcomes = await deliver(
+        telegram, Reply(id=4, chat_id=CHAT, text="hello", closed=moment != "growing")
+    )
+
+    if answer is MOVED:
+        assert outcomes == [Outcome(epoch=1, outcome="moved", moved_to=-1005)]
+    else:
+        assert outcomes == [Outcome(epoch=1, outcome="undeliverable")]
+    assert telegram.count(method) == 1
+    assert telegram.count("sendMessage") == 1
+
+
+@pytest.mark.parametrize(
+    "description", ["Bad Request: message to edit not found", "Bad Request: MESSAGE_ID_INVALID"]
+)
+async def test_deleted_message_counts_as_shown(description: str) -> None:
+    """What the user has deleted stays deleted; the reply is delivered, and nothing sent again."""
+    telegram = ScriptedTelegram()
+    telegram.answers["editMessageText"] = refusal(400, description)
+
+    outcomes = await deliver(
+        telegram, Reply(id=4, chat_id=7, text="hel"), ("hello", ()), ("hello", ())
+    )
+
+    assert outcomes == [Outcome(epoch=1, outcome="delivered")]
+    assert telegram.count("sendMessage") == 1
+
+
+async def test_leftover_in_a_chat_that_has_moved() -> None:
+    """A part that is to be deleted and went with its chat ends the reply there as well."""
+    telegram = ScriptedTelegram()
+    telegram.answers["deleteMessage"] = MOVED
+
+    outcomes = await deliver(
+        telegram, Reply(id=4, chat_id=CHAT, text="short", closed=True, parts=(61, 62))
+    )
+
+    assert outcomes == [Outcome(epoch=1, outcome="moved", moved_to=-1005)]
+
+
+@pytest.mark.parametrize("text", ["failed", "word " * 1500])
+async def test_closed_reply_shows_its_buttons_under_the_last_part(text: str) -> None:
+    """The last buttons stand under the last part, and under no other."""
+    telegram = ScriptedTelegram()
+
+    outcomes = await deliver(
+        telegram,
+        Reply(id=4, chat_id=7, text="wor", buttons=(Button(label="Stop", data="stop:4"),)),
+        (text, (BUTTON,)),
+    )
+
+    assert outcomes == [Outcome(epoch=1, outcome="delivered")]
+    shown: dict[int, Any] = {
+        call["message_id"]: call.get("reply_markup")
+        for name, call in telegram.calls
+        if name == "editMessageText"
+    }
+    keyboards = [shown[message_id] for message_id in sorted(shown)]
+    assert len(keyboards) == (1 if text == "failed" else 2)
+    assert keyboards[:-1] == [None] * (len(keyboards) - 1)
+    [[button]] = keyboards[-1]["inline_keyboard"]
+    assert (button["text"], button["callback_data"]) == ("Retry", "retry:4")
