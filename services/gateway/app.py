@@ -62,7 +62,7 @@ def build_app(inbox: Inbox, outbox: Outbox, link_token: str) -> FastAPI:
 
     @app.post("/replies/{reply_id}/parts", status_code=204)
     async def record_part(reply_id: int, part: PartRecord) -> None:
-        await outbox.record_part(part.epoch, reply_id, part.position, part.message_id)
+        await outbox.record_part(part.epoch, reply_id, part.position, part.message_id, part.chat_id)
 
     @app.post("/replies/{reply_id}/claim", status_code=204)
     async def claim(reply_id: int, claim: Claim) -> None:
@@ -70,6 +70,9 @@ def build_app(inbox: Inbox, outbox: Outbox, link_token: str) -> FastAPI:
 
     @app.post("/replies/{reply_id}/outcome", status_code=204)
     async def outcome(reply_id: int, outcome: Outcome) -> None:
+        if outcome.outcome == "moved":
+            await inbox.move(outbox.chat_of(outcome.epoch, reply_id), outcome.moved_to)
+            return
         await outbox.drop(outcome.epoch, reply_id)
         if outcome.outcome == "undeliverable":
             inbox.abandon(reply_id)

@@ -8,6 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
+from services.gateway.access import Access
 from services.gateway.app import MOST_BYTES, build_app
 from services.gateway.inbox import Inbox, Limits
 from services.gateway.outbox import Outbox
@@ -31,8 +32,8 @@ class Gateway:
 @pytest.fixture
 async def gateway(tmp_path: Path) -> AsyncGenerator[Gateway]:
     async with open_store(tmp_path) as store:
-        outbox = Outbox(store, [], 0)
-        inbox = Inbox(store, Queue(), outbox, frozenset({USER}), Limits(5, 5, 3000))
+        outbox = Outbox(store, [])
+        inbox = Inbox(store, Queue(), outbox, Access(store, frozenset({USER})), Limits(5, 5, 3000))
         transport = httpx.ASGITransport(build_app(inbox, outbox, LINK))
         headers = {"Authorization": f"Bearer {LINK}", VERSION_HEADER: str(VERSION)}
         async with httpx.AsyncClient(

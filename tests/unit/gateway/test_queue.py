@@ -8,7 +8,7 @@ from tests.unit.fakes import until
 
 
 def ask(number: int, user: int, chat: int | None = None) -> Ask:
-    return Ask(number, number, user, chat or user, 0, number, 0, "en", "text", "waiting", 0.0)
+    return Ask(number, number, user, chat or user, 0, number, 0, "en", "waiting", 0.0)
 
 
 async def test_asks_of_one_chat_come_in_order_and_one_at_a_time() -> None:
