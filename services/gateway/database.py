@@ -83,6 +83,8 @@ def _open(file: Path, key: str, migrations: tuple[str, ...]) -> apsw.Connection:
         db.execute("PRAGMA synchronous = FULL")
         db.execute("PRAGMA secure_delete = ON")
         db.execute("PRAGMA temp_store = MEMORY")
+        if [row[0] for row in db.execute("PRAGMA quick_check(1)")] != ["ok"]:
+            raise apsw.CorruptError  # found now rather than in the middle of an answer
         _migrate(db, migrations)
     except apsw.Error as error:
         raise StoreError(f"opening the store {file}: {_remedy(error)}") from None

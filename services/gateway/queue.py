@@ -127,11 +127,12 @@ class Queue:
 
     def waiting(self) -> list[Ask]:
         """List the asks that wait, in the order in which they are about to be served."""
-        rest = dict(self._waiting)
         served = dict(self._served)
+        for running in self._running.values():
+            served[running.ask.user_id] += self._typical_cost(running.ask.user_id)
         turns = dict(self._last_turn)
         chats: dict[Chat, list[Ask]] = {}
-        for ask in rest.values():
+        for ask in self._waiting.values():
             chats.setdefault(ask.chat, []).append(ask)
         order: list[Ask] = []
         while chats:
@@ -140,7 +141,7 @@ class Queue:
                 key=lambda ask: (served[ask.user_id], turns.get(ask.user_id, 0), ask.id),
             )
             order.append(ask)
-            served[ask.user_id] += TYPICAL_COST / self._weights.get(ask.user_id, 1.0)
+            served[ask.user_id] += self._typical_cost(ask.user_id)
             turns[ask.user_id] = self._turns + len(order)
             del chats[ask.chat][0]
             if not chats[ask.chat]:
@@ -170,6 +171,9 @@ class Queue:
     def _precedence(self, ask: Ask) -> tuple[float, int, int]:
         """Lowest first; between equals it is the turn of whoever had theirs longest ago."""
         return self._served[ask.user_id], self._last_turn.get(ask.user_id, 0), ask.id
+
+    def _typical_cost(self, user_id: int) -> float:
+        return TYPICAL_COST / self._weights.get(user_id, 1.0)
 
     def _active_users(self) -> set[int]:
         return {ask.user_id for ask in self._waiting.values()} | {

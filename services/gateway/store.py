@@ -303,15 +303,23 @@ class Store(Database):
             is_wanted = self._end_ask(ask.id, "answered")
             if is_wanted:
                 self.close_reply(ask.reply_id, shown)
-            if is_wanted and answer and ask.conversation == self.conversation(ask.chat):
-                now = int(time.time())
-                self._db.executemany(
-                    "INSERT INTO turns(chat_id, thread_id, role, text, created_at)"
-                    " VALUES(?, ?, ?, ?, ?)",
-                    [(*ask.chat, "user", ask.text, now), (*ask.chat, "assistant", answer, now)],
-                )
+            if is_wanted and answer:
+                self._remember(ask, answer)
             self._charge(ask.user_id, spent)
         return is_wanted
+
+    def _remember(self, ask: Ask, answer: str) -> None:
+        """Add a question and its answer to the conversation, unless another has begun since."""
+        (*chat, conversation) = self._row(  # the group may have moved since the ask was read
+            "SELECT chat_id, thread_id, conversation FROM asks WHERE id = ?", (ask.id,)
+        )
+        if conversation == self.conversation((chat[0], chat[1])):
+            now = int(time.time())
+            self._db.executemany(
+                "INSERT INTO turns(chat_id, thread_id, role, text, created_at)"
+                " VALUES(?, ?, ?, ?, ?)",
+                [(*chat, "user", ask.text, now), (*chat, "assistant", answer, now)],
+            )
 
     def fail_ask(self, ask: Ask, shown: str, retry: Button, spent: Usage) -> bool:
         """Close an ask that could not be answered, so that it can be taken up; a transaction.

@@ -156,7 +156,8 @@ async def test_engine_that_falls_silent_is_asked_anew(gateway: Gateway) -> None:
 
 async def test_engine_that_is_away_is_waited_for(gateway: Gateway) -> None:
     """However often it is found away, the ask is not given up."""
-    gateway.engine.scripts.extend([*([EngineUnavailable()] for _ in range(30)), ["here"]])
+    gateway.engine.scripts.extend([EngineUnavailable()] for _ in range(30))
+    gateway.engine.scripts.append(["here"])
     async with gateway.life():
         await gateway.accept(message(1, "hello"))
 
