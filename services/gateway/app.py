@@ -5,6 +5,7 @@ Errors are JSON, `{"error": sentence}`, and never repeat what was sent.
 
 import hmac
 import logging
+import time
 from collections.abc import AsyncIterator
 
 from fastapi import FastAPI, HTTPException, Request, Response
@@ -33,6 +34,9 @@ log = logging.getLogger(__name__)
 
 MOST_BYTES = 4 * 1024 * 1024
 """A batch of 100 longest messages in four-byte characters takes less than 2 MiB."""
+
+
+WARN_SECONDS = 60.0
 
 
 def build_app(inbox: Inbox, outbox: Outbox, link_token: str) -> FastAPI:
@@ -124,6 +128,7 @@ class _Gate:
     def __init__(self, app: ASGIApp, link_token: str) -> None:
         self._app = app
         self._authorization = f"Bearer {link_token}".encode()
+        self._warned_at = -WARN_SECONDS
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -139,11 +144,20 @@ class _Gate:
                 f"this end speaks versions {min(SPOKEN)} to {VERSION} of the wire: "
                 "upgrade the older node"
             )
+            self._warn(sentence)
             response = _error(426, sentence)
             response.headers[VERSION_HEADER] = str(VERSION)
             await response(scope, receive, send)
         else:
             await self._app(scope, _limited(receive), send)
+
+
+    def _warn(self, sentence: str) -> None:
+        """Tell the operator, but not with every request of a relay that keeps trying."""
+        now = time.monotonic()
+        if now - self._warned_at >= WARN_SECONDS:
+            self._warned_at = now
+            log.error("other version", extra={"remedy": sentence})
 
 
 def _limited(receive: Receive) -> Receive:

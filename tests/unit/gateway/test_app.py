@@ -120,6 +120,29 @@ async def test_wrong_token_or_version_is_refused(
     assert await gateway.store.run(gateway.store.asks) == []
 
 
+async def test_relay_of_the_version_before_is_served(gateway: Gateway) -> None:
+    """The nodes are upgraded one after the other: one version apart they work together."""
+    body = {"bot_id": 1, "updates": [message(1, "hello")]}
+    headers = {VERSION_HEADER: str(VERSION - 1)}
+
+    response = await gateway.client.post("/chat", json=body, headers=headers)
+
+    assert response.json()["receipts"][0]["outcome"] == "accepted"
+
+
+async def test_other_version_is_said_on_both_sides(
+    gateway: Gateway, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The refusal says what this end speaks; the log says it once, not with every request."""
+    for _ in range(3):
+        response = await gateway.client.get("/events", headers={VERSION_HEADER: "99"})
+
+    assert response.headers[VERSION_HEADER] == str(VERSION)
+    assert f"versions {VERSION - 1} to {VERSION}" in response.json()["error"]
+    (warning,) = [record for record in caplog.records if record.msg == "other version"]
+    assert "upgrade the older node" in vars(warning)["remedy"]
+
+
 @pytest.mark.parametrize(
     ("method", "path", "status"),
     [
