@@ -24,9 +24,12 @@ class Settings(BaseModel):
     SECRETS: ClassVar[frozenset[str]] = frozenset()
     """The fields that are files, so that no value of theirs shows in the environment."""
 
+    ABOUT_USERS: ClassVar[frozenset[str]] = frozenset({"allowed_users"})
+    """The fields that name users: the log does not."""
+
     def public(self) -> dict[str, Any]:
         """List the settings for the log, without secrets and without user ids."""
-        hidden = self.SECRETS | {"allowed_users"}
+        hidden = self.SECRETS | self.ABOUT_USERS
         return {name: str(value) for name, value in self.model_dump().items() if name not in hidden}
 
 

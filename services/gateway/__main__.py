@@ -9,11 +9,12 @@ from contextlib import AbstractContextManager, AsyncExitStack, nullcontext
 
 import uvicorn
 
+from services.gateway.access import Access
 from services.gateway.answering import Answering
 from services.gateway.app import build_app
 from services.gateway.engine import open_engine
 from services.gateway.history import History
-from services.gateway.inbox import Inbox, Limits
+from services.gateway.inbox import Inbox, Limits, paste_delay
 from services.gateway.outbox import Outbox
 from services.gateway.queue import Queue
 from services.gateway.settings import GatewaySettings
@@ -26,6 +27,11 @@ log = logging.getLogger("services.gateway")
 
 KEEP_UPDATES_SECONDS = 7 * 24 * 3600
 """Telegram keeps unconfirmed updates for a day; a week leaves room for clocks."""
+
+KEEP_FAILED_SECONDS = 24 * 3600
+"""So long a failed ask can be tried again."""
+
+HOUSEKEEPING_SECONDS = 60
 
 
 def main() -> int:
@@ -50,9 +56,10 @@ async def _run(settings: GatewaySettings) -> None:
         store = Store(settings.store_file, settings.store_key)
         stack.callback(store.close)
         await store.run(store.requeue_asks)
-        outbox = Outbox(store, await store.run(store.undelivered_replies), epoch=0)
-        queue = Queue()
-        history = History(store, settings.system_prompt, settings.prompt_tokens)
+        outbox = Outbox(
+            store, await store.run(store.undelivered_replies), await store.run(store.guests)
+        )
+        queue = Queue(settings.user_weights)
         engine = await stack.enter_async_context(
             open_engine(settings.engine_socket, settings.engine_slots)
         )
@@ -60,16 +67,20 @@ async def _run(settings: GatewaySettings) -> None:
             store,
             queue,
             outbox,
-            history,
+            History(store, engine, settings.system_prompt, settings.prompt_tokens),
             engine,
             settings.engine_slots,
             settings.answer_tokens,
             settings.temperature,
+            settings.engine_silence_seconds,
         )
         for ask in await store.run(store.asks):
-            queue.put(ask)  # what an earlier run left unanswered
-        limits = Limits(settings.user_asks, settings.total_asks, settings.prompt_tokens)
-        inbox = Inbox(store, queue, outbox, settings.allowed_users, limits)
+            queue.put(ask, paste_delay(ask))  # what an earlier run left unanswered
+        access = Access(store, settings.allowed_users, settings.admins)
+        limits = Limits(
+            settings.user_asks, settings.total_asks, settings.prompt_tokens, settings.user_limits
+        )
+        inbox = Inbox(store, queue, outbox, access, limits)
         app = build_app(inbox, outbox, settings.link_token)
         server = _Server(
             uvicorn.Config(
@@ -88,7 +99,7 @@ async def _run(settings: GatewaySettings) -> None:
             tasks = [
                 group.create_task(watch_namespace()),
                 group.create_task(answering.run()),
-                group.create_task(_forget_updates(store)),
+                group.create_task(_keep_house(store, settings.history_seconds)),
             ]
             await server.serve()  # returns on SIGTERM and SIGINT
             for task in tasks:
@@ -110,10 +121,17 @@ def _catch_signals(server: uvicorn.Server) -> None:
         asyncio.get_running_loop().add_signal_handler(number, stop)
 
 
-async def _forget_updates(store: Store) -> None:
+async def _keep_house(store: Store, history_seconds: int | None) -> None:
+    """Drop what has outlived its use, and what the journal still holds of deleted texts."""
     while True:
-        await store.run(store.forget_updates, KEEP_UPDATES_SECONDS)
-        await asyncio.sleep(3600)
+        try:
+            await store.run(
+                store.forget_old, KEEP_UPDATES_SECONDS, KEEP_FAILED_SECONDS, history_seconds
+            )
+            await store.run(store.truncate_journal)
+        except StoreError as error:
+            log.critical("store failed", extra={"remedy": str(error)})
+        await asyncio.sleep(HOUSEKEEPING_SECONDS)
 
 
 if __name__ == "__main__":

@@ -1,14 +1,19 @@
-"""Answers asks: takes them from the queue, lets the engine speak, and closes their replies."""
+"""Answers asks: takes them from the queue, lets the engine speak, and closes their replies.
+
+An answer that is cut goes on where it was cut, and is saved every second, so that it goes on even
+after this process has died. A reply never takes back what its user saw, unless the engine cannot
+go on with a text: then it begins anew in the same message.
+"""
 
 import asyncio
 import contextlib
 import logging
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
-from typing import cast
+from typing import Any, Literal, TypeVar, cast
 
 from services.gateway.engine import (
+    CannotResume,
     Engine,
     EngineFailed,
     EngineUnavailable,
@@ -16,17 +21,25 @@ from services.gateway.engine import (
     Piece,
     PromptTooLong,
 )
-from services.gateway.history import History, estimate_tokens
+from services.gateway.history import History
 from services.gateway.outbox import Outbox
+from services.gateway.progress import Progress
 from services.gateway.queue import Queue, Running
-from services.gateway.store import Ask, Store, StoreError, Usage
+from services.gateway.store import Ask, Store, StoreError
 from services.gateway.texts import Language, is_visible, say
 from services.log import describe_error
+from services.wire import Button
 
 log = logging.getLogger(__name__)
 
-MOST_TRIES = 4
-"""Tries of one ask after which its user is told that it failed."""
+T = TypeVar("T")
+End = Literal["finished", "stopped", "failed", "too long"]
+
+TRIES_IN_VAIN = 4
+"""Tries in a row that bring no text, after which the user is told that it failed."""
+
+MOST_TRIES = 20
+"""Tries of one ask in all: an engine that breaks off after each word would never end."""
 
 PLACE_SECONDS = 5.0
 """A place in the queue is told anew after this long at the earliest: each time costs an edit."""
@@ -34,15 +47,10 @@ PLACE_SECONDS = 5.0
 PROMPT_SHARES = (1.0, 0.5, 0.0)
 """Shares of the prompt budget tried in turn when the engine finds the prompt too long."""
 
+SAVE_SECONDS = 1.0
+"""What an answer has gained is saved this often: at most so much is said anew after a crash."""
 
-@dataclass
-class _Attempt:
-    """What came of one try, for the log and the meter."""
-
-    started: float
-    first_piece: float = 0.0
-    text: str = ""
-    finished: Finished | None = None
+MOST_PAUSE_SECONDS = 10.0
 
 
 class Answering:
@@ -58,8 +66,10 @@ class Answering:
         slots: int,
         answer_tokens: int,
         temperature: float,
+        silence_seconds: float = 30.0,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
+        """`silence_seconds`: an engine that has begun to speak and pauses so long has hung."""
         self._store = store
         self._queue = queue
         self._outbox = outbox
@@ -68,14 +78,17 @@ class Answering:
         self._slots = slots
         self._answer_tokens = answer_tokens
         self._temperature = temperature
+        self._silence_seconds = silence_seconds
         self._sleep = sleep
         self._typical_seconds = 10.0
         self._placed: dict[int, float] = {}
+        self._progress: dict[int, Progress] = {}
         queue.on_change = self.show_places
 
     async def run(self) -> None:
         """Answer for ever."""
         async with asyncio.TaskGroup() as group:
+            group.create_task(self._save())
             for _ in range(self._slots):
                 group.create_task(self._work())
 
@@ -84,9 +97,12 @@ class Answering:
         if self._queue.running_count < self._slots:
             return
         now = time.monotonic()
-        waiting = self._queue.waiting()
-        self._placed = {ask.id: self._placed.get(ask.id, -PLACE_SECONDS) for ask in waiting}
-        for ahead, ask in enumerate(waiting, start=1):
+        self._placed = {
+            ask_id: self._placed.get(ask_id, -PLACE_SECONDS) for ask_id in self._queue.waiting_ids
+        }
+        if all(now - placed < PLACE_SECONDS for placed in self._placed.values()):
+            return
+        for ahead, ask in enumerate(self._queue.waiting(), start=1):
             if now - self._placed[ask.id] < PLACE_SECONDS:
                 continue
             self._placed[ask.id] = now
@@ -94,74 +110,98 @@ class Answering:
             status = say("queued", _language(ask), ahead=ahead, seconds=seconds)
             self._outbox.show_status(ask.reply_id, status)
 
+    async def _save(self) -> None:
+        while True:
+            await asyncio.sleep(SAVE_SECONDS)
+            points = [point for p in self._progress.values() if (point := p.checkpoint())]
+            if points:
+                try:
+                    await self._store.run(self._store.save, points)
+                except StoreError as error:
+                    log.critical("store failed", extra={"remedy": str(error)})
+
     async def _work(self) -> None:
         while True:
             running = await self._queue.next()
             try:
                 await self._answer(running)
-            except StoreError as error:
-                # The disk does not take the answer. The ask stays in the store and is answered
-                # after the next start; going on without a disk would lose what comes next.
-                log.critical("store failed", extra={"remedy": str(error)})
-                raise
             except Exception as error:
                 # A worker's boundary: an ask that breaks its worker must not take the others with
                 # it, nor be taken up again by every later start.
                 log.error("ask broke", extra={"error": describe_error(error)})
-                await self._close(running.ask, _Attempt(0.0), say("failed", _language(running.ask)))
+                await self._close(Progress(running.ask), "failed")
             finally:
                 self._queue.release(running)
 
     async def _answer(self, running: Running) -> None:
-        taken = time.time()
-        ask = await self._store.run(self._store.take_ask, running.ask.id)
-        if ask is None:
+        taken = await self._in_store(self._store.take_ask, running.ask.id)
+        if taken is None:
             return  # it was stopped between the queue and here
+        ask, said = taken
         if ask.state == "stopping":
             running.stopped.set()
         self._outbox.show_status(ask.reply_id, "")
-        tries = 0
-        share = 0
-        attempt = _Attempt(taken)
+        progress = self._progress[ask.id] = Progress(
+            ask, said, ask.spent, answer_tokens=ask.spent.answer_tokens
+        )
+        try:
+            end = await self._try_until_done(running, progress)
+        finally:
+            del self._progress[ask.id]
+        await self._close(progress, end)
+        self._log(progress, end)
+
+    async def _try_until_done(self, running: Running, progress: Progress) -> End:
+        tries = in_vain = share = pauses = 0
         while not running.stopped.is_set():
-            attempt = _Attempt(time.time())
             try:
-                messages = await self._history.compose(ask, PROMPT_SHARES[share])
-                prompt = sum(estimate_tokens(message["content"]) for message in messages)
-                self._queue.charge(ask.user_id, prompt_tokens=prompt)
-                await self._speak(running, ask, messages, attempt)
-                break
+                await self._speak(running, progress, PROMPT_SHARES[share])
+                return "finished" if progress.finished else "stopped"
             except PromptTooLong:
                 share += 1
                 if share == len(PROMPT_SHARES):
-                    await self._close(ask, attempt, say("too long", _language(ask)))
-                    return
-            except EngineUnavailable:
-                self._outbox.show_status(ask.reply_id, say("waking", _language(ask)))
-                await self._pause(running, 1.0)
+                    return "too long"
+            except CannotResume:
+                progress.begin_anew()
+            except (EngineUnavailable, StoreError) as error:
+                if isinstance(error, StoreError):
+                    log.critical("store failed", extra={"remedy": str(error)})
+                status = say("waking", _language(progress.ask))
+                self._outbox.show_status(progress.ask.reply_id, status)
+                await self._pause(running, min(MOST_PAUSE_SECONDS, 2.0**pauses))
+                pauses += 1
             except EngineFailed:
                 tries += 1
-                log.warning("engine failed", extra={"ask": ask.id, "tries": tries})
-                self._outbox.restart(ask.reply_id)
-                if tries == MOST_TRIES:
-                    await self._close(ask, attempt, say("failed", _language(ask)))
-                    return
-                await self._pause(running, 0.5 * 2**tries)
-        stopped = running.stopped.is_set() and attempt.finished is None
-        answer = attempt.text.strip() if is_visible(attempt.text) else ""
-        shown = answer or ("" if stopped else say("empty", _language(ask)))
-        if stopped:
-            shown = f"{shown}\n\n{say('stopped', _language(ask))}".strip()
-        await self._close(ask, attempt, shown, answer)
-        self._log(ask, attempt, taken, stopped)
+                in_vain = 0 if progress.end_try() else in_vain + 1
+                log.warning("engine failed", extra={"ask": progress.ask.id, "tries": tries})
+                if in_vain == TRIES_IN_VAIN or tries == MOST_TRIES:
+                    return "failed"
+                await self._pause(running, min(MOST_PAUSE_SECONDS, 0.5 * 2**in_vain))
+        return "stopped"
 
-    async def _speak(
-        self, running: Running, ask: Ask, messages: list[dict[str, str]], attempt: _Attempt
-    ) -> None:
+    async def _speak(self, running: Running, progress: Progress, share: float) -> None:
         """Pass on what the engine says until it has finished or nobody wants it any more."""
-        stream = self._engine.stream(messages, self._answer_tokens, self._temperature)
-        stop = asyncio.create_task(running.stopped.wait())
-        pieces: list[str] = []
+        ask = progress.ask
+        messages, prompt_tokens = await self._history.compose(ask, share)
+        # Chat templates drop white space at the end of a message, and so must we.
+        beginning = progress.text.rstrip() if is_visible(progress.text) else ""
+        progress.begin_anew(beginning)
+        self._outbox.rewrite(ask.reply_id, beginning)
+        if beginning:
+            messages.append({"role": "assistant", "content": beginning})
+            if progress.answer_tokens >= self._answer_tokens:
+                progress.finished = Finished("length", 0, 0)  # the cut took the end alone
+                return
+        stream = self._engine.stream(
+            messages,
+            self._answer_tokens - progress.answer_tokens,
+            self._temperature,
+            self._queue.priority(ask.user_id),
+            resume=bool(beginning),
+        )
+        self._queue.charge(ask.user_id, prompt_tokens=prompt_tokens)
+        progress.begin_try(prompt_tokens)
+        clock = asyncio.get_running_loop().time
 
         async def read() -> None:
             # Closing the generator aborts the engine's work.
@@ -169,25 +209,34 @@ class Answering:
                 async for item in items:
                     match item:
                         case Piece(text):
-                            attempt.first_piece = attempt.first_piece or time.time()
-                            pieces.append(text)
+                            progress.add(text, clock())
                             self._outbox.grow(ask.reply_id, text)
                             self._queue.charge(ask.user_id, answer_tokens=1)
                         case Finished():
-                            attempt.finished = item
+                            progress.finished = item
 
         reader = asyncio.create_task(read())
+        stop = asyncio.create_task(running.stopped.wait())
         try:
-            await asyncio.wait({reader, stop}, return_when=asyncio.FIRST_COMPLETED)
-            if not reader.done():
+            while not reader.done() and not stop.done():
+                await asyncio.wait(
+                    {reader, stop},
+                    timeout=self._silence_seconds / 4,
+                    return_when=asyncio.FIRST_COMPLETED,
+                )
+                if progress.last_sign and clock() - progress.last_sign > self._silence_seconds:
+                    break
+            if reader.done():
+                reader.result()
+            else:
                 reader.cancel()
                 await asyncio.wait({reader})  # until the engine has been told
-            else:
-                reader.result()
+                if not stop.done():
+                    raise EngineFailed
+            progress.end_try()
         finally:
             for task in (reader, stop):
                 task.cancel()
-            attempt.text = "".join(pieces)
 
     async def _pause(self, running: Running, seconds: float) -> None:
         """Wait before the next try, or until nobody wants it any more."""
@@ -199,34 +248,57 @@ class Answering:
             sleep.cancel()
             stop.cancel()
 
-    async def _close(self, ask: Ask, attempt: _Attempt, shown: str, answer: str = "") -> None:
-        now = time.time()
-        usage = None
-        if attempt.finished or attempt.text:
-            usage = Usage(
-                attempt.finished.prompt_tokens if attempt.finished else 0,
-                attempt.finished.answer_tokens
-                if attempt.finished
-                else estimate_tokens(attempt.text),
-                round((now - attempt.started) * 1000),
-            )
-            self._typical_seconds += 0.2 * (now - attempt.started - self._typical_seconds)
-        await self._store.run(self._store.finish_ask, ask, answer, shown, usage)
-        self._outbox.close(ask.reply_id, shown)
+    async def _close(self, progress: Progress, end: End) -> None:
+        progress.end_try()
+        ask = progress.ask
+        language = _language(ask)
+        said = progress.text.strip() if is_visible(progress.text) else ""
+        remark = {
+            "finished": "" if said else say("empty", language),
+            "stopped": say("stopped", language),
+            "failed": say("failed", language),
+            "too long": say("too long", language),
+        }[end]
+        shown = f"{said}\n\n{remark}".strip()
+        if end == "failed":
+            retry = Button(label=say("retry", language), data=f"retry:{ask.id}")
+            if await self._in_store(self._store.fail_ask, ask, shown, retry, progress.spent):
+                self._outbox.close(ask.reply_id, shown, retry)
+            return
+        answer = said if end != "too long" else ""
+        if await self._in_store(self._store.finish_ask, ask, answer, shown, progress.spent):
+            self._outbox.close(ask.reply_id, shown)
+        if end == "finished":
+            seconds = progress.spent.engine_ms / 1000
+            self._typical_seconds += 0.2 * (seconds - self._typical_seconds)
 
-    def _log(self, ask: Ask, attempt: _Attempt, taken: float, stopped: bool) -> None:
-        now = time.time()
-        first = attempt.first_piece or now
+    async def _in_store(self, work: Callable[..., T], *arguments: Any) -> T:
+        """Do work in the store, and wait for a disk that does not take it: what was said is kept.
+
+        Meanwhile new asks are refused, because the disk does not take them either.
+        """
+        pause = 1.0
+        while True:
+            try:
+                return await self._store.run(work, *arguments)
+            except StoreError as error:
+                log.critical("store failed", extra={"remedy": str(error)})
+                await self._sleep(pause)
+                pause = min(MOST_PAUSE_SECONDS, pause * 2)
+
+    def _log(self, progress: Progress, end: End) -> None:
+        first = progress.first_token_seconds
         log.info(
             "answered",
             extra={
-                "ask": ask.id,
-                "reply": ask.reply_id,
-                "stopped": stopped,
-                "queue_ms": round((taken - ask.received_at) * 1000),
-                "first_token_ms": round((first - attempt.started) * 1000),
-                "engine_ms": round((now - attempt.started) * 1000),
-                "tokens": attempt.finished.answer_tokens if attempt.finished else None,
+                "ask": progress.ask.id,
+                "reply": progress.ask.reply_id,
+                "end": end,
+                "stopped": end == "stopped",
+                "queue_ms": round((progress.taken_at - progress.ask.received_at) * 1000),
+                "first_token_ms": round(first * 1000) if first is not None else None,
+                "engine_ms": progress.spent.engine_ms,
+                "tokens": progress.spent.answer_tokens,
             },
         )
 

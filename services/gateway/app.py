@@ -5,6 +5,7 @@ Errors are JSON, `{"error": sentence}`, and never repeat what was sent.
 
 import hmac
 import logging
+import time
 from collections.abc import AsyncIterator
 
 from fastapi import FastAPI, HTTPException, Request, Response
@@ -35,6 +36,9 @@ MOST_BYTES = 4 * 1024 * 1024
 """A batch of 100 longest messages in four-byte characters takes less than 2 MiB."""
 
 
+WARN_SECONDS = 60.0
+
+
 def build_app(inbox: Inbox, outbox: Outbox, link_token: str) -> FastAPI:
     """Build the application; its collaborators are started and stopped by the caller."""
 
@@ -62,7 +66,7 @@ def build_app(inbox: Inbox, outbox: Outbox, link_token: str) -> FastAPI:
 
     @app.post("/replies/{reply_id}/parts", status_code=204)
     async def record_part(reply_id: int, part: PartRecord) -> None:
-        await outbox.record_part(part.epoch, reply_id, part.position, part.message_id)
+        await outbox.record_part(part.epoch, reply_id, part.position, part.message_id, part.chat_id)
 
     @app.post("/replies/{reply_id}/claim", status_code=204)
     async def claim(reply_id: int, claim: Claim) -> None:
@@ -70,6 +74,9 @@ def build_app(inbox: Inbox, outbox: Outbox, link_token: str) -> FastAPI:
 
     @app.post("/replies/{reply_id}/outcome", status_code=204)
     async def outcome(reply_id: int, outcome: Outcome) -> None:
+        if outcome.outcome == "moved":
+            await inbox.move(outbox.chat_of(outcome.epoch, reply_id), outcome.moved_to)
+            return
         await outbox.drop(outcome.epoch, reply_id)
         if outcome.outcome == "undeliverable":
             inbox.abandon(reply_id)
@@ -121,6 +128,7 @@ class _Gate:
     def __init__(self, app: ASGIApp, link_token: str) -> None:
         self._app = app
         self._authorization = f"Bearer {link_token}".encode()
+        self._warned_at = -WARN_SECONDS
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -136,11 +144,20 @@ class _Gate:
                 f"this end speaks versions {min(SPOKEN)} to {VERSION} of the wire: "
                 "upgrade the older node"
             )
+            self._warn(sentence)
             response = _error(426, sentence)
             response.headers[VERSION_HEADER] = str(VERSION)
             await response(scope, receive, send)
         else:
             await self._app(scope, _limited(receive), send)
+
+
+    def _warn(self, sentence: str) -> None:
+        """Tell the operator, but not with every request of a relay that keeps trying."""
+        now = time.monotonic()
+        if now - self._warned_at >= WARN_SECONDS:
+            self._warned_at = now
+            log.error("other version", extra={"remedy": sentence})
 
 
 def _limited(receive: Receive) -> Receive:

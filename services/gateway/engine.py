@@ -15,8 +15,10 @@ from typing import Any
 import aiohttp
 import orjson
 
-SILENCE_SECONDS = 120.0
-"""The engine has hung if it says nothing for this long."""
+PROMPT_SECONDS = 120.0
+"""The engine has hung if it says nothing at all for this long: reading a prompt takes its time."""
+
+Message = dict[str, str]
 
 
 class EngineUnavailable(Exception):
@@ -29,6 +31,10 @@ class EngineFailed(Exception):
 
 class PromptTooLong(Exception):
     """The prompt does not fit the engine's context: leave out the oldest turns."""
+
+
+class CannotResume(Exception):
+    """The engine, or its model's chat template, cannot go on with an answer: begin it anew."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +59,7 @@ class Engine:
     def __init__(self, session: aiohttp.ClientSession) -> None:
         self._session = session
         self._name = ""
+        self._counts_prompts = True
 
     async def is_ready(self) -> bool:
         """Tell whether the engine takes requests now."""
@@ -62,37 +69,75 @@ class Engine:
         except (aiohttp.ClientError, TimeoutError, OSError):
             return False
 
+    async def count_prompt(self, messages: list[Message]) -> int | None:
+        """Count a prompt's tokens by the engine's own tokenizer; None if it does not offer that.
+
+        Raises EngineUnavailable. vLLM and llama.cpp speak this part of Anthropic's protocol alike
+        (https://docs.anthropic.com/en/api/messages-count-tokens); their own endpoints differ.
+        """
+        if not self._counts_prompts:
+            return None
+        system = [message["content"] for message in messages if message["role"] == "system"]
+        body = {
+            "model": await self._served_name(),
+            "messages": [message for message in messages if message["role"] != "system"],
+            **({"system": "\n".join(system)} if system else {}),
+        }
+        try:
+            async with self._session.post(
+                "http://engine/v1/messages/count_tokens",
+                data=orjson.dumps(body),
+                headers={"Content-Type": "application/json"},
+                timeout=_short(),
+            ) as response:
+                if response.status == 200:
+                    return int(orjson.loads(await response.read())["input_tokens"])
+                # An engine without it is not asked again; one that has a bad moment is.
+                self._counts_prompts = response.status not in (404, 405, 501)
+                return None
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise EngineUnavailable from error
+        except (ValueError, LookupError, TypeError):
+            return None
+
     async def stream(
         self,
-        messages: list[dict[str, str]],
+        messages: list[Message],
         answer_tokens: int,
         temperature: float,
+        priority: int = 0,
+        *,
+        resume: bool = False,
     ) -> AsyncGenerator[Piece | Finished]:
         """Generate an answer of at most `answer_tokens` tokens.
 
+        `priority`: lower goes first where the engine must choose. `resume`: the last message is the
+        beginning of the answer, and what is generated goes on where it ends.
+
         Yields pieces, then exactly one Finished. Closing the generator aborts the generation.
-        Raises EngineUnavailable before the first piece, PromptTooLong, or EngineFailed.
+        Raises EngineUnavailable before the first piece, PromptTooLong, CannotResume, or
+        EngineFailed.
         """
         body = {
             "model": await self._served_name(),
             "messages": messages,
             "max_tokens": answer_tokens,
             "temperature": temperature,
+            "priority": priority,
             "stream": True,
             "stream_options": {"include_usage": True},
+            **({"continue_final_message": True, "add_generation_prompt": False} if resume else {}),
         }
         try:
             async with self._session.post(
                 "http://engine/v1/chat/completions",
                 data=orjson.dumps(body),
                 headers={"Content-Type": "application/json"},
-                timeout=aiohttp.ClientTimeout(
-                    total=None, sock_connect=5, sock_read=SILENCE_SECONDS
-                ),
+                timeout=aiohttp.ClientTimeout(total=None, sock_connect=5, sock_read=PROMPT_SECONDS),
             ) as response:
                 if response.status != 200:
                     self._name = ""  # another model may be served by now
-                    await _raise_for(response)
+                    await _raise_for(response, resume)
                 async for item in _read_chunks(response.content):
                     yield item
         except aiohttp.ClientConnectorError as error:
@@ -158,7 +203,7 @@ async def _read_chunks(
     raise EngineFailed  # cut off before [DONE]
 
 
-async def _raise_for(response: aiohttp.ClientResponse) -> None:
+async def _raise_for(response: aiohttp.ClientResponse, resume: bool) -> None:
     if response.status == 503:
         raise EngineUnavailable
     try:
@@ -174,6 +219,8 @@ async def _raise_for(response: aiohttp.ClientResponse) -> None:
         is_overflow = False  # the status says enough
     if response.status == 400 and is_overflow:
         raise PromptTooLong
+    if resume and response.status in (400, 422):
+        raise CannotResume  # a chat template can make it impossible
     raise EngineFailed
 
 

@@ -1,48 +1,94 @@
 """Chooses what the engine is told: the instruction, what fits of the conversation, and the ask."""
 
+from services.gateway.engine import Engine, Message, PromptTooLong
 from services.gateway.store import Ask, Store, Turn
 
-Message = dict[str, str]
+FRAME_TOKENS = 16
+"""What a chat template may put around one message, from above."""
 
-MESSAGE_OVERHEAD_TOKENS = 8
 MOST_TURNS = 400
+
+BYTES_PER_TOKEN = 10
+"""A text of so many bytes a token is not to be expected: more need not even be counted."""
+
+MOST_COUNTS = 4
+"""Questions to the engine's tokenizer for one prompt; after them the estimate decides."""
 
 
 def estimate_tokens(text: str) -> int:
-    """Estimate from above how many tokens a text takes, whatever the engine's tokenizer.
+    """Estimate how many tokens a text takes, whatever the engine's tokenizer.
 
     Latin text takes about four bytes a token, Cyrillic about five: three is on the safe side.
     """
-    return len(text.encode()) // 3 + MESSAGE_OVERHEAD_TOKENS
+    return len(text.encode()) // 3 + FRAME_TOKENS // 2
+
+
+def most_tokens(messages: list[Message]) -> int:
+    """Bound a prompt from above: no tokenizer makes more tokens of a text than it has bytes."""
+    return sum(len(message["content"].encode()) + FRAME_TOKENS for message in messages)
 
 
 class History:
     """The conversation of each chat, within the token budget of a prompt."""
 
-    def __init__(self, store: Store, system_prompt: str, prompt_tokens: int) -> None:
+    def __init__(
+        self, store: Store, engine: Engine, system_prompt: str, prompt_tokens: int
+    ) -> None:
         self._store = store
+        self._engine = engine
         self._system_prompt = system_prompt
         self._prompt_tokens = prompt_tokens
 
-    async def compose(self, ask: Ask, budget_share: float = 1.0) -> list[Message]:
-        """List the messages for the engine; the oldest turns go first when it gets tight.
+    async def compose(self, ask: Ask, budget_share: float = 1.0) -> tuple[list[Message], int]:
+        """List the messages for the engine, with their tokens; the oldest exchanges go first.
 
-        `budget_share` below 1 leaves room after the engine has found the prompt too long.
+        The engine's own tokenizer counts, unless even the bound from above fits. `budget_share`
+        below 1 leaves room after the engine has found a prompt too long nevertheless. Raises
+        PromptTooLong if the ask alone does not fit, EngineUnavailable.
         """
-        turns = await self._store.run(
-            self._store.latest_turns, (ask.chat_id, ask.thread_id), MOST_TURNS
-        )
         budget = int(self._prompt_tokens * budget_share)
-        budget -= estimate_tokens(self._system_prompt) + estimate_tokens(ask.text)
+        turns = await self._store.run(self._store.latest_turns, ask.chat, MOST_TURNS)
+        turns = turns[len(turns) % 2 :]  # whole exchanges: a question and its answer
+        spare = most_tokens(self._messages(turns, ask)) - BYTES_PER_TOKEN * budget
+        turns = _without_oldest(turns, spare) if spare > 0 else turns
+        for _ in range(MOST_COUNTS):
+            messages = self._messages(turns, ask)
+            if (bound := most_tokens(messages)) <= budget:
+                # The meter and the queue want a likely number, not a bound.
+                return messages, sum(estimate_tokens(message["content"]) for message in messages)
+            tokens = await self._engine.count_prompt(messages)
+            if tokens is None:
+                break
+            if tokens <= budget:
+                return messages, tokens
+            if not turns:
+                raise PromptTooLong
+            turns = _without_oldest(turns, (tokens - budget) * bound / tokens)
+        # The engine does not count, or text and tokenizer are an odd pair: on the safe side.
+        fixed = estimate_tokens(self._system_prompt) + estimate_tokens(ask.text)
+        messages = self._messages(_fitting(turns, budget - fixed), ask)
+        return messages, sum(estimate_tokens(message["content"]) for message in messages)
+
+    def _messages(self, turns: list[Turn], ask: Ask) -> list[Message]:
         return [
             *([_message("system", self._system_prompt)] if self._system_prompt else []),
-            *(_message(turn.role, turn.text) for turn in _fitting(turns, budget)),
+            *(_message(turn.role, turn.text) for turn in turns),
             _message("user", ask.text),
         ]
 
 
+def _without_oldest(turns: list[Turn], excess_bytes: float) -> list[Turn]:
+    """Drop the oldest exchanges until at least so many bytes are gone."""
+    dropped = 0
+    start = 0
+    while start < len(turns) and (start == 0 or dropped < excess_bytes):
+        dropped += sum(len(turn.text.encode()) + FRAME_TOKENS for turn in turns[start : start + 2])
+        start += 2
+    return turns[start:]
+
+
 def _fitting(turns: list[Turn], budget: int) -> list[Turn]:
-    """Keep the latest whole exchanges (a question and its answer) that fit."""
+    """Keep the latest exchanges that fit by the estimate."""
     start = len(turns)
     for first in range(len(turns) - 2, -1, -2):
         budget -= sum(estimate_tokens(turn.text) for turn in turns[first : first + 2])

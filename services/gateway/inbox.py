@@ -1,73 +1,76 @@
 """Takes batches of updates: decides on each, commits them, and only then lets them take effect."""
 
 import logging
-from dataclasses import dataclass
-from typing import Any, Literal, cast
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 from pydantic import ValidationError
 
-from services.gateway.history import estimate_tokens
+from services.gateway.access import Access
+from services.gateway.commands import Commands
+from services.gateway.effects import (
+    Asked,
+    Discarded,
+    Effect,
+    Forgotten,
+    GuestsChanged,
+    Moved,
+    Opened,
+    Stopped,
+    Withdrawn,
+)
 from services.gateway.outbox import Outbox
 from services.gateway.queue import Queue
-from services.gateway.store import Ask, Store
+from services.gateway.store import Ask, Chat, Piece, Store
 from services.gateway.texts import Language, language_of, say
 from services.wire import Batch, Button, Receipt, Receipts, Reply, Update
 
 log = logging.getLogger(__name__)
 
+MOST_UNSEEN_REPLIES = 30
+"""Replies that a chat has not been shown yet, beyond which commands get none: it would be late."""
+
+CUT_UNITS = 2048
+"""A client cuts a paste at a good place in the second half of a message's 4096 units."""
+
+CUT_SECONDS = 1
+"""The pieces of a paste are sent together, but Telegram's clock may tick in between."""
+
+PASTE_SECONDS = 1.5
+"""How long an ask that may be the first piece of a paste waits for the next."""
+
+MOST_PIECES = 64
+
+LEAST_TOKEN_BYTES = 10
+"""No text takes fewer bytes than this for each of its tokens, on average."""
+
+Outcome = Literal["accepted", "refused"]
+
 
 @dataclass(frozen=True)
 class Limits:
-    """How much may wait, and how long one message may be."""
+    """How much may wait, and how long one ask may be."""
 
     user_asks: int
     total_asks: int
     ask_tokens: int
-
-
-@dataclass(frozen=True)
-class _Opened:
-    reply: Reply
-
-
-@dataclass(frozen=True)
-class _Asked:
-    ask: Ask
-
-
-@dataclass(frozen=True)
-class _Withdrawn:
-    ask: Ask
-    shown: str
-
-
-@dataclass(frozen=True)
-class _Stopped:
-    ask_id: int
-
-
-_Effect = _Opened | _Asked | _Withdrawn | _Stopped
-
-MOST_UNSEEN_REPLIES = 30
-"""Replies that a chat has not been shown yet, beyond which commands get none: it would be late."""
+    asks_of: Mapping[int, int] = field(default_factory=dict)
+    """Users with another limit than `user_asks`."""
 
 
 class Inbox:
     """The only way in for what users do."""
 
     def __init__(
-        self,
-        store: Store,
-        queue: Queue,
-        outbox: Outbox,
-        allowed_users: frozenset[int],
-        limits: Limits,
+        self, store: Store, queue: Queue, outbox: Outbox, access: Access, limits: Limits
     ) -> None:
         self._store = store
         self._queue = queue
         self._outbox = outbox
-        self._allowed_users = allowed_users
+        self._access = access
         self._limits = limits
+        self._commands = Commands(store, access)
 
     async def accept(self, batch: Batch) -> Receipts:
         """Commit what can be accepted and answer for each update on its own.
@@ -78,16 +81,28 @@ class Inbox:
         receipts, effects = await self._store.run(self._commit, batch)
         for effect in effects:
             match effect:
-                case _Opened(reply):
+                case Opened(reply):
                     self._outbox.open(reply)
-                case _Asked(ask):
-                    self._queue.put(ask)
-                case _Withdrawn(ask, shown):
+                case Discarded(reply_id):
+                    self._outbox.discard(reply_id)
+                case Asked(ask, delay_seconds):
+                    self._queue.put(ask, delay_seconds)
+                case Withdrawn(ask, shown):
                     self._queue.withdraw(ask.id)
                     self._outbox.close(ask.reply_id, shown)
-                case _Stopped(ask_id):
+                case Stopped(ask_id):
                     self._queue.stop(ask_id)
+                case GuestsChanged(guests):
+                    self._outbox.tell_guests(guests)
+                case Moved(replies):
+                    self._outbox.move(replies)
+                case Forgotten():
+                    await self._store.run(self._store.truncate_journal)
         return Receipts(receipts=receipts)
+
+    async def move(self, old_chat_id: int, new_chat_id: int) -> None:
+        """Let a group go on as the supergroup that it has become. Raises StoreError."""
+        self._outbox.move(await self._store.run(self._move, old_chat_id, new_chat_id))
 
     def abandon(self, reply_id: int) -> None:
         """A reply can never be shown: spend nothing more on it."""
@@ -95,20 +110,28 @@ class Inbox:
 
     # From here on: in the store's thread.
 
-    def _commit(self, batch: Batch) -> tuple[list[Receipt], list[_Effect]]:
-        effects: list[_Effect] = []
+    def _commit(self, batch: Batch) -> tuple[list[Receipt], list[Effect]]:
+        effects: list[Effect] = []
         with self._store.transaction():
             receipts = [self._decide(batch.bot_id, raw, effects) for raw in batch.updates]
         return receipts, effects
 
-    def _decide(self, bot_id: int, raw: dict[str, Any], effects: list[_Effect]) -> Receipt:
+    def _move(self, old_chat_id: int, new_chat_id: int) -> list[Reply]:
+        with self._store.transaction():
+            return self._store.move_chat(old_chat_id, new_chat_id)
+
+    def _decide(self, bot_id: int, raw: dict[str, Any], effects: list[Effect]) -> Receipt:
         try:
             update = Update.model_validate(raw)
         except ValidationError:
             log.warning("malformed update")
             number = raw.get("update_id")
             return _receipt(number if isinstance(number, int) else None, "refused")
-        if update.user_id not in self._allowed_users:
+        if update.kind == "move":
+            # Telegram says it, whoever the sender is; and a chat that is not known stays so.
+            effects.append(Moved(self._store.move_chat(update.chat_id, update.moved_to)))
+            return _receipt(update.update_id, "accepted")
+        if not self._access.is_allowed(update.user_id):
             log.warning("stranger", extra={"update": update.update_id})
             return _receipt(update.update_id, "refused")
         if not self._store.remember_update(bot_id, update.update_id, update.identity()):
@@ -116,12 +139,9 @@ class Inbox:
         language = language_of(update.language)
         if update.kind == "press":
             return self._press(update, language, effects)
-        outcome = self._message(update, language, effects)
-        return _receipt(update.update_id, outcome)
+        return _receipt(update.update_id, self._message(update, language, effects))
 
-    def _message(
-        self, update: Update, language: Language, effects: list[_Effect]
-    ) -> Literal["accepted", "refused"]:
+    def _message(self, update: Update, language: Language, effects: list[Effect]) -> Outcome:
         chat = (update.chat_id, update.thread_id)
         text = (update.text or "").strip()
         is_news = self._store.remember_wording(update.chat_id, update.message_id, text)
@@ -131,75 +151,105 @@ class Inbox:
             return "accepted"
         if not text:
             return self._refuse(update, say("only text", language), effects)
+        waiting = [
+            ask
+            for ask in self._store.asks(chat)
+            if ask.user_id == update.user_id and ask.state == "waiting"
+        ]
+        if update.kind == "edit" and self._reword(waiting, update.message_id, text):
+            return "accepted"
+        piece = Piece(update.message_id, text, update.sent_at)
+        if self._commands.knows(text):
+            return self._run(update, text, language, effects)
+        if update.kind == "message" and waiting and _goes_on(waiting[-1], piece):
+            self._store.add_piece(waiting[-1], piece)
+            effects.append(Asked(waiting[-1], _delay(piece)))
+            return "accepted"
         if text.startswith("/"):
-            return self._command(update, text, language, effects)
-        if estimate_tokens(text) > self._limits.ask_tokens:
+            return self._run(update, text, language, effects)
+        if len(text.encode()) > LEAST_TOKEN_BYTES * self._limits.ask_tokens:
+            # The engine's tokenizer has the last word, when the ask's turn comes.
             return self._refuse(update, say("too long", language), effects)
-        if update.kind == "edit":
-            for ask in self._store.asks(chat):
-                if ask.message_id == update.message_id and ask.state == "waiting":
-                    self._store.reword_ask(ask.id, text)
-                    return "accepted"
+        return self._ask(update, chat, piece, language, effects)
+
+    def _ask(
+        self, update: Update, chat: Chat, piece: Piece, language: Language, effects: list[Effect]
+    ) -> Outcome:
         of_user, of_all = self._store.count_asks(update.user_id)
-        if of_user >= self._limits.user_asks:
+        if of_user >= self._limits.asks_of.get(update.user_id, self._limits.user_asks):
             return self._refuse(update, say("too many", language, count=of_user), effects)
         if of_all >= self._limits.total_asks:
             return self._refuse(update, say("busy", language), effects)
         reply = self._store.add_reply(chat, update.message_id)
-        ask = self._store.add_ask(reply.id, update.user_id, chat, update.message_id, language, text)
-        button = Button(label=say("stop", language), data=f"stop:{ask.id}")
-        effects.append(_Opened(self._store.set_button(reply, button)))
-        effects.append(_Asked(ask))
+        ask = self._store.add_ask(reply.id, update.user_id, chat, language, [piece])
+        effects.append(Opened(self._store.set_button(reply, stop_button(ask, language))))
+        effects.append(Asked(ask, _delay(piece)))
         return "accepted"
 
-    def _command(
-        self, update: Update, text: str, language: Language, effects: list[_Effect]
-    ) -> Literal["accepted", "refused"]:
+    def _reword(self, waiting: list[Ask], message_id: int, text: str) -> bool:
+        """Change what waits; False if the message is not part of it."""
+        for ask in waiting:
+            for position, piece in enumerate(ask.pieces):
+                if piece.message_id == message_id:
+                    self._store.reword_piece(ask, position, text)
+                    return True
+        return False
+
+    def _run(self, update: Update, text: str, language: Language, effects: list[Effect]) -> Outcome:
         chat = (update.chat_id, update.thread_id)
-        match text.split()[0].split("@")[0].lower():
-            case "/start":
-                answer = say("start", language)
-            case "/help":
-                answer = say("help", language)
-            case "/new":
-                self._store.start_conversation(chat)
-                answer = say("new", language)
-            case "/stop":
-                # Earlier asks only: what comes later in the batch is not in the store yet.
-                asks = [ask for ask in self._store.asks(chat) if ask.user_id == update.user_id]
-                effects.extend(self._stop(ask) for ask in asks)
-                if asks:
-                    return "accepted"  # the stopped answers say so themselves
-                answer = say("nothing to stop", language)
-            case _:
-                answer = say("unknown command", language)
-        if self._store.count_replies(chat) < MOST_UNSEEN_REPLIES:
-            effects.append(_Opened(self._store.add_reply(chat, 0, answer, closed=True)))
+        sentence = self._commands.run(update, text, language, effects)
+        if sentence and self._store.count_replies(chat) < MOST_UNSEEN_REPLIES:
+            effects.append(Opened(self._store.add_reply(chat, 0, sentence, closed=True)))
         return "accepted"
 
-    def _stop(self, ask: Ask) -> _Effect:
-        if ask.state != "waiting":
-            self._store.stop_ask(ask.id)
-            return _Stopped(ask.id)
-        shown = say("stopped", cast(Language, ask.language))
-        self._store.withdraw_ask(ask, shown)
-        return _Withdrawn(ask, shown)
-
-    def _press(self, update: Update, language: Language, effects: list[_Effect]) -> Receipt:
+    def _press(self, update: Update, language: Language, effects: list[Effect]) -> Receipt:
+        chat = (update.chat_id, update.thread_id)
         verb, _, number = update.press_data.partition(":")
-        if verb == "stop" and number.isascii() and number.isdigit():
-            for ask in self._store.asks((update.chat_id, update.thread_id)):
-                if ask.id == int(number) and ask.user_id == update.user_id:
-                    effects.append(self._stop(ask))
-                    return _receipt(update.update_id, "accepted", say("stopping", language))
-        return _receipt(update.update_id, "accepted", say("too late", language))
+        ask_id = int(number) if number.isascii() and number.isdigit() and len(number) < 19 else 0
+        notice = say("too late", language)
+        if verb == "stop":
+            for ask in self._store.asks(chat):
+                if ask.id == ask_id and ask.user_id == update.user_id:
+                    effects.append(self._commands.stop(ask))
+                    notice = say("stopping", language)
+        elif verb == "retry" and (retried := self._store.retry_ask(ask_id, update.user_id, chat)):
+            failed_reply_id, reply, ask = retried
+            effects.append(Discarded(failed_reply_id))
+            effects.append(Opened(self._store.set_button(reply, stop_button(ask, language))))
+            effects.append(Asked(ask))
+            notice = say("retrying", language)
+        return _receipt(update.update_id, "accepted", notice)
 
-    def _refuse(self, update: Update, sentence: str, effects: list[_Effect]) -> Literal["refused"]:
+    def _refuse(self, update: Update, sentence: str, effects: list[Effect]) -> Outcome:
         chat = (update.chat_id, update.thread_id)
         if self._store.count_replies(chat) < MOST_UNSEEN_REPLIES:
             reply = self._store.add_reply(chat, update.message_id, sentence, closed=True)
-            effects.append(_Opened(reply))
+            effects.append(Opened(reply))
         return "refused"
+
+
+def stop_button(ask: Ask, language: Language) -> Button:
+    """The button under an answer that is being written."""
+    return Button(label=say("stop", language), data=f"stop:{ask.id}")
+
+
+def paste_delay(ask: Ask) -> float:
+    """Seconds that an ask is to wait for more of it."""
+    return _delay(ask.pieces[-1])
+
+
+def _delay(piece: Piece) -> float:
+    return PASTE_SECONDS if piece.units >= CUT_UNITS else 0.0
+
+
+def _goes_on(ask: Ask, piece: Piece) -> bool:
+    """Tell whether a message is the next piece of a paste that a client has cut."""
+    last = ask.pieces[-1]
+    return (
+        last.units >= CUT_UNITS
+        and 0 <= piece.sent_at - last.sent_at <= CUT_SECONDS
+        and len(ask.pieces) < MOST_PIECES
+    )
 
 
 def _receipt(

@@ -10,9 +10,11 @@ from dataclasses import dataclass, field
 
 from services.gateway.store import Store
 from services.wire import (
+    Button,
     Closed,
     Event,
     Grown,
+    Guests,
     Hello,
     Opened,
     Reply,
@@ -59,12 +61,17 @@ class _Entry:
 class Outbox:
     """All replies that are not delivered yet."""
 
-    def __init__(self, store: Store, undelivered: list[Reply], epoch: int) -> None:
+    def __init__(
+        self, store: Store, undelivered: list[Reply], guests: tuple[int, ...] = ()
+    ) -> None:
         self._store = store
+        self._guests = guests
+        self._news = False
+        """Whether the stream does not know the guests as they are now."""
         self._entries: dict[int, _Entry] = {}
         self._changed: dict[int, None] = {}
         self._wake = asyncio.Event()
-        self._epoch = epoch
+        self._epoch = 0
         for reply in undelivered:
             self.open(reply)
 
@@ -83,11 +90,11 @@ class Outbox:
             entry.length += len(piece)
             self._touch(reply_id)
 
-    def restart(self, reply_id: int) -> None:
-        """Take back what a reply said so far: its answer begins anew."""
+    def rewrite(self, reply_id: int, text: str) -> None:
+        """Take back what a reply said so far, and let it say this: its answer goes on from here."""
         entry = self._entries.get(reply_id)
-        if entry and entry.length:
-            entry.pieces, entry.length, entry.restarted = [], 0, True
+        if entry and entry.text() != text:
+            entry.pieces, entry.length, entry.restarted = [text], len(text), True
             self._touch(reply_id)
 
     def show_status(self, reply_id: int, status: str) -> None:
@@ -97,13 +104,34 @@ class Outbox:
             entry.reply = entry.reply.model_copy(update={"status": status})
             self._touch(reply_id)
 
-    def close(self, reply_id: int, text: str) -> None:
+    def close(self, reply_id: int, text: str, *buttons: Button) -> None:
         """The reply is complete; it is in the store already."""
         entry = self._entries.get(reply_id)
-        if entry:
+        if entry and not entry.reply.closed:
             entry.pieces, entry.length = [text], len(text)
-            entry.reply = entry.reply.model_copy(update={"closed": True, "buttons": ()})
+            entry.reply = entry.reply.model_copy(update={"closed": True, "buttons": buttons})
             self._touch(reply_id)
+
+    def move(self, replies: list[Reply]) -> None:
+        """These replies go on in another chat, in messages that are sent anew."""
+        for reply in replies:
+            entry = self._entries.get(reply.id)
+            if entry:
+                where = {"chat_id": reply.chat_id, "reply_to": 0, "parts": ()}
+                entry.reply = entry.reply.model_copy(update=where)
+                entry.told = None
+                self._touch(reply.id)
+
+    def discard(self, reply_id: int) -> None:
+        """Forget a reply; it is gone from the store already."""
+        self._entries.pop(reply_id, None)
+        self._changed.pop(reply_id, None)
+
+    def tell_guests(self, guests: tuple[int, ...]) -> None:
+        """The users beyond the configured list are these now."""
+        self._guests = guests
+        self._news = True
+        self._wake.set()
 
     # What the relay does
 
@@ -122,7 +150,8 @@ class Outbox:
             entry.told, entry.told_status, entry.told_closed = None, "", False
             entry.restarted = False
         self._changed = dict.fromkeys(self._entries)
-        yield Hello(epoch=epoch, undelivered=tuple(self._changed))
+        self._news = False
+        yield Hello(epoch=epoch, undelivered=tuple(self._changed), guests=self._guests)
         while self._epoch == epoch:
             for event in self._drain():
                 yield event
@@ -130,7 +159,7 @@ class Outbox:
                     break
             else:
                 await asyncio.sleep(WINDOW_SECONDS)
-                if not self._changed and self._epoch == epoch:
+                if not self._changed and not self._news and self._epoch == epoch:
                     wake.clear()
                     try:
                         await asyncio.wait_for(wake.wait(), SILENCE_SECONDS)
@@ -138,12 +167,16 @@ class Outbox:
                         yield None
         yield Superseded()
 
-    async def record_part(self, epoch: int, reply_id: int, position: int, message_id: int) -> None:
-        """Note, durably, which message carries a part.
+    async def record_part(
+        self, epoch: int, reply_id: int, position: int, message_id: int, chat_id: int = 0
+    ) -> None:
+        """Note, durably, which message carries a part; `chat_id` 0: the relay does not say where.
 
         Raises StaleEpoch or UnknownReply.
         """
         entry = self._writable(epoch, reply_id)
+        if chat_id not in (0, entry.reply.chat_id):
+            raise UnknownReply  # the group has moved: the reply goes on elsewhere
         if not await self._store.run(self._store.record_part, reply_id, position, message_id):
             raise StaleEpoch  # another relay has sent this part before
         parts = list(entry.reply.parts)
@@ -154,12 +187,15 @@ class Outbox:
         """Let the relay write the final text. Raises StaleEpoch or UnknownReply."""
         self._writable(epoch, reply_id)
 
+    def chat_of(self, epoch: int, reply_id: int) -> int:
+        """Tell which chat a reply belongs to. Raises StaleEpoch or UnknownReply."""
+        return self._writable(epoch, reply_id).reply.chat_id
+
     async def drop(self, epoch: int, reply_id: int) -> None:
         """The reply stands in its chat, or never can. Raises StaleEpoch or UnknownReply."""
         self._writable(epoch, reply_id)
         await self._store.run(self._store.drop_reply, reply_id)
-        self._entries.pop(reply_id, None)
-        self._changed.pop(reply_id, None)
+        self.discard(reply_id)
 
     def _writable(self, epoch: int, reply_id: int) -> _Entry:
         if epoch != self._epoch:
@@ -174,7 +210,9 @@ class Outbox:
 
     def _drain(self) -> list[Event]:
         changed, self._changed = self._changed, {}
-        return [
+        news: list[Event] = [Guests(users=self._guests)] if self._news else []
+        self._news = False
+        return news + [
             event
             for reply_id in changed
             if (entry := self._entries.get(reply_id))

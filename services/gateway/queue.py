@@ -1,18 +1,22 @@
 """Which ask is answered next: first come, first served within a chat, fair between users.
 
 Fairness is by tokens served, as in "Fairness in Serving Large Language Models" (Sheng et al.,
-OSDI 2024): each user has a virtual counter that grows by what the engine spends on them, and the
-user with the lowest counter is served next. Who was idle is lifted to the lowest counter of those
-who are not, so that nobody saves up credit. A free slot never idles while an ask may be served.
+OSDI 2024): each user has a virtual counter that grows by what the engine spends on them, divided by
+their weight, and the user with the lowest counter is served next. Who was idle is lifted to the
+lowest counter of those who are not, or to that of whoever was served last, so that nobody saves up
+credit. A free slot never idles while an ask may be served.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
-from services.gateway.store import Ask
+from services.gateway.store import Ask, Chat
 
 OUTPUT_WEIGHT = 2
 """An output token costs the engine about as much as two of the prompt."""
+
+TYPICAL_COST = 600.0
+"""What an ask is taken to cost, in prompt tokens, where nothing is known of it yet."""
 
 
 class Running:
@@ -28,54 +32,87 @@ class Running:
 class Queue:
     """The waiting asks, and those that are being answered."""
 
-    def __init__(self, on_change: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self,
+        weights: Mapping[int, float] | None = None,
+        on_change: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`weights`: shares of users in the engine's time relative to the others' 1."""
+        self._weights = weights or {}
         self._waiting: dict[int, Ask] = {}
+        self._ripe_at: dict[int, float] = {}
         self._running: dict[int, Running] = {}
         self._served: dict[int, float] = {}
+        self._last_served = 0.0
         self._last_turn: dict[int, int] = {}
         self._turns = 0
         self._changed = asyncio.Event()
         self.on_change = on_change
 
-    def put(self, ask: Ask) -> None:
-        """Let an ask wait for its turn."""
-        if not self._is_active(ask.user_id):
-            active = [self._served[user] for user in self._active_users()]
-            self._served[ask.user_id] = max(
-                self._served.get(ask.user_id, 0.0), min(active, default=0.0)
-            )
+    def put(self, ask: Ask, delay_seconds: float = 0.0) -> None:
+        """Let an ask wait for its turn, which does not come before the delay is over.
+
+        Putting an ask that waits already only gives it another delay.
+        """
+        if ask.id in self._running:
+            return
+        active = self._active_users()
+        if ask.user_id not in active:
+            floor = min((self._served[user] for user in active), default=self._last_served)
+            self._served[ask.user_id] = max(self._served.get(ask.user_id, 0.0), floor)
         self._waiting[ask.id] = ask
+        self._ripe_at[ask.id] = asyncio.get_running_loop().time() + delay_seconds
         self._change()
 
     async def next(self) -> Running:
         """Wait for an ask that may be answered now, and take it."""
         while True:
-            ask = self._choose()
-            if ask:
-                del self._waiting[ask.id]
-                self._turns += 1
-                self._last_turn[ask.user_id] = self._turns
-                running = self._running[ask.id] = Running(ask)
-                self._change()
-                return running
+            now = asyncio.get_running_loop().time()
+            heads = self._heads()
+            ripe = [ask for ask in heads if self._ripe_at[ask.id] <= now]
+            if ripe:
+                return self._take(min(ripe, key=self._precedence))
             self._changed.clear()
-            await self._changed.wait()
+            ripens = min((self._ripe_at[ask.id] for ask in heads), default=None)
+            try:
+                async with asyncio.timeout_at(ripens):
+                    await self._changed.wait()
+            except TimeoutError:
+                continue
+
+    def _take(self, ask: Ask) -> Running:
+        del self._waiting[ask.id], self._ripe_at[ask.id]
+        self._turns += 1
+        self._last_turn[ask.user_id] = self._turns
+        running = self._running[ask.id] = Running(ask)
+        self._change()
+        return running
 
     def release(self, running: Running) -> None:
         """The ask is answered; its chat's next one may be served."""
         del self._running[running.ask.id]
+        self._last_served = self._served[running.ask.user_id]
         self._change()
 
     def charge(self, user_id: int, prompt_tokens: int = 0, answer_tokens: int = 0) -> None:
         """Note what the engine spends on a user."""
-        self._served[user_id] = (
-            self._served.get(user_id, 0.0) + prompt_tokens + OUTPUT_WEIGHT * answer_tokens
-        )
+        cost = (prompt_tokens + OUTPUT_WEIGHT * answer_tokens) / self._weights.get(user_id, 1.0)
+        self._served[user_id] = self._served.get(user_id, 0.0) + cost
+
+    def priority(self, user_id: int) -> int:
+        """Say how far a user is ahead of the one served least: an engine serves the lowest first.
+
+        It matters where the engine itself must choose, as when its cache is too small for all.
+        """
+        least = min((self._served[user] for user in self._active_users()), default=0.0)
+        return max(0, int(self._served.get(user_id, 0.0) - least))
 
     def withdraw(self, ask_id: int) -> None:
-        """Forget an ask that waits: it is closed already."""
+        """Forget an ask that waits, or stop it if it is being answered: it is closed already."""
         if self._waiting.pop(ask_id, None):
+            del self._ripe_at[ask_id]
             self._change()
+        self.stop(ask_id)
 
     def stop(self, ask_id: int) -> None:
         """Tell whoever answers the ask that it is not wanted any more."""
@@ -84,36 +121,59 @@ class Queue:
 
     def abandon(self, reply_id: int) -> None:
         """Stop the ask whose reply can never be shown."""
-        for running in self._running.values():
-            if running.ask.reply_id == reply_id:
-                running.stopped.set()
-        for ask in [ask for ask in self._waiting.values() if ask.reply_id == reply_id]:
+        asks = [*self._waiting.values(), *(running.ask for running in self._running.values())]
+        for ask in [ask for ask in asks if ask.reply_id == reply_id]:
             self.withdraw(ask.id)
 
     def waiting(self) -> list[Ask]:
-        """List the asks that wait, in the order of their arrival."""
-        return list(self._waiting.values())
+        """List the asks that wait, in the order in which they are about to be served."""
+        served = dict(self._served)
+        for running in self._running.values():
+            served[running.ask.user_id] += self._typical_cost(running.ask.user_id)
+        turns = dict(self._last_turn)
+        chats: dict[Chat, list[Ask]] = {}
+        for ask in self._waiting.values():
+            chats.setdefault(ask.chat, []).append(ask)
+        order: list[Ask] = []
+        while chats:
+            ask = min(
+                (asks[0] for asks in chats.values()),
+                key=lambda ask: (served[ask.user_id], turns.get(ask.user_id, 0), ask.id),
+            )
+            order.append(ask)
+            served[ask.user_id] += self._typical_cost(ask.user_id)
+            turns[ask.user_id] = self._turns + len(order)
+            del chats[ask.chat][0]
+            if not chats[ask.chat]:
+                del chats[ask.chat]
+        return order
+
+    @property
+    def waiting_ids(self) -> list[int]:
+        """The asks that wait, in the order of their arrival."""
+        return list(self._waiting)
 
     @property
     def running_count(self) -> int:
         """How many asks are being answered."""
         return len(self._running)
 
-    def _choose(self) -> Ask | None:
-        busy = {_chat(running.ask) for running in self._running.values()}
+    def _heads(self) -> list[Ask]:
+        """The first ask of each chat in which none is being answered."""
+        busy = {running.ask.chat for running in self._running.values()}
         heads: list[Ask] = []
         for ask in self._waiting.values():
-            if _chat(ask) not in busy:
-                busy.add(_chat(ask))
+            if ask.chat not in busy:
+                busy.add(ask.chat)
                 heads.append(ask)
-        return min(heads, key=self._precedence, default=None)
+        return heads
 
     def _precedence(self, ask: Ask) -> tuple[float, int, int]:
         """Lowest first; between equals it is the turn of whoever had theirs longest ago."""
         return self._served[ask.user_id], self._last_turn.get(ask.user_id, 0), ask.id
 
-    def _is_active(self, user_id: int) -> bool:
-        return user_id in self._active_users()
+    def _typical_cost(self, user_id: int) -> float:
+        return TYPICAL_COST / self._weights.get(user_id, 1.0)
 
     def _active_users(self) -> set[int]:
         return {ask.user_id for ask in self._waiting.values()} | {
@@ -123,7 +183,3 @@ class Queue:
     def _change(self) -> None:
         self._changed.set()
         self.on_change()
-
-
-def _chat(ask: Ask) -> tuple[int, int]:
-    return ask.chat_id, ask.thread_id

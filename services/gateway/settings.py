@@ -41,14 +41,48 @@ def _parse_temperature(value: Any) -> float:
     return float(value)
 
 
+def _parse_shares(number: str, sentence: str) -> BeforeValidator:
+    """Read `USER:NUMBER,USER:NUMBER`."""
+
+    def parse(value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        words = [word.strip() for word in value.split(",") if word.strip()]
+        if not all(re.fullmatch(rf"[1-9][0-9]{{0,15}}:{number}", word) for word in words):
+            raise ValueError(sentence)
+        pairs = [word.split(":") for word in words]
+        return {int(user): float(share) for user, share in pairs}
+
+    return BeforeValidator(parse)
+
+
+Weights = Annotated[
+    dict[int, float],
+    _parse_shares(
+        r"(0\.[0-9]*[1-9][0-9]*|[1-9][0-9]{0,3}(\.[0-9]+)?)",
+        "give user ids with a number above 0, such as 123456789:2,987654321:0.5",
+    ),
+]
+Counts = Annotated[
+    dict[int, int],
+    _parse_shares(
+        "[1-9][0-9]{0,4}", "give user ids with a whole number, such as 123456789:50,987654321:5"
+    ),
+]
+
+
 class GatewaySettings(Settings):
     """Each field is the environment variable of the same name in capitals."""
 
     SECRETS: ClassVar[frozenset[str]] = frozenset({"link_token", "store_key"})
+    ABOUT_USERS: ClassVar[frozenset[str]] = frozenset(
+        {"allowed_users", "admins", "user_weights", "user_limits"}
+    )
 
     allowed_users: UserIds = Field(
         description="put the Telegram user ids that may talk to the bot into .env"
     )
+    admins: UserIds = frozenset()
     listen_address: Annotated[str, AfterValidator(_check_address)]
     link_port: Port = 8080
     link_token: LinkToken
@@ -62,6 +96,10 @@ class GatewaySettings(Settings):
     temperature: Annotated[float, BeforeValidator(_parse_temperature)] = 0.7
     user_asks: Annotated[int, _between(1, 10_000)] = 20
     total_asks: Annotated[int, _between(1, 100_000)] = 500
+    user_weights: Weights = Field(default_factory=dict)
+    user_limits: Counts = Field(default_factory=dict)
+    history_days: Annotated[int, _between(0, 36_500)] = 0
+    engine_silence_seconds: Annotated[int, _between(1, 3600)] = 30
     log_level: LogLevel = "INFO"
 
     @field_validator("answer_tokens")
@@ -70,6 +108,18 @@ class GatewaySettings(Settings):
         if value > info.data.get("context_tokens", value * 2) // 2:
             raise ValueError("give at most half of CONTEXT_TOKENS")
         return value
+
+    @field_validator("admins")
+    @classmethod
+    def _may_talk(cls, value: frozenset[int], info: ValidationInfo) -> frozenset[int]:
+        if not value <= info.data.get("allowed_users", value):
+            raise ValueError("give users who stand in ALLOWED_USERS as well")
+        return value
+
+    @property
+    def history_seconds(self) -> int | None:
+        """How long turns of conversations are kept; None: until the user forgets them."""
+        return self.history_days * 86_400 or None
 
     @property
     def prompt_tokens(self) -> int:

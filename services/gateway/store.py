@@ -1,73 +1,80 @@
-"""The encrypted database of the model node: all SQL is here, and nothing else is.
+"""What the model node knows: all SQL is here, and nothing else is.
 
-SQLite in WAL mode with full synchronisation: a transaction that has returned survives a power
-failure. Encrypted at rest by SQLite3 Multiple Ciphers (ChaCha20-Poly1305), so that neither the
-file nor its journal shows any text. One thread owns the connection; `Store.run` sends work to it.
+Methods belong into the store's own thread: `await store.run(store.asks)`. Those that say so are
+transactions of their own; the others are called within one (`with store.transaction()`).
 """
 
-import asyncio
 import hashlib
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Literal
 
-import apsw
-
+from services.gateway.database import Database, StoreError
+from services.gateway.schema import MIGRATIONS
 from services.wire import Button, Reply
 
-T = TypeVar("T")
+__all__ = [
+    "NOTHING",
+    "Ask",
+    "Chat",
+    "Checkpoint",
+    "Piece",
+    "Store",
+    "StoreError",
+    "Turn",
+    "Usage",
+    "UsageRow",
+]
 
-MIGRATIONS = (
-    """
-    CREATE TABLE updates(
-        bot_id INTEGER, update_id INTEGER, identity BLOB, received_at INTEGER NOT NULL,
-        PRIMARY KEY(bot_id, update_id, identity)) WITHOUT ROWID;
-    CREATE TABLE wordings(
-        chat_id INTEGER, message_id INTEGER, digest BLOB NOT NULL, received_at INTEGER NOT NULL,
-        PRIMARY KEY(chat_id, message_id)) WITHOUT ROWID;
-    CREATE TABLE conversations(
-        chat_id INTEGER, thread_id INTEGER, number INTEGER NOT NULL,
-        PRIMARY KEY(chat_id, thread_id)) WITHOUT ROWID;
-    CREATE TABLE asks(
-        id INTEGER PRIMARY KEY AUTOINCREMENT, reply_id INTEGER NOT NULL, user_id INTEGER NOT NULL,
-        chat_id INTEGER NOT NULL, thread_id INTEGER NOT NULL, message_id INTEGER NOT NULL,
-        conversation INTEGER NOT NULL, language TEXT NOT NULL, text TEXT NOT NULL,
-        state TEXT NOT NULL, received_at REAL NOT NULL);
-    CREATE INDEX asks_of_chat ON asks(chat_id, thread_id);
-    CREATE INDEX asks_of_user ON asks(user_id);
-    CREATE INDEX asks_of_reply ON asks(reply_id);
-    CREATE TABLE replies(
-        id INTEGER PRIMARY KEY AUTOINCREMENT, chat_id INTEGER NOT NULL, thread_id INTEGER NOT NULL,
-        reply_to INTEGER NOT NULL, text TEXT NOT NULL, closed INTEGER NOT NULL,
-        button_label TEXT NOT NULL, button_data TEXT NOT NULL);
-    CREATE TABLE parts(
-        reply_id INTEGER, position INTEGER, message_id INTEGER NOT NULL,
-        PRIMARY KEY(reply_id, position)) WITHOUT ROWID;
-    CREATE TABLE turns(
-        id INTEGER PRIMARY KEY AUTOINCREMENT, chat_id INTEGER NOT NULL, thread_id INTEGER NOT NULL,
-        role TEXT NOT NULL, text TEXT NOT NULL, created_at INTEGER NOT NULL);
-    CREATE INDEX turns_of_chat ON turns(chat_id, thread_id, id);
-    CREATE TABLE usage(
-        user_id INTEGER, day TEXT, asks INTEGER NOT NULL, prompt_tokens INTEGER NOT NULL,
-        answer_tokens INTEGER NOT NULL, engine_ms INTEGER NOT NULL,
-        PRIMARY KEY(user_id, day)) WITHOUT ROWID;
-    CREATE TABLE counters(name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
-    """,
-)
-"""Migration n brings a store of version n to version n + 1. Never edit one that was released."""
+Chat = tuple[int, int]
+"""Chat id and forum topic; topic 0 outside of forums."""
+
+OPEN = "state IN ('waiting', 'running', 'stopping')"
+"""The condition of an ask that is not answered; failed ones wait for their user to try again."""
+
+HARD_CUT_UNITS = 4096
+"""UTF-16 units at which a client cuts what is too long for one message, wherever that is."""
 
 
-class StoreError(Exception):
-    """The store cannot be used; the message says why and what to do."""
+@dataclass(frozen=True)
+class Usage:
+    """What an answer has cost: tokens, and milliseconds of one of the engine's slots."""
+
+    prompt_tokens: int = 0
+    answer_tokens: int = 0
+    engine_ms: int = 0
+
+    def __add__(self, other: "Usage") -> "Usage":
+        return Usage(
+            self.prompt_tokens + other.prompt_tokens,
+            self.answer_tokens + other.answer_tokens,
+            self.engine_ms + other.engine_ms,
+        )
+
+
+NOTHING = Usage()
+
+
+@dataclass(frozen=True)
+class Piece:
+    """One message of an ask: a client cuts a long paste into several."""
+
+    message_id: int
+    text: str
+    sent_at: int
+    """Unix time in seconds, by Telegram's clock."""
+
+    @property
+    def units(self) -> int:
+        """Length in UTF-16 units, as Telegram counts."""
+        return utf16_units(self.text)
 
 
 @dataclass(frozen=True)
 class Ask:
-    """A message of a user that waits for its answer, or is being answered."""
+    """What a user wrote, that waits for its answer or is being answered."""
 
     id: int
     reply_id: int
@@ -77,9 +84,27 @@ class Ask:
     message_id: int
     conversation: int
     language: str
-    text: str
     state: Literal["waiting", "running", "stopping"]
     received_at: float
+    spent: Usage = NOTHING
+    """What its answer has cost so far."""
+    pieces: tuple[Piece, ...] = ()
+
+    @property
+    def chat(self) -> Chat:
+        """Where it was written: within it asks are answered in order."""
+        return self.chat_id, self.thread_id
+
+    @property
+    def text(self) -> str:
+        """The whole of it, as it was before the client cut it."""
+        text = ""
+        glue = ""
+        for piece in self.pieces:
+            text += glue + piece.text
+            # Clients cut at white space, which is lost, unless there is none for a whole message.
+            glue = "" if piece.units >= HARD_CUT_UNITS else "\n"
+        return text
 
 
 @dataclass(frozen=True)
@@ -91,48 +116,36 @@ class Turn:
 
 
 @dataclass(frozen=True)
-class Usage:
-    """What one answer cost."""
+class Checkpoint:
+    """How far the answer to an ask has come."""
 
-    prompt_tokens: int
-    answer_tokens: int
-    engine_ms: int
+    ask_id: int
+    reply_id: int
+    text: str
+    spent: Usage
 
 
-class Store:
-    """An open store; its methods belong into its own thread: `await store.run(store.asks)`."""
+@dataclass(frozen=True)
+class UsageRow:
+    """What one user has used on one day (UTC); never any text."""
+
+    user_id: int
+    day: str
+    asks: int
+    usage: Usage
+
+
+def utf16_units(text: str) -> int:
+    """Count as Telegram does."""
+    return len(text) + sum(character > "\uffff" for character in text)
+
+
+class Store(Database):
+    """Updates, asks, replies, conversations, guests and usage."""
 
     def __init__(self, file: Path, key: str) -> None:
-        """Open or create the store.
-
-        Raises StoreError if the file cannot be opened with this key. `key` is 64 hex digits.
-        """
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="store")
-        self._db = self._thread.submit(_open, file, key).result()
-
-    async def run(self, work: Callable[..., T], *arguments: Any) -> T:
-        """Do work in the store's thread. Raises StoreError if the disk does not take it."""
-        loop = asyncio.get_running_loop()
-        try:
-            return await loop.run_in_executor(self._thread, work, *arguments)
-        except apsw.Error as error:
-            raise StoreError(_remedy(error)) from None
-
-    def close(self) -> None:
-        """Close the store; whoever calls has stopped all work."""
-        self._thread.submit(self._db.close).result()
-        self._thread.shutdown()
-
-    @contextmanager
-    def transaction(self) -> Iterator[None]:
-        """All or nothing, and on the disk when it ends."""
-        self._db.execute("BEGIN IMMEDIATE")
-        try:
-            yield
-        except BaseException:
-            self._db.execute("ROLLBACK")
-            raise
-        self._db.execute("COMMIT")
+        """Open or create the store. Raises StoreError; see Database."""
+        super().__init__(file, key, MIGRATIONS)
 
     # Updates
 
@@ -154,115 +167,208 @@ class Store:
         )
         return self._db.changes() == 1
 
-    def forget_updates(self, older_than_seconds: int) -> None:
-        """Drop what is known of updates that Telegram can no longer deliver again."""
-        limit = int(time.time()) - older_than_seconds
-        self._db.execute("DELETE FROM updates WHERE received_at < ?", (limit,))
-        self._db.execute("DELETE FROM wordings WHERE received_at < ?", (limit,))
-
     # Asks
 
     def add_ask(
-        self, reply_id: int, user_id: int, chat: tuple[int, int], message_id: int, language: str,
-        text: str,
-    ) -> Ask:  # fmt: skip
+        self, reply_id: int, user_id: int, chat: Chat, language: str, pieces: Sequence[Piece]
+    ) -> Ask:
         """Store an ask in the chat's current conversation."""
         conversation = self.conversation(chat)
         now = time.time()
         self._db.execute(
             "INSERT INTO asks(reply_id, user_id, chat_id, thread_id, message_id, conversation,"
-            " language, text, state, received_at) VALUES(?, ?, ?, ?, ?, ?, ?, ?, 'waiting', ?)",
-            (reply_id, user_id, *chat, message_id, conversation, language, text, now),
+            " language, state, received_at) VALUES(?, ?, ?, ?, ?, ?, ?, 'waiting', ?)",
+            (reply_id, user_id, *chat, pieces[0].message_id, conversation, language, now),
         )
-        return Ask(
-            self._db.last_insert_rowid(), reply_id, user_id, *chat, message_id, conversation,
-            language, text, "waiting", now,
+        ask = Ask(
+            self._db.last_insert_rowid(), reply_id, user_id, chat[0], chat[1],
+            pieces[0].message_id, conversation, language, "waiting", now, pieces=tuple(pieces),
         )  # fmt: skip
+        for position, piece in enumerate(pieces):
+            self._write_piece(ask.id, position, piece)
+        return ask
 
-    def asks(self, chat: tuple[int, int] | None = None) -> list[Ask]:
+    def add_piece(self, ask: Ask, piece: Piece) -> None:
+        """Lengthen an ask that waits."""
+        self._write_piece(ask.id, len(ask.pieces), piece)
+
+    def reword_piece(self, ask: Ask, position: int, text: str) -> None:
+        """Replace the text of one message of an ask that waits."""
+        old = ask.pieces[position]
+        self._write_piece(ask.id, position, Piece(old.message_id, text, old.sent_at))
+
+    def _write_piece(self, ask_id: int, position: int, piece: Piece) -> None:
+        self._db.execute(
+            "INSERT OR REPLACE INTO pieces VALUES(?, ?, ?, ?, ?)",
+            (ask_id, position, piece.message_id, piece.text, piece.sent_at),
+        )
+
+    def asks(self, chat: Chat | None = None) -> list[Ask]:
         """List the unanswered asks, oldest first; of one chat and topic, or all."""
         if chat is None:
-            return self._select_asks("", ())
-        return self._select_asks("AND chat_id = ? AND thread_id = ?", chat)
+            return self._select_asks(OPEN, ())
+        return self._select_asks(f"{OPEN} AND chat_id = ? AND thread_id = ?", chat)
 
     def _select_asks(self, condition: str, values: tuple[int, ...]) -> list[Ask]:
         rows = self._db.execute(
             "SELECT id, reply_id, user_id, chat_id, thread_id, message_id, conversation, language,"
-            f" text, state, received_at FROM asks WHERE state != 'answered' {condition}"
-            " ORDER BY id",
+            " state, received_at, prompt_tokens, answer_tokens, engine_ms FROM asks"
+            f" WHERE {condition} ORDER BY id",
             values,
         )
-        return [Ask(*row) for row in rows]
+        return [
+            replace(Ask(*row[:10]), spent=Usage(*row[10:]), pieces=self._pieces(row[0]))
+            for row in list(rows)
+        ]
+
+    def _pieces(self, ask_id: int) -> tuple[Piece, ...]:
+        rows = self._db.execute(
+            "SELECT message_id, text, sent_at FROM pieces WHERE ask_id = ? ORDER BY position",
+            (ask_id,),
+        )
+        return tuple(Piece(*row) for row in rows)
 
     def count_asks(self, user_id: int) -> tuple[int, int]:
         """Count the unanswered asks: of this user, and of all."""
         of_user, of_all = self._row(
-            "SELECT total(user_id = ?), count(*) FROM asks WHERE state != 'answered'", (user_id,)
+            f"SELECT total(user_id = ?), count(*) FROM asks WHERE {OPEN}",
+            (user_id,),
         )
         return int(of_user), int(of_all)
 
-    def take_ask(self, ask_id: int) -> Ask | None:
-        """Begin to answer an ask: as it is worded now. None: it was stopped before its turn."""
-        self._db.execute(
-            "UPDATE asks SET state = 'running' WHERE id = ? AND state = 'waiting'", (ask_id,)
-        )
-        return next(iter(self._select_asks("AND id = ?", (ask_id,))), None)
+    def take_ask(self, ask_id: int) -> tuple[Ask, str] | None:
+        """Begin to answer an ask as it is worded now; a transaction.
+
+        Returns it with what its reply says so far. None: it was stopped before its turn.
+        """
+        with self.transaction():
+            self._db.execute(
+                "UPDATE asks SET state = 'running' WHERE id = ? AND state = 'waiting'", (ask_id,)
+            )
+            for ask in self._select_asks(f"{OPEN} AND id = ?", (ask_id,)):
+                (said,) = self._row("SELECT text FROM replies WHERE id = ?", (ask.reply_id,))
+                return ask, str(said)
+        return None
 
     def requeue_asks(self) -> None:
         """Let the asks that an earlier process was answering wait again."""
         self._db.execute("UPDATE asks SET state = 'waiting' WHERE state = 'running'")
-
-    def reword_ask(self, ask_id: int, text: str) -> None:
-        """Replace the text of an ask that waits."""
-        self._db.execute("UPDATE asks SET text = ? WHERE id = ?", (text, ask_id))
 
     def stop_ask(self, ask_id: int) -> None:
         """Note that the ask shall not be answered any further."""
         self._db.execute("UPDATE asks SET state = 'stopping' WHERE id = ?", (ask_id,))
 
     def withdraw_ask(self, ask: Ask, shown: str) -> None:
-        """Close an ask that still waits."""
+        """Close an ask with these words, whether it waits or is being answered."""
         self.close_reply(ask.reply_id, shown)
-        self._db.execute("UPDATE asks SET state = 'answered', text = '' WHERE id = ?", (ask.id,))
+        self._end_ask(ask.id, "answered")
 
-    def finish_ask(self, ask: Ask, answer: str, shown: str, usage: Usage | None) -> None:
-        """Close the ask: its reply, its turns in the history and its cost, in one transaction.
+    def _end_ask(self, ask_id: int, state: Literal["answered", "failed"]) -> bool:
+        """False if it was ended before."""
+        self._db.execute(
+            f"UPDATE asks SET state = ? WHERE id = ? AND {OPEN}",
+            (state, ask_id),
+        )
+        is_first = self._db.changes() == 1
+        if state == "answered":
+            self._db.execute("DELETE FROM pieces WHERE ask_id = ?", (ask_id,))
+        return is_first
 
-        `answer` is what the conversation remembers, `shown` what the user sees.
+    def save(self, checkpoints: Iterable[Checkpoint]) -> None:
+        """Note how far answers have come; a transaction. What has ended meanwhile is left alone."""
+        with self.transaction():
+            for point in checkpoints:
+                self._db.execute(
+                    "UPDATE asks SET prompt_tokens = ?, answer_tokens = ?, engine_ms = ?"
+                    " WHERE id = ? AND state IN ('running', 'stopping')",
+                    (
+                        point.spent.prompt_tokens,
+                        point.spent.answer_tokens,
+                        point.spent.engine_ms,
+                        point.ask_id,
+                    ),
+                )
+                if self._db.changes() == 1:
+                    self._db.execute(
+                        "UPDATE replies SET text = ? WHERE id = ?", (point.text, point.reply_id)
+                    )
+
+    def finish_ask(self, ask: Ask, answer: str, shown: str, spent: Usage) -> bool:
+        """Close an ask: its reply, its turns in the history and its cost; a transaction.
+
+        `answer` is what the conversation remembers, `shown` what the user sees. False if the ask
+        was withdrawn meanwhile: then only the cost is noted.
         """
         with self.transaction():
-            chat = (ask.chat_id, ask.thread_id)
-            self.close_reply(ask.reply_id, shown)
-            self._db.execute(
-                "UPDATE asks SET state = 'answered', text = '' WHERE id = ?", (ask.id,)
+            is_wanted = self._end_ask(ask.id, "answered")
+            if is_wanted:
+                self.close_reply(ask.reply_id, shown)
+            if is_wanted and answer:
+                self._remember(ask, answer)
+            self._charge(ask.user_id, spent)
+        return is_wanted
+
+    def _remember(self, ask: Ask, answer: str) -> None:
+        """Add a question and its answer to the conversation, unless another has begun since."""
+        (*chat, conversation) = self._row(  # the group may have moved since the ask was read
+            "SELECT chat_id, thread_id, conversation FROM asks WHERE id = ?", (ask.id,)
+        )
+        if conversation == self.conversation((chat[0], chat[1])):
+            now = int(time.time())
+            self._db.executemany(
+                "INSERT INTO turns(chat_id, thread_id, role, text, created_at)"
+                " VALUES(?, ?, ?, ?, ?)",
+                [(*chat, "user", ask.text, now), (*chat, "assistant", answer, now)],
             )
-            is_wanted = self._db.changes() == 1  # not if its chat is gone
-            if answer and is_wanted and ask.conversation == self.conversation(chat):
-                now = int(time.time())
-                self._db.executemany(
-                    "INSERT INTO turns(chat_id, thread_id, role, text, created_at)"
-                    " VALUES(?, ?, ?, ?, ?)",
-                    [(*chat, "user", ask.text, now), (*chat, "assistant", answer, now)],
-                )
-            if usage:
-                self._db.execute(
-                    "INSERT INTO usage VALUES(?, date('now'), 1, ?, ?, ?) ON CONFLICT DO UPDATE SET"
-                    " asks = asks + 1, prompt_tokens = prompt_tokens + excluded.prompt_tokens,"
-                    " answer_tokens = answer_tokens + excluded.answer_tokens,"
-                    " engine_ms = engine_ms + excluded.engine_ms",
-                    (ask.user_id, usage.prompt_tokens, usage.answer_tokens, usage.engine_ms),
-                )
+
+    def fail_ask(self, ask: Ask, shown: str, retry: Button, spent: Usage) -> bool:
+        """Close an ask that could not be answered, so that it can be taken up; a transaction.
+
+        False if the ask was withdrawn meanwhile.
+        """
+        with self.transaction():
+            is_wanted = self._end_ask(ask.id, "failed")
+            if is_wanted:
+                self.close_reply(ask.reply_id, shown, retry)
+            self._charge(ask.user_id, spent)
+        return is_wanted
+
+    def retry_ask(self, ask_id: int, user_id: int, chat: Chat) -> tuple[int, Reply, Ask] | None:
+        """Let a failed ask wait anew, with a new reply in the old one's messages.
+
+        Returns the old reply's id, the new reply and the new ask. None: there is no such ask.
+        """
+        failed = self._select_asks(
+            "state = 'failed' AND id = ? AND user_id = ? AND chat_id = ? AND thread_id = ?",
+            (ask_id, user_id, *chat),
+        )
+        for old in failed:
+            reply = self.add_reply(chat, old.message_id)
+            self._db.execute(
+                "UPDATE parts SET reply_id = ? WHERE reply_id = ?", (reply.id, old.reply_id)
+            )
+            self._db.execute("DELETE FROM replies WHERE id = ?", (old.reply_id,))
+            ask = self.add_ask(reply.id, user_id, chat, old.language, old.pieces)
+            self._delete_asks([old.id])
+            reply = reply.model_copy(update={"parts": self._parts(reply.id)})
+            return old.reply_id, reply, ask
+        return None
+
+    def _delete_asks(self, ask_ids: Iterable[int]) -> None:
+        for ask_id in ask_ids:
+            self._db.execute("DELETE FROM pieces WHERE ask_id = ?", (ask_id,))
+            self._db.execute("DELETE FROM asks WHERE id = ?", (ask_id,))
 
     # Conversations
 
-    def conversation(self, chat: tuple[int, int]) -> int:
+    def conversation(self, chat: Chat) -> int:
         """Number the chat's current conversation."""
         row = self._db.execute(
             "SELECT number FROM conversations WHERE chat_id = ? AND thread_id = ?", chat
         ).fetchone()
         return row[0] if row else 0
 
-    def start_conversation(self, chat: tuple[int, int]) -> None:
+    def start_conversation(self, chat: Chat) -> None:
         """Forget the chat's turns; answers to earlier asks no longer add any."""
         self._db.execute(
             "INSERT INTO conversations VALUES(?, ?, 1)"
@@ -271,7 +377,7 @@ class Store:
         )
         self._db.execute("DELETE FROM turns WHERE chat_id = ? AND thread_id = ?", chat)
 
-    def latest_turns(self, chat: tuple[int, int], most: int) -> list[Turn]:
+    def latest_turns(self, chat: Chat, most: int) -> list[Turn]:
         """Read the last turns of the conversation, oldest first."""
         rows = self._db.execute(
             "SELECT role, text FROM turns WHERE chat_id = ? AND thread_id = ?"
@@ -280,10 +386,42 @@ class Store:
         )
         return [Turn(*row) for row in rows][::-1]
 
+    def move_chat(self, old_id: int, new_id: int) -> list[Reply]:
+        """Let everything about a group belong to the supergroup that it has become.
+
+        Returns the replies that are not delivered yet. Message ids of the group mean nothing in
+        the supergroup, so their parts are sent anew, and reply to nothing.
+        """
+        moved = [reply.id for reply in self.undelivered_replies() if reply.chat_id == old_id]
+        for table in ("asks", "turns", "replies"):
+            self._db.execute(f"UPDATE {table} SET chat_id = ? WHERE chat_id = ?", (new_id, old_id))
+        # The number decides which answers are remembered: it must fit the asks that moved.
+        self._db.execute(
+            "INSERT OR REPLACE INTO conversations SELECT ?, thread_id, number"
+            " FROM conversations WHERE chat_id = ?",
+            (new_id, old_id),
+        )
+        self._db.execute("DELETE FROM conversations WHERE chat_id = ?", (old_id,))
+        self._db.execute("DELETE FROM wordings WHERE chat_id = ?", (old_id,))
+        for reply_id in moved:
+            self._db.execute("DELETE FROM parts WHERE reply_id = ?", (reply_id,))
+            self._db.execute("UPDATE replies SET reply_to = 0 WHERE id = ?", (reply_id,))
+        return [reply for reply in self.undelivered_replies() if reply.id in moved]
+
+    def forget_chat(self, chat: Chat) -> None:
+        """Erase what was said in a chat: its turns, failed asks, and what tells its messages apart.
+
+        The caller has withdrawn the asks that wait. Counts of tokens stay, updates' ids too.
+        """
+        self.start_conversation(chat)
+        failed = self._select_asks("state = 'failed' AND chat_id = ? AND thread_id = ?", chat)
+        self._delete_asks(ask.id for ask in failed)
+        self._db.execute("DELETE FROM wordings WHERE chat_id = ?", chat[:1])
+
     # Replies
 
     def add_reply(
-        self, chat: tuple[int, int], reply_to: int, text: str = "", *, closed: bool = False
+        self, chat: Chat, reply_to: int, text: str = "", *, closed: bool = False
     ) -> Reply:
         """Store a reply: a complete one, or an empty one that will grow."""
         self._db.execute(
@@ -304,39 +442,40 @@ class Store:
         )
         return reply.model_copy(update={"buttons": (button,)})
 
-    def count_replies(self, chat: tuple[int, int]) -> int:
+    def count_replies(self, chat: Chat) -> int:
         """Count the replies that this chat has not been shown yet."""
         (count,) = self._row(
             "SELECT count(*) FROM replies WHERE chat_id = ? AND thread_id = ?", chat
         )
         return int(count)
 
-    def close_reply(self, reply_id: int, text: str) -> None:
-        """Store the reply's whole text; it has no button any more."""
+    def close_reply(self, reply_id: int, text: str, button: Button | None = None) -> None:
+        """Store the reply's whole text, and the button that stays under it."""
         self._db.execute(
-            "UPDATE replies SET text = ?, closed = 1, button_label = '', button_data = ''"
+            "UPDATE replies SET text = ?, closed = 1, button_label = ?, button_data = ?"
             " WHERE id = ?",
-            (text, reply_id),
+            (text, button.label if button else "", button.data if button else "", reply_id),
         )
 
     def undelivered_replies(self) -> list[Reply]:
         """Read every reply that the relay has not confirmed, oldest first."""
-        parts: dict[int, list[int]] = {}
-        for reply_id, message_id in self._db.execute(
-            "SELECT reply_id, message_id FROM parts ORDER BY reply_id, position"
-        ):
-            parts.setdefault(reply_id, []).append(message_id)
         return [
             Reply(
                 id=row[0], chat_id=row[1], thread_id=row[2], reply_to=row[3], text=row[4],
-                closed=bool(row[5]), parts=tuple(parts.get(row[0], ())),
+                closed=bool(row[5]), parts=self._parts(row[0]),
                 buttons=(Button(label=row[6], data=row[7]),) if row[7] else (),
             )
-            for row in self._db.execute(
+            for row in list(self._db.execute(
                 "SELECT id, chat_id, thread_id, reply_to, text, closed, button_label, button_data"
                 " FROM replies ORDER BY id"
-            )
+            ))
         ]  # fmt: skip
+
+    def _parts(self, reply_id: int) -> tuple[int, ...]:
+        rows = self._db.execute(
+            "SELECT message_id FROM parts WHERE reply_id = ? ORDER BY position", (reply_id,)
+        )
+        return tuple(row[0] for row in rows)
 
     def record_part(self, reply_id: int, position: int, message_id: int) -> bool:
         """Note which Telegram message carries a part; False if another one does already."""
@@ -349,11 +488,87 @@ class Store:
         return bool(stored == message_id)
 
     def drop_reply(self, reply_id: int) -> None:
-        """Forget a reply that stands in its chat, and its ask."""
+        """Forget a reply that stands in its chat, and its ask; a transaction.
+
+        Of a failed ask the messages stay known, so that another try can use them.
+        """
         with self.transaction():
             self._db.execute("DELETE FROM replies WHERE id = ?", (reply_id,))
-            self._db.execute("DELETE FROM parts WHERE reply_id = ?", (reply_id,))
-            self._db.execute("DELETE FROM asks WHERE reply_id = ?", (reply_id,))
+            rows = self._db.execute("SELECT id, state FROM asks WHERE reply_id = ?", (reply_id,))
+            asks = list(rows)
+            if not any(state == "failed" for _, state in asks):
+                self._db.execute("DELETE FROM parts WHERE reply_id = ?", (reply_id,))
+                self._delete_asks(ask_id for ask_id, _ in asks)
+
+    # Guests
+
+    def is_guest(self, user_id: int) -> bool:
+        """Tell whether an admin has let this user in."""
+        (count,) = self._row("SELECT count(*) FROM guests WHERE user_id = ?", (user_id,))
+        return bool(count)
+
+    def add_guest(self, user_id: int) -> None:
+        """Let a user in."""
+        self._db.execute("INSERT OR IGNORE INTO guests VALUES(?, ?)", (user_id, int(time.time())))
+
+    def remove_guest(self, user_id: int) -> bool:
+        """Let a user in no more; False if they were no guest."""
+        self._db.execute("DELETE FROM guests WHERE user_id = ?", (user_id,))
+        return self._db.changes() == 1
+
+    def guests(self) -> tuple[int, ...]:
+        """List the users whom admins have let in."""
+        return tuple(row[0] for row in self._db.execute("SELECT user_id FROM guests ORDER BY 1"))
+
+    # Usage
+
+    def _charge(self, user_id: int, spent: Usage) -> None:
+        if spent == NOTHING:
+            return  # it never reached the engine
+        self._db.execute(
+            "INSERT INTO usage VALUES(?, date('now'), 1, ?, ?, ?) ON CONFLICT DO UPDATE SET"
+            " asks = asks + 1, prompt_tokens = prompt_tokens + excluded.prompt_tokens,"
+            " answer_tokens = answer_tokens + excluded.answer_tokens,"
+            " engine_ms = engine_ms + excluded.engine_ms",
+            (user_id, spent.prompt_tokens, spent.answer_tokens, spent.engine_ms),
+        )
+
+    def usage(self, days: int, user_id: int | None = None) -> list[UsageRow]:
+        """Read the usage of the last `days` days, today included: of one user, or of all."""
+        rows = self._db.execute(
+            "SELECT user_id, day, asks, prompt_tokens, answer_tokens, engine_ms FROM usage"
+            " WHERE day > date('now', ?) AND (? IS NULL OR user_id = ?) ORDER BY day, user_id",
+            (f"-{days} days", user_id, user_id),
+        )
+        return [UsageRow(row[0], row[1], row[2], Usage(*row[3:])) for row in rows]
+
+    # Retention
+
+    def forget_old(
+        self, updates_seconds: int, failed_seconds: int, history_seconds: int | None
+    ) -> None:
+        """Drop what has outlived its use; a transaction.
+
+        Updates that Telegram can no longer deliver again, failed asks that nobody took up, and the
+        turns of conversations (None: they are kept until the user forgets them).
+        """
+        now = int(time.time())
+        with self.transaction():
+            for table in ("updates", "wordings"):
+                self._db.execute(
+                    f"DELETE FROM {table} WHERE received_at < ?", (now - updates_seconds,)
+                )
+            old = self._db.execute(
+                "SELECT id, reply_id FROM asks WHERE state = 'failed' AND received_at < ?",
+                (now - failed_seconds,),
+            )
+            for ask_id, reply_id in list(old):
+                (shown_still,) = self._row("SELECT count(*) FROM replies WHERE id = ?", (reply_id,))
+                if not shown_still:
+                    self._db.execute("DELETE FROM parts WHERE reply_id = ?", (reply_id,))
+                    self._delete_asks([ask_id])
+            if history_seconds is not None:
+                self._db.execute("DELETE FROM turns WHERE created_at < ?", (now - history_seconds,))
 
     # Epochs
 
@@ -364,51 +579,3 @@ class Store:
             " ON CONFLICT DO UPDATE SET value = value + 1 RETURNING value"
         )
         return int(epoch)
-
-    def _row(self, sql: str, values: tuple[Any, ...] = ()) -> tuple[Any, ...]:
-        return next(iter(self._db.execute(sql, values)))
-
-
-def _open(file: Path, key: str) -> apsw.Connection:
-    try:
-        db = apsw.Connection(str(file))
-        db.set_busy_timeout(5000)  # a backup may be reading
-        db.pragma("cipher", "chacha20")
-        db.execute(f"PRAGMA key = 'raw:{key}'")
-        db.execute("PRAGMA journal_mode = WAL")
-        db.execute("PRAGMA synchronous = FULL")
-        db.execute("PRAGMA secure_delete = ON")
-        db.execute("PRAGMA temp_store = MEMORY")
-        _migrate(db)
-    except apsw.Error as error:
-        raise StoreError(f"opening the store {file}: {_remedy(error)}") from None
-    return db
-
-
-def _migrate(db: apsw.Connection) -> None:
-    version = int(db.pragma("user_version"))
-    if version > len(MIGRATIONS):
-        raise StoreError(
-            f"the store has version {version}, newer than this gateway's {len(MIGRATIONS)}: "
-            "start the newer gateway, or restore an older backup"
-        )
-    for number, migration in enumerate(MIGRATIONS[version:], start=version + 1):
-        with db:
-            db.execute(migration)
-            db.execute(f"PRAGMA user_version = {number}")
-
-
-def _remedy(error: apsw.Error) -> str:
-    match error:
-        case apsw.NotADBError():
-            return "the key does not fit or the file is damaged: check the secret store_key"
-        case apsw.CorruptError():
-            return "the file is damaged: restore a backup"
-        case apsw.FullError():
-            return "the disk is full: make room"
-        case apsw.ReadOnlyError() | apsw.PermissionsError():
-            return "it cannot be written: check that the volume belongs to user 10003"
-        case apsw.CantOpenError():
-            return "it cannot be opened: check that its directory exists and belongs to user 10003"
-        case _:
-            return f"{type(error).__name__}: check the disk"

@@ -15,18 +15,56 @@ _TEXTS: dict[str, dict[Language, str]] = {
             "Write a message and I will answer it; I remember our conversation.\n\n"
             "/new — start a new conversation and forget this one\n"
             "/stop — stop the answer that is being written\n"
+            "/forget — erase our conversation for good\n"
+            "/usage — how much you have used\n"
             "/help — this text"
         ),
         "ru": (
             "Напишите сообщение, и я отвечу; я помню наш разговор.\n\n"
             "/new — начать новый разговор и забыть этот\n"
             "/stop — остановить ответ, который пишется\n"
+            "/forget — стереть наш разговор навсегда\n"
+            "/usage — сколько вы израсходовали\n"
             "/help — этот текст"
         ),
     },
     "new": {
         "en": "A new conversation: I have forgotten the earlier one.",
         "ru": "Новый разговор: прежний я забыл.",
+    },
+    "forgotten": {
+        "en": "I have erased all that we said here. Delete the chat in Telegram, too.",
+        "ru": "Я стёр всё, о чём мы здесь говорили. Удалите чат и в самом Telegram.",
+    },
+    "usage": {
+        "en": (
+            "In the last {days} days: questions {asks}, tokens read {prompt}, "
+            "tokens written {answer}, time {seconds} s."
+        ),
+        "ru": (
+            "За последние дни ({days}): вопросов {asks}, прочитано токенов {prompt}, "
+            "написано токенов {answer}, время {seconds} с."
+        ),
+    },
+    "whom": {
+        "en": "Say whom: {command} and the number that Telegram gives the user.",
+        "ru": "Укажите кого: {command} и номер пользователя в Telegram.",
+    },
+    "allowed": {
+        "en": "User {user} may talk to me now.",
+        "ru": "Пользователь {user} теперь может со мной говорить.",
+    },
+    "denied": {
+        "en": "User {user} may not talk to me any more.",
+        "ru": "Пользователь {user} больше не может со мной говорить.",
+    },
+    "no guest": {
+        "en": "This user was not let in by an admin.",
+        "ru": "Этого пользователя никто не впускал.",
+    },
+    "configured": {
+        "en": "This user stands in the configuration: change it there.",
+        "ru": "Этот пользователь указан в настройках: измените их.",
     },
     "nothing to stop": {
         "en": "There is nothing to stop.",
@@ -65,9 +103,11 @@ _TEXTS: dict[str, dict[Language, str]] = {
         "ru": "Я просыпаюсь. Ваше сообщение сохранено, ответ будет.",
     },
     "failed": {
-        "en": "I could not finish this answer. Please send the message again.",
-        "ru": "Мне не удалось закончить ответ. Пришлите сообщение ещё раз.",
+        "en": "I could not finish this answer.",
+        "ru": "Мне не удалось закончить ответ.",
     },
+    "retry": {"en": "Try again", "ru": "Ещё раз"},
+    "retrying": {"en": "Trying again.", "ru": "Пробую ещё раз."},
     "empty": {"en": "(no answer)", "ru": "(нет ответа)"},
 }
 

@@ -21,6 +21,8 @@ class PartRecord(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
 
     epoch: int
+    chat_id: Number = 0
+    """Since version 2: where it stands. One in a group that has moved since is of no use."""
     position: int = Field(ge=0, le=999)
     message_id: int = Field(gt=0, lt=2**63)
 

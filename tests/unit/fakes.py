@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from services.gateway.engine import Finished, Piece
+from services.gateway.engine import CannotResume, Finished, Piece
 from services.gateway.store import Store
 from services.wire import Update
 
@@ -24,16 +24,39 @@ class FakeEngine:
 
     scripts: deque[Script] = field(default_factory=deque)
     requests: list[list[dict[str, str]]] = field(default_factory=list)
+    limits: list[int] = field(default_factory=list)
+    priorities: list[int] = field(default_factory=list)
     aborted: int = 0
     ready: bool = True
+    tokens_per_word: int | None = None
+    """What a word costs in a prompt; None: this engine does not count."""
+    resumes: bool = True
+    """Whether it goes on with an answer that was cut."""
 
     async def is_ready(self) -> bool:
         return self.ready
 
+    async def count_prompt(self, messages: list[dict[str, str]]) -> int | None:
+        if self.tokens_per_word is None:
+            return None
+        words = sum(len(message["content"].split()) for message in messages)
+        return words * self.tokens_per_word
+
     async def stream(
-        self, messages: list[dict[str, str]], answer_tokens: int, temperature: float
+        self,
+        messages: list[dict[str, str]],
+        answer_tokens: int,
+        temperature: float,
+        priority: int = 0,
+        *,
+        resume: bool = False,
     ) -> AsyncGenerator[Piece | Finished]:
+        if resume and not self.resumes:
+            raise CannotResume
+        assert resume == (messages[-1]["role"] == "assistant")
         self.requests.append(messages)
+        self.limits.append(answer_tokens)
+        self.priorities.append(priority)
         script: Script = self.scripts.popleft() if self.scripts else ["fine"]
         tokens = 0
         try:

@@ -30,6 +30,20 @@ def test_good_settings_are_read(secrets: Path) -> None:
     assert relay.allowed_users == {1, 22}
     assert (relay.bot_id, relay.link_port) == (123456, 8080)
     assert gateway.prompt_tokens == 4096 - 1024
+    assert gateway.history_seconds is None
+
+
+def test_settings_of_single_users_are_read(secrets: Path) -> None:
+    """Shares and limits by user id; the log shows none of them."""
+    changes = {"ADMINS": "1", "USER_WEIGHTS": "1:2.5, 7:0.5", "USER_LIMITS": "1:50"}
+
+    gateway = read_settings(GatewaySettings, GATEWAY | changes | {"HISTORY_DAYS": "2"}, secrets)
+
+    assert gateway.user_weights == {1: 2.5, 7: 0.5}
+    assert gateway.user_limits == {1: 50}
+    assert gateway.admins == frozenset({1})
+    assert gateway.history_seconds == 172_800
+    assert not {"admins", "user_weights", "user_limits", "allowed_users"} & set(gateway.public())
 
 
 @pytest.mark.parametrize(
@@ -58,6 +72,11 @@ def test_bad_relay_setting(secrets: Path, changes: dict[str, str], sentence: str
     [
         ({"LISTEN_ADDRESS": "0.0.0.0"}, 'LISTEN_ADDRESS is "0.0.0.0": give the one address'),
         ({"ENGINE_SLOTS": "0"}, 'ENGINE_SLOTS is "0": give a whole number between 1 and 1024'),
+        ({"ADMINS": "2"}, 'ADMINS is "2": give users who stand in ALLOWED_USERS'),
+        ({"USER_WEIGHTS": "1:0"}, 'USER_WEIGHTS is "1:0": give user ids with a number above 0'),
+        ({"USER_WEIGHTS": "1"}, 'USER_WEIGHTS is "1": give user ids with a number above 0'),
+        ({"USER_LIMITS": "1:x"}, 'USER_LIMITS is "1:x": give user ids with a whole number'),
+        ({"HISTORY_DAYS": "-1"}, 'HISTORY_DAYS is "-1": give a whole number between 0 and 36500'),
         ({"TEMPERATURE": "hot"}, 'TEMPERATURE is "hot": give a number between 0 and 2'),
         (
             {"CONTEXT_TOKENS": "512", "ANSWER_TOKENS": "512"},

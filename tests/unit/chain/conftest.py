@@ -13,6 +13,7 @@ import aiohttp
 import pytest
 import uvicorn
 
+from services.gateway.access import Access
 from services.gateway.answering import Answering
 from services.gateway.app import build_app
 from services.gateway.engine import Engine
@@ -129,15 +130,22 @@ class Chain:
     async def _gateway(self, started: asyncio.Event) -> None:
         store = Store(self.directory / "store.db", KEY)
         try:
-            outbox = Outbox(store, await store.run(store.undelivered_replies), 0)
+            outbox = Outbox(store, await store.run(store.undelivered_replies))
             self.outbox = outbox
             queue = Queue()
-            history = History(store, "be brief", 4000)
             engine: Engine = self.engine  # type: ignore[assignment]  # a fake of the same shape
+            history = History(store, engine, "be brief", 4000)
             answering = Answering(store, queue, outbox, history, engine, 2, 256, 0.0)
+            await store.run(store.requeue_asks)
             for ask in await store.run(store.asks):
                 queue.put(ask)
-            inbox = Inbox(store, queue, outbox, frozenset({7, 8}), Limits(20, 100, 3000))
+            inbox = Inbox(
+                store,
+                queue,
+                outbox,
+                Access(store, frozenset({7, 8}), frozenset({7})),
+                Limits(20, 100, 3000),
+            )
             server = uvicorn.Server(
                 uvicorn.Config(
                     build_app(inbox, outbox, LINK),

@@ -188,6 +188,7 @@ async def test_leftover_of_a_longer_first_try_is_deleted(
     monkeypatch.setattr(delivery, "SETTLE_SECONDS", 0.2)
     await hurry(chain, monkeypatch)
     break_off = asyncio.Event()
+    chain.engine.resumes = False
     chain.engine.scripts.extend([["old " * 1500, break_off, EngineFailed()], ["short"]])
     await chain.post("/fault", {"method": "deleteMessage", **fault})
     await chain.say("tell me")

@@ -217,13 +217,17 @@ async def test_engine_that_is_not_up_yet(chain: Chain) -> None:
 
 
 async def test_engine_that_breaks_off(chain: Chain) -> None:
-    """A cut answer begins anew in the same message; after the last try the user is told."""
-    chain.engine.scripts.extend([["half", EngineFailed()], ["whole"]])
+    """A cut answer goes on in the same message; if the engine cannot do that, it begins anew."""
+    chain.engine.scripts.extend([["half ", EngineFailed()], [" and half"]])
 
     await chain.say("first")
 
-    assert await chain.wait_for_answers(1) == ["whole"]
-    assert len(await chain.shown()) == 1
+    assert await chain.wait_for_answers(1) == ["half and half"]
+    chain.engine.resumes = False
+    chain.engine.scripts.extend([["half ", EngineFailed()], ["whole"]])
+    await chain.say("second")
+    assert (await chain.wait_for_answers(2))[-1] == "whole"
+    assert len(await chain.shown()) == 2
 
 
 async def test_prompt_that_the_engine_finds_too_long(chain: Chain) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
+from services.gateway.access import Access
 from services.gateway.app import MOST_BYTES, build_app
 from services.gateway.inbox import Inbox, Limits
 from services.gateway.outbox import Outbox
@@ -31,8 +32,8 @@ class Gateway:
 @pytest.fixture
 async def gateway(tmp_path: Path) -> AsyncGenerator[Gateway]:
     async with open_store(tmp_path) as store:
-        outbox = Outbox(store, [], 0)
-        inbox = Inbox(store, Queue(), outbox, frozenset({USER}), Limits(5, 5, 3000))
+        outbox = Outbox(store, [])
+        inbox = Inbox(store, Queue(), outbox, Access(store, frozenset({USER})), Limits(5, 5, 3000))
         transport = httpx.ASGITransport(build_app(inbox, outbox, LINK))
         headers = {"Authorization": f"Bearer {LINK}", VERSION_HEADER: str(VERSION)}
         async with httpx.AsyncClient(
@@ -117,6 +118,29 @@ async def test_wrong_token_or_version_is_refused(
     assert response.status_code == status
     assert isinstance(response.json()["error"], str)
     assert await gateway.store.run(gateway.store.asks) == []
+
+
+async def test_relay_of_the_version_before_is_served(gateway: Gateway) -> None:
+    """The nodes are upgraded one after the other: one version apart they work together."""
+    body = {"bot_id": 1, "updates": [message(1, "hello")]}
+    headers = {VERSION_HEADER: str(VERSION - 1)}
+
+    response = await gateway.client.post("/chat", json=body, headers=headers)
+
+    assert response.json()["receipts"][0]["outcome"] == "accepted"
+
+
+async def test_other_version_is_said_on_both_sides(
+    gateway: Gateway, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The refusal says what this end speaks; the log says it once, not with every request."""
+    for _ in range(3):
+        response = await gateway.client.get("/events", headers={VERSION_HEADER: "99"})
+
+    assert response.headers[VERSION_HEADER] == str(VERSION)
+    assert f"versions {VERSION - 1} to {VERSION}" in response.json()["error"]
+    (warning,) = [record for record in caplog.records if record.msg == "other version"]
+    assert "upgrade the older node" in vars(warning)["remedy"]
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from services.gateway.access import Access
 from services.gateway.inbox import Inbox, Limits
 from services.gateway.outbox import Outbox
 from services.gateway.queue import Queue
@@ -35,7 +36,9 @@ async def parts(tmp_path: Path) -> AsyncGenerator[Parts]:
         queue = Queue()
         limits = Limits(user_asks=3, total_asks=5, ask_tokens=500)
         allowed = frozenset({USER, 8, 9})
-        yield Parts(Inbox(store, queue, Outbox(store, [], 0), allowed, limits), store, queue)
+        yield Parts(
+            Inbox(store, queue, Outbox(store, []), Access(store, allowed), limits), store, queue
+        )
 
 
 async def test_message_becomes_a_waiting_ask(parts: Parts) -> None:
@@ -160,7 +163,8 @@ async def test_edit_of_a_waiting_message_rewords_it(parts: Parts) -> None:
     (taken,) = parts.queue.waiting()
     reworded = await parts.store.run(parts.store.take_ask, taken.id)
     assert reworded
-    assert (reworded.text, reworded.state) == ("hello", "running")
+    ask, said = reworded
+    assert (ask.text, ask.state, said) == ("hello", "running", "")
 
 
 async def test_edit_of_a_running_message_is_asked_anew(parts: Parts) -> None:

@@ -35,7 +35,7 @@ def reply(number: int, text: str = "", **changes: object) -> Reply:
 
 async def test_stream_begins_with_what_is_undelivered(store: Store) -> None:
     """A relay that knows nothing learns every open reply, with its parts and its text so far."""
-    outbox = Outbox(store, [reply(1, "done", closed=True, parts=(5,))], 0)
+    outbox = Outbox(store, [reply(1, "done", closed=True, parts=(5,))])
     outbox.open(reply(2))
     outbox.grow(2, "so far")
 
@@ -48,7 +48,7 @@ async def test_stream_begins_with_what_is_undelivered(store: Store) -> None:
 
 async def test_growth_is_told_once_and_gathered(store: Store) -> None:
     """Pieces that come close together are one event, at the right place."""
-    outbox = Outbox(store, [], 0)
+    outbox = Outbox(store, [])
     stream = outbox.stream()
     await take(stream, 1)
     outbox.open(reply(1))
@@ -66,14 +66,14 @@ async def test_growth_is_told_once_and_gathered(store: Store) -> None:
 
 async def test_restarted_answer_takes_its_text_back(store: Store) -> None:
     """When an answer begins anew the relay is told to forget what it had."""
-    outbox = Outbox(store, [], 0)
+    outbox = Outbox(store, [])
     stream = outbox.stream()
     await take(stream, 1)
     outbox.open(reply(1))
     outbox.grow(1, "wrong")
     await take(stream, 1)
 
-    outbox.restart(1)
+    outbox.rewrite(1, "")
     outbox.grow(1, "right")
 
     assert await take(stream, 1) == [Grown(reply_id=1, at=0, text="right")]
@@ -81,7 +81,7 @@ async def test_restarted_answer_takes_its_text_back(store: Store) -> None:
 
 async def test_status_and_close_are_told(store: Store) -> None:
     """The place in the queue and the final text reach the relay; the button goes."""
-    outbox = Outbox(store, [], 0)
+    outbox = Outbox(store, [])
     stream = outbox.stream()
     await take(stream, 1)
     outbox.open(reply(1, buttons=(Button(label="Stop", data="stop:1"),)))
@@ -98,7 +98,7 @@ async def test_status_and_close_are_told(store: Store) -> None:
 
 async def test_newer_stream_ends_the_older(store: Store) -> None:
     """There is one relay at a time: the older stream ends and its writes are rejected."""
-    outbox = Outbox(store, [reply(1)], 0)
+    outbox = Outbox(store, [reply(1)])
     older = outbox.stream()
     await take(older, 2)
     newer = outbox.stream()
@@ -117,7 +117,7 @@ async def test_newer_stream_ends_the_older(store: Store) -> None:
 async def test_recorded_part_is_in_the_next_snapshot(store: Store) -> None:
     """A relay that comes later edits the message that an earlier one sent."""
     stored = await store.run(store.add_reply, CHAT, 0)
-    outbox = Outbox(store, [stored], 0)
+    outbox = Outbox(store, [stored])
     await take(outbox.stream(), 2)
 
     await outbox.record_part(1, stored.id, 0, 91)
@@ -132,7 +132,7 @@ async def test_recorded_part_is_in_the_next_snapshot(store: Store) -> None:
 async def test_delivered_reply_is_gone(store: Store) -> None:
     """What stands in its chat is in no snapshot any more, and in no file."""
     stored = await store.run(partial(store.add_reply, CHAT, 0, "text", closed=True))
-    outbox = Outbox(store, [stored], 0)
+    outbox = Outbox(store, [stored])
     await take(outbox.stream(), 2)
 
     await outbox.drop(1, stored.id)

@@ -5,7 +5,8 @@ from pathlib import Path
 import apsw
 import pytest
 
-from services.gateway.store import MIGRATIONS, Store, StoreError, Usage
+from services.gateway.schema import MIGRATIONS
+from services.gateway.store import NOTHING, Piece, Store, StoreError, Usage
 from tests.unit.fakes import KEY
 
 CHAT = (7, 0)
@@ -21,7 +22,7 @@ async def test_reopened_store_knows_what_was_committed(file: Path) -> None:
     """An ask, its reply and the parts recorded for it survive the process."""
     store = Store(file, KEY)
     with_reply = await store.run(store.add_reply, CHAT, 5)
-    await store.run(store.add_ask, with_reply.id, 7, CHAT, 5, "en", "hello")
+    await store.run(store.add_ask, with_reply.id, 7, CHAT, "en", [Piece(5, "hello", 0)])
     await store.run(store.record_part, with_reply.id, 0, 91)
     store.close()
 
@@ -40,8 +41,8 @@ async def test_no_text_is_readable_in_the_files(file: Path) -> None:
     """Neither the database nor its journal shows a user's text."""
     store = Store(file, KEY)
     reply = await store.run(store.add_reply, CHAT, 5)
-    ask = await store.run(store.add_ask, reply.id, 7, CHAT, 5, "en", CANARY)
-    await store.run(store.finish_ask, ask, CANARY, CANARY, None)
+    ask = await store.run(store.add_ask, reply.id, 7, CHAT, "en", [Piece(5, CANARY, 0)])
+    await store.run(store.finish_ask, ask, CANARY, CANARY, NOTHING)
 
     raw = b"".join(path.read_bytes() for path in file.parent.iterdir())
     store.close()
@@ -100,7 +101,7 @@ async def test_answer_history_and_cost_come_together(file: Path) -> None:
     """Closing an ask writes the reply's text and the conversation's turns at once."""
     store = Store(file, KEY)
     reply = await store.run(store.add_reply, CHAT, 5)
-    ask = await store.run(store.add_ask, reply.id, 7, CHAT, 5, "en", "question")
+    ask = await store.run(store.add_ask, reply.id, 7, CHAT, "en", [Piece(5, "question", 0)])
 
     await store.run(store.finish_ask, ask, "answer", "answer (shown)", Usage(3, 4, 5))
 
@@ -119,10 +120,10 @@ async def test_answer_to_a_forgotten_conversation_is_not_remembered(file: Path) 
     """After /new, an answer that was still under way adds nothing to the new conversation."""
     store = Store(file, KEY)
     reply = await store.run(store.add_reply, CHAT, 5)
-    ask = await store.run(store.add_ask, reply.id, 7, CHAT, 5, "en", "old question")
+    ask = await store.run(store.add_ask, reply.id, 7, CHAT, "en", [Piece(5, "old question", 0)])
     await store.run(store.start_conversation, CHAT)
 
-    await store.run(store.finish_ask, ask, "old answer", "old answer", None)
+    await store.run(store.finish_ask, ask, "old answer", "old answer", NOTHING)
 
     assert await store.run(store.latest_turns, CHAT, 10) == []
     store.close()

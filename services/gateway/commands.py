@@ -1,0 +1,114 @@
+"""What the bot's commands do. All of it in the store's thread, within a batch's transaction."""
+
+import re
+from typing import cast
+
+from services.gateway.access import Access
+from services.gateway.effects import Effect, Forgotten, GuestsChanged, Stopped, Withdrawn
+from services.gateway.store import Ask, Chat, Store, Usage
+from services.gateway.texts import Language, say
+from services.wire import Update
+
+FOR_ALL = frozenset({"/start", "/help", "/new", "/stop", "/forget", "/usage"})
+FOR_ADMINS = frozenset({"/allow", "/deny"})
+
+USAGE_DAYS = 30
+
+
+class Commands:
+    """Carries out one command and says what the bot replies."""
+
+    def __init__(self, store: Store, access: Access) -> None:
+        self._store = store
+        self._access = access
+
+    def knows(self, text: str) -> bool:
+        """Tell whether a text is a command that the bot knows."""
+        return _name(text) in FOR_ALL | FOR_ADMINS
+
+    def run(self, update: Update, text: str, language: Language, effects: list[Effect]) -> str:
+        """Carry a command out; returns the reply, or nothing where the effects speak."""
+        chat = (update.chat_id, update.thread_id)
+        name = _name(text)
+        if name in FOR_ADMINS and not self._access.is_admin(update.user_id):
+            name = ""
+        match name:
+            case "/start":
+                return say("start", language)
+            case "/help":
+                return say("help", language)
+            case "/new":
+                self._store.start_conversation(chat)
+                return say("new", language)
+            case "/forget":
+                return self._forget(chat, language, effects)
+            case "/stop":
+                # Earlier asks only: what comes later in the batch is not in the store yet.
+                asks = [ask for ask in self._store.asks(chat) if ask.user_id == update.user_id]
+                effects.extend(self.stop(ask) for ask in asks)
+                return "" if asks else say("nothing to stop", language)  # the answers say so
+            case "/usage":
+                return self._usage(update.user_id, language)
+            case "/allow" | "/deny":
+                return self._admit(name, text, language, effects)
+            case _:
+                return say("unknown command", language)
+
+    def stop(self, ask: Ask) -> Effect:
+        """Stop an ask, whether it waits or is being answered."""
+        if ask.state != "waiting":
+            self._store.stop_ask(ask.id)
+            return Stopped(ask.id)
+        return self._withdraw(ask)
+
+    def _withdraw(self, ask: Ask) -> Effect:
+        shown = say("stopped", cast(Language, ask.language))
+        self._store.withdraw_ask(ask, shown)
+        return Withdrawn(ask, shown)
+
+    def _forget(self, chat: Chat, language: Language, effects: list[Effect]) -> str:
+        effects.extend(self._withdraw(ask) for ask in self._store.asks(chat))
+        self._store.forget_chat(chat)
+        effects.append(Forgotten())
+        return say("forgotten", language)
+
+    def _usage(self, user_id: int, language: Language) -> str:
+        rows = self._store.usage(USAGE_DAYS, user_id)
+        total = sum((row.usage for row in rows), Usage())
+        return say(
+            "usage",
+            language,
+            days=USAGE_DAYS,
+            asks=sum(row.asks for row in rows),
+            prompt=total.prompt_tokens,
+            answer=total.answer_tokens,
+            seconds=round(total.engine_ms / 1000),
+        )
+
+    def _admit(
+        self,
+        name: str,
+        text: str,
+        language: Language,
+        effects: list[Effect],
+    ) -> str:
+        words = text.split()
+        if len(words) != 2 or not re.fullmatch(r"[1-9][0-9]{0,15}", words[1]):
+            return say("whom", language, command=name)
+        user_id = int(words[1])
+        if user_id in self._access.allowed_users:
+            return say("configured", language)
+        if name == "/allow":
+            self._store.add_guest(user_id)
+            sentence = say("allowed", language, user=user_id)
+        elif self._store.remove_guest(user_id):
+            sentence = say("denied", language, user=user_id)
+        else:
+            return say("no guest", language)
+        effects.append(GuestsChanged(self._store.guests()))
+        return sentence
+
+
+def _name(text: str) -> str:
+    """The command itself: `/help@bot now` is /help."""
+    return text.split(maxsplit=1)[0].split("@")[0].lower() if text.startswith("/") else ""

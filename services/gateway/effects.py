@@ -1,0 +1,68 @@
+"""What a batch of updates brings about, once it is on the disk and not before."""
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from services.gateway.store import Ask
+from services.wire import Reply
+
+
+@dataclass(frozen=True)
+class Opened:
+    """There is a new reply."""
+
+    reply: Reply
+
+
+@dataclass(frozen=True)
+class Discarded:
+    """A reply is gone: another one takes its messages over."""
+
+    reply_id: int
+
+
+@dataclass(frozen=True)
+class Asked:
+    """An ask waits; or one that waits has become longer, and its delay begins anew."""
+
+    ask: Ask
+    delay_seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Withdrawn:
+    """An ask is closed with these words, whether it waited or was being answered."""
+
+    ask: Ask
+    shown: str
+
+
+@dataclass(frozen=True)
+class Stopped:
+    """An ask that is being answered shall be answered no further."""
+
+    ask_id: int
+
+
+@dataclass(frozen=True)
+class GuestsChanged:
+    """Admins have let somebody in, or shown them out."""
+
+    guests: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Moved:
+    """A group is a supergroup now; these of its replies go on there."""
+
+    replies: list[Reply]
+
+
+@dataclass(frozen=True)
+class Forgotten:
+    """Something was deleted that must leave the journal, too."""
+
+
+Effect: TypeAlias = (
+    Opened | Discarded | Asked | Withdrawn | Stopped | GuestsChanged | Moved | Forgotten
+)

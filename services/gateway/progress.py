@@ -1,0 +1,80 @@
+"""How far the answer to one ask has come, over all tries: its text and its cost."""
+
+import time
+from dataclasses import dataclass, field
+
+from services.gateway.engine import Finished
+from services.gateway.store import NOTHING, Ask, Checkpoint, Usage
+
+
+@dataclass
+class Progress:
+    """The text so far, what earlier tries have cost, and the try that is going on."""
+
+    ask: Ask
+    text: str = ""
+    spent: Usage = NOTHING
+    """By tries that have ended."""
+    taken_at: float = field(default_factory=time.time)
+    answer_tokens: int = 0
+    """In the text so far, as far as this process has counted them."""
+    finished: Finished | None = None
+    last_sign: float = 0.0
+    """When the engine last said something, by the loop's clock; 0: not yet in this try."""
+    first_token_seconds: float | None = None
+    """From the start of the first try that brought any text."""
+    _pieces: list[str] = field(default_factory=list)
+    _try_started: float = 0.0
+    _try_prompt_tokens: int = 0
+    _saved: tuple[int, int] = (0, 0)
+
+    def begin_try(self, prompt_tokens: int) -> None:
+        """The engine is asked; text that comes is appended."""
+        self._try_started = time.monotonic()
+        self._try_prompt_tokens = prompt_tokens
+        self._pieces = []
+        self.last_sign = 0.0
+
+    def add(self, piece: str, now: float) -> None:
+        """The engine has said a piece: a token, as far as can be told before it counts itself."""
+        self._pieces.append(piece)
+        self.last_sign = now
+        if self.first_token_seconds is None:
+            self.first_token_seconds = time.monotonic() - self._try_started
+
+    def end_try(self) -> bool:
+        """Sum the try up; True if it brought any text. Ending none, or one twice, does nothing."""
+        if not self._try_started:
+            return False
+        self.spent += self._cost()
+        self.text += "".join(self._pieces)
+        advanced = bool(self._pieces)
+        self.answer_tokens += len(self._pieces)
+        self._pieces = []
+        self._try_started = 0.0
+        return advanced
+
+    def begin_anew(self, text: str = "") -> None:
+        """Take back what was said, but for this beginning."""
+        if not text:
+            self.answer_tokens = 0
+        self.text = text
+
+    def checkpoint(self) -> Checkpoint | None:
+        """What is to be saved; None if nothing has changed since the last time."""
+        text = self.text + "".join(self._pieces)
+        state = (len(text), len(self._pieces))
+        if state == self._saved:
+            return None
+        self._saved = state
+        spent = self.spent + self._cost() if self._try_started else self.spent
+        return Checkpoint(self.ask.id, self.ask.reply_id, text, spent)
+
+    def _cost(self) -> Usage:
+        if self.finished:
+            prompt, answer = self.finished.prompt_tokens, self.finished.answer_tokens
+        elif self._pieces:
+            prompt, answer = self._try_prompt_tokens, len(self._pieces)
+        else:
+            return NOTHING  # nobody knows whether it was begun at all
+        return Usage(prompt, answer, round((time.monotonic() - self._try_started) * 1000))

@@ -1,0 +1,53 @@
+"""The store's tables, as a row of migrations: each brings a store from one version to the next."""
+
+MIGRATIONS = (
+    # 1
+    """
+    CREATE TABLE updates(
+        bot_id INTEGER, update_id INTEGER, identity BLOB, received_at INTEGER NOT NULL,
+        PRIMARY KEY(bot_id, update_id, identity)) WITHOUT ROWID;
+    CREATE TABLE wordings(
+        chat_id INTEGER, message_id INTEGER, digest BLOB NOT NULL, received_at INTEGER NOT NULL,
+        PRIMARY KEY(chat_id, message_id)) WITHOUT ROWID;
+    CREATE TABLE conversations(
+        chat_id INTEGER, thread_id INTEGER, number INTEGER NOT NULL,
+        PRIMARY KEY(chat_id, thread_id)) WITHOUT ROWID;
+    CREATE TABLE asks(
+        id INTEGER PRIMARY KEY AUTOINCREMENT, reply_id INTEGER NOT NULL, user_id INTEGER NOT NULL,
+        chat_id INTEGER NOT NULL, thread_id INTEGER NOT NULL, message_id INTEGER NOT NULL,
+        conversation INTEGER NOT NULL, language TEXT NOT NULL, text TEXT NOT NULL,
+        state TEXT NOT NULL, received_at REAL NOT NULL);
+    CREATE INDEX asks_of_chat ON asks(chat_id, thread_id);
+    CREATE INDEX asks_of_user ON asks(user_id);
+    CREATE INDEX asks_of_reply ON asks(reply_id);
+    CREATE TABLE replies(
+        id INTEGER PRIMARY KEY AUTOINCREMENT, chat_id INTEGER NOT NULL, thread_id INTEGER NOT NULL,
+        reply_to INTEGER NOT NULL, text TEXT NOT NULL, closed INTEGER NOT NULL,
+        button_label TEXT NOT NULL, button_data TEXT NOT NULL);
+    CREATE TABLE parts(
+        reply_id INTEGER, position INTEGER, message_id INTEGER NOT NULL,
+        PRIMARY KEY(reply_id, position)) WITHOUT ROWID;
+    CREATE TABLE turns(
+        id INTEGER PRIMARY KEY AUTOINCREMENT, chat_id INTEGER NOT NULL, thread_id INTEGER NOT NULL,
+        role TEXT NOT NULL, text TEXT NOT NULL, created_at INTEGER NOT NULL);
+    CREATE INDEX turns_of_chat ON turns(chat_id, thread_id, id);
+    CREATE TABLE usage(
+        user_id INTEGER, day TEXT, asks INTEGER NOT NULL, prompt_tokens INTEGER NOT NULL,
+        answer_tokens INTEGER NOT NULL, engine_ms INTEGER NOT NULL,
+        PRIMARY KEY(user_id, day)) WITHOUT ROWID;
+    CREATE TABLE counters(name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
+    """,
+    # 2: an ask of several messages; what an unfinished answer has cost; guests.
+    """
+    CREATE TABLE pieces(
+        ask_id INTEGER, position INTEGER, message_id INTEGER NOT NULL, text TEXT NOT NULL,
+        sent_at INTEGER NOT NULL, PRIMARY KEY(ask_id, position)) WITHOUT ROWID;
+    INSERT INTO pieces SELECT id, 0, message_id, text, CAST(received_at AS INTEGER) FROM asks;
+    ALTER TABLE asks DROP COLUMN text;
+    ALTER TABLE asks ADD COLUMN prompt_tokens INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE asks ADD COLUMN answer_tokens INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE asks ADD COLUMN engine_ms INTEGER NOT NULL DEFAULT 0;
+    CREATE TABLE guests(user_id INTEGER PRIMARY KEY, since INTEGER NOT NULL);
+    """,
+)
+"""Migration n brings a store of version n to version n + 1. Never edit one that was released."""

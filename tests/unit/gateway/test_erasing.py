@@ -1,0 +1,101 @@
+"""What is deleted is gone from the file, its free pages and its journal: read with the key."""
+
+import time
+from collections.abc import AsyncGenerator
+from pathlib import Path
+
+import pytest
+
+from services.gateway.access import Access
+from services.gateway.inbox import Inbox, Limits
+from services.gateway.outbox import Outbox
+from services.gateway.queue import Queue
+from services.gateway.store import NOTHING, Piece, Store, Turn
+from services.wire import Batch
+from tests.unit.fakes import KEY, USER, message, open_store
+from tests.unit.gateway.raw import read_pages
+
+CHAT = (USER, 0)
+QUESTION = b"quetzalcoatlus question"
+ANSWER = b"pterodactyl answer"
+LONG = 12_000  # bytes: further pages of the file
+
+
+@pytest.fixture
+async def store(tmp_path: Path) -> AsyncGenerator[Store]:
+    async with open_store(tmp_path) as store:
+        yield store
+
+
+def count(directory: Path, canary: bytes) -> int:
+    """How many pages of the file and the journal hold it."""
+    return sum(canary in page for page in read_pages(directory / "store.db", KEY))
+
+
+async def converse(store: Store, chat: tuple[int, int] = CHAT) -> None:
+    """One question and its answer, delivered."""
+    reply = await store.run(store.add_reply, chat, 5)
+    pieces = [Piece(5, QUESTION.decode() + "?" * LONG, 0)]
+    ask = await store.run(store.add_ask, reply.id, USER, chat, "en", pieces)
+    text = ANSWER.decode() + "!" * LONG
+    await store.run(store.finish_ask, ask, text, text, NOTHING)
+    await store.run(store.drop_reply, reply.id)
+
+
+async def test_forget_erases_at_once(store: Store, tmp_path: Path) -> None:
+    """When /forget is accepted, no page holds a word of the conversation; another chat's stays."""
+    await converse(store)
+    await converse(store, (8, 0))
+    assert count(tmp_path, QUESTION) > 2
+    assert count(tmp_path, ANSWER) > 2
+    access = Access(store, frozenset({USER}))
+    inbox = Inbox(store, Queue(), Outbox(store, []), access, Limits(9, 9, 9000))
+
+    await inbox.accept(Batch(bot_id=1, updates=[message(1, "/forget")]))
+
+    assert count(tmp_path, QUESTION) == count(tmp_path, ANSWER) == 1
+    await store.run(store.forget_chat, (8, 0))
+    await store.run(store.truncate_journal)
+    assert count(tmp_path, QUESTION) == count(tmp_path, ANSWER) == 0
+
+
+async def test_text_of_an_ask_goes_with_its_delivery(store: Store, tmp_path: Path) -> None:
+    """After /new, nothing of a delivered answer is left once the journal is emptied."""
+    await converse(store)
+    await store.run(store.start_conversation, CHAT)
+
+    await store.run(store.truncate_journal)
+
+    assert count(tmp_path, QUESTION) == count(tmp_path, ANSWER) == 0
+
+
+async def test_journal_that_is_being_read_is_emptied_later(store: Store, tmp_path: Path) -> None:
+    """A report or backup that reads holds nothing up, and is told apart."""
+    await converse(store)
+    await store.run(store._db.set_busy_timeout, 0)
+    reader = Store(tmp_path / "store.db", KEY)
+    reader._db.execute("BEGIN")
+    list(reader._db.execute("SELECT * FROM turns"))
+    await store.run(store.start_conversation, CHAT)
+
+    assert not await store.run(store.truncate_journal)
+    reader._db.execute("COMMIT")
+    assert await store.run(store.truncate_journal)
+    reader.close()
+
+
+async def test_history_is_kept_for_the_set_time(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Turns older than that go, younger ones stay; without a time all stay."""
+    await converse(store)
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now + 3600)
+    await converse(store)
+
+    await store.run(store.forget_old, 10**6, 10**6, None)
+    assert len(await store.run(store.latest_turns, CHAT, 9)) == 4
+    await store.run(store.forget_old, 10**6, 10**6, 1800)
+
+    turns: list[Turn] = await store.run(store.latest_turns, CHAT, 9)
+    assert [turn.role for turn in turns] == ["user", "assistant"]

@@ -1,0 +1,112 @@
+"""A prompt holds what fits of the conversation, counted by the engine itself."""
+
+from collections.abc import AsyncGenerator
+from pathlib import Path
+
+import pytest
+
+from services.gateway.engine import Engine, PromptTooLong
+from services.gateway.history import History, most_tokens
+from services.gateway.store import NOTHING, Ask, Piece, Store
+from tests.unit.fakes import USER, FakeEngine, open_store
+
+CHAT = (USER, 0)
+WORDS = "syllables " * 20  # 200 bytes
+
+
+@pytest.fixture
+async def store(tmp_path: Path) -> AsyncGenerator[Store]:
+    async with open_store(tmp_path) as store:
+        yield store
+
+
+async def add(store: Store, text: str) -> Ask:
+    reply = await store.run(store.add_reply, CHAT, 5)
+    return await store.run(store.add_ask, reply.id, USER, CHAT, "en", [Piece(5, text, 0)])
+
+
+async def converse(store: Store, exchanges: int) -> None:
+    for number in range(exchanges):
+        ask = await add(store, f"q{number} {WORDS}")
+        await store.run(store.finish_ask, ask, f"a{number} {WORDS}", "", NOTHING)
+
+
+class Counting(FakeEngine):
+    """Counts how often it is asked to count."""
+
+    counts = 0
+
+    async def count_prompt(self, messages: list[dict[str, str]]) -> int | None:
+        self.counts += 1
+        return await super().count_prompt(messages)
+
+
+def history(store: Store, fake: FakeEngine, prompt_tokens: int) -> History:
+    engine: Engine = fake  # type: ignore[assignment]  # a fake of the same shape
+    return History(store, engine, "be brief", prompt_tokens)
+
+
+def names(messages: list[dict[str, str]]) -> list[str]:
+    return [message["content"].split()[0] for message in messages]
+
+
+async def test_what_surely_fits_is_not_counted(store: Store) -> None:
+    """A short conversation costs no question to the tokenizer."""
+    engine = Counting(tokens_per_word=1)
+    await converse(store, 2)
+
+    messages, _ = await history(store, engine, 4000).compose(await add(store, "now"))
+
+    assert names(messages) == ["be", "q0", "a0", "q1", "a1", "now"]
+    assert engine.counts == 0
+    assert most_tokens(messages) <= 4000
+
+
+@pytest.mark.parametrize(
+    ("tokens_per_word", "kept"), [(1, ["q0", "a0", "q1", "a1", "q2", "a2", "q3", "a3"]), (8, 2)]
+)
+async def test_engines_own_count_decides(
+    store: Store, tokens_per_word: int, kept: list[str] | int
+) -> None:
+    """As much of the conversation is kept as the engine can read, whole exchanges, latest first."""
+    engine = Counting(tokens_per_word=tokens_per_word)
+    await converse(store, 4)
+
+    messages, tokens = await history(store, engine, 850).compose(await add(store, "now"))
+
+    turns = names(messages)[1:-1]
+    assert turns == (kept if isinstance(kept, list) else ["q2", "a2", "q3", "a3"])
+    assert (await FakeEngine.count_prompt(engine, messages) or 0) <= 850
+    assert tokens <= 850
+    assert engine.counts <= 4
+
+
+async def test_ask_that_cannot_fit_is_too_long(store: Store) -> None:
+    """If even the ask alone is too much, no part of it is left out in silence."""
+    engine = Counting(tokens_per_word=8)
+
+    with pytest.raises(PromptTooLong):
+        await history(store, engine, 850).compose(await add(store, WORDS * 6))
+
+
+async def test_engine_that_does_not_count_is_served_by_an_estimate(store: Store) -> None:
+    """Then a third of the bytes is taken for the number of tokens."""
+    await converse(store, 8)
+
+    messages, tokens = await history(store, FakeEngine(), 850).compose(await add(store, "now"))
+
+    assert 4 <= len(messages) < 18
+    assert names(messages)[-1] == "now"
+    assert names(messages)[1] == f"q{8 - (len(messages) - 2) // 2}"
+    assert tokens <= 850
+
+
+async def test_very_long_conversation_takes_few_questions(store: Store) -> None:
+    """However much was said, the tokenizer is not given all of it."""
+    engine = Counting(tokens_per_word=1)
+    await converse(store, 200)
+
+    _, tokens = await history(store, engine, 2000).compose(await add(store, "now"))
+
+    assert 1500 < tokens <= 2000
+    assert engine.counts <= 4

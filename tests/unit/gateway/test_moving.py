@@ -1,0 +1,110 @@
+"""A group that becomes a supergroup keeps its conversation, and what is on its way."""
+
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import pytest
+
+from services.gateway.access import Access
+from services.gateway.app import build_app
+from services.gateway.inbox import Inbox, Limits
+from services.gateway.outbox import Outbox
+from services.gateway.queue import Queue
+from services.gateway.store import NOTHING, Piece, Store, Turn
+from services.wire import VERSION, VERSION_HEADER, Opened, Update
+from tests.unit.fakes import USER, message, open_store
+
+GROUP = -5
+SUPERGROUP = -1_000_000_000_005
+LINK = "L" * 43
+MOVE = Update(
+    update_id=50, kind="move", chat_id=GROUP, chat_kind="group", user_id=0, message_id=50,
+    sent_at=0, moved_to=SUPERGROUP,
+).model_dump()  # fmt: skip
+
+
+@dataclass
+class Gateway:
+    store: Store
+    outbox: Outbox
+    client: httpx.AsyncClient
+
+    async def post(self, path: str, **body: object) -> int:
+        return (await self.client.post(path, json=body)).status_code
+
+    async def updates(self, *updates: dict[str, object]) -> int:
+        return await self.post("/chat", bot_id=1, updates=list(updates))
+
+
+@pytest.fixture
+async def gateway(tmp_path: Path) -> AsyncGenerator[Gateway]:
+    async with open_store(tmp_path) as store:
+        outbox = Outbox(store, [])
+        access = Access(store, frozenset({USER}))
+        inbox = Inbox(store, Queue(), outbox, access, Limits(9, 9, 9000))
+        async with httpx.AsyncClient(
+            transport=httpx.ASGITransport(build_app(inbox, outbox, LINK)),
+            base_url="http://gateway",
+            headers={"Authorization": f"Bearer {LINK}", VERSION_HEADER: str(VERSION)},
+        ) as client:
+            yield Gateway(store, outbox, client)
+
+
+async def converse(store: Store) -> None:
+    reply = await store.run(store.add_reply, (GROUP, 0), 5)
+    pieces = [Piece(5, "question", 0)]
+    ask = await store.run(store.add_ask, reply.id, USER, (GROUP, 0), "en", pieces)
+    await store.run(store.finish_ask, ask, "answer", "answer", NOTHING)
+    await store.run(store.drop_reply, reply.id)
+
+
+async def test_conversation_moves_with_the_group(gateway: Gateway) -> None:
+    """Turns are found under the new id, under the old one nothing; telling it twice is harmless."""
+    await converse(gateway.store)
+
+    assert await gateway.updates(MOVE) == 200
+    assert await gateway.updates(MOVE | {"update_id": 51}) == 200
+
+    turns = await gateway.store.run(gateway.store.latest_turns, (SUPERGROUP, 0), 9)
+    assert turns == [Turn("user", "question"), Turn("assistant", "answer")]
+    assert await gateway.store.run(gateway.store.latest_turns, (GROUP, 0), 9) == []
+
+
+async def test_answer_under_way_goes_on_in_the_supergroup(gateway: Gateway) -> None:
+    """It is opened anew there, without messages; ids of the group's messages are refused."""
+    await gateway.updates(message(1, "hello", chat_id=GROUP, chat_kind="group"))
+    stream = gateway.outbox.stream()
+    await anext(stream)
+    opened = await anext(stream)
+    assert isinstance(opened, Opened)
+    reply = f"/replies/{opened.reply.id}"
+    assert await gateway.post(f"{reply}/parts", epoch=1, position=0, message_id=9) == 204
+    gateway.outbox.grow(opened.reply.id, "so far")
+
+    moved = await gateway.post(f"{reply}/outcome", epoch=1, outcome="moved", moved_to=SUPERGROUP)
+
+    again = await anext(stream)
+    assert moved == 204
+    assert isinstance(again, Opened)
+    assert (again.reply.chat_id, again.reply.parts) == (SUPERGROUP, ())
+    assert (again.reply.reply_to, again.reply.text) == (0, "so far")
+    part = {"epoch": 1, "position": 0, "message_id": 10}
+    assert await gateway.post(f"{reply}/parts", **part, chat_id=GROUP) == 404
+    assert await gateway.post(f"{reply}/parts", **part, chat_id=SUPERGROUP) == 204
+    (ask,) = await gateway.store.run(gateway.store.asks, (SUPERGROUP, 0))
+    assert ask.text == "hello"
+
+
+async def test_answer_is_remembered_where_its_question_moved(gateway: Gateway) -> None:
+    """An answer that ends after the move belongs to the supergroup's conversation."""
+    await gateway.store.run(gateway.store.start_conversation, (GROUP, 0))
+    await gateway.updates(message(1, "hello", chat_id=GROUP, chat_kind="group"))
+    (ask,) = await gateway.store.run(gateway.store.asks)
+    await gateway.updates(MOVE)
+
+    await gateway.store.run(gateway.store.finish_ask, ask, "answer", "answer", NOTHING)
+
+    turns = await gateway.store.run(gateway.store.latest_turns, (SUPERGROUP, 0), 9)
+    assert [turn.text for turn in turns] == ["hello", "answer"]

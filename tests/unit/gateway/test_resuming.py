@@ -1,0 +1,277 @@
+"""An answer survives its engine and its gateway: it goes on, is counted once, or ends honestly."""
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from services.gateway import answering
+from services.gateway.access import Access
+from services.gateway.answering import Answering
+from services.gateway.engine import Engine, EngineFailed, EngineUnavailable
+from services.gateway.history import History
+from services.gateway.inbox import Inbox, Limits
+from services.gateway.outbox import Outbox
+from services.gateway.queue import Queue
+from services.gateway.store import Store, Turn, Usage
+from services.wire import Batch, Reply
+from tests.unit.fakes import KEY, USER, FakeEngine, message, until
+
+CHAT = (USER, 0)
+
+
+class Gateway:
+    """Everything behind the HTTP side, in one process that can die."""
+
+    def __init__(self, directory: Path, engine: FakeEngine) -> None:
+        self.directory = directory
+        self.engine = engine
+
+    @asynccontextmanager
+    async def life(self) -> AsyncGenerator["Gateway"]:
+        """From a start to a sudden end."""
+        self.store = Store(self.directory / "store.db", KEY)
+        self.outbox = Outbox(self.store, await self.store.run(self.store.undelivered_replies))
+        self.queue = Queue()
+        engine: Engine = self.engine  # type: ignore[assignment]  # a fake of the same shape
+
+        async def no_time(_seconds: float) -> None:
+            await asyncio.sleep(0)
+
+        workers = Answering(
+            self.store, self.queue, self.outbox, History(self.store, engine, "", 4000), engine,
+            1, 256, 0.0, silence_seconds=0.2, sleep=no_time,
+        )  # fmt: skip
+        self.inbox = Inbox(
+            self.store,
+            self.queue,
+            self.outbox,
+            Access(self.store, frozenset({USER})),
+            Limits(9, 9, 3000),
+        )
+        await self.store.run(self.store.requeue_asks)
+        for ask in await self.store.run(self.store.asks):
+            self.queue.put(ask)
+        running = asyncio.create_task(workers.run())
+        try:
+            yield self
+        finally:
+            running.cancel()
+            await asyncio.wait({running})
+            self.store.close()
+
+    async def accept(self, *updates: dict[str, object]) -> str:
+        receipts = await self.inbox.accept(Batch(bot_id=1, updates=list(updates)))
+        return receipts.receipts[0].notice
+
+    async def replies(self) -> list[Reply]:
+        return await self.store.run(self.store.undelivered_replies)
+
+    async def wait_for_end(self, count: int = 1) -> list[Reply]:
+        async with asyncio.timeout(5):
+            while True:
+                closed = [reply for reply in await self.replies() if reply.closed]
+                if len(closed) == count:
+                    return closed
+
+    async def usage(self) -> list[tuple[int, Usage]]:
+        rows = await self.store.run(self.store.usage, 1)
+        return [(row.asks, row.usage) for row in rows]
+
+    def shown(self, reply_id: int) -> str:
+        return self.outbox._entries[reply_id].text()
+
+
+@pytest.fixture
+def gateway(tmp_path: Path) -> Gateway:
+    return Gateway(tmp_path, FakeEngine())
+
+
+async def test_cut_answer_goes_on_where_it_was_cut(gateway: Gateway) -> None:
+    """The engine is given what was said, and asked for what is left of the limit."""
+    gateway.engine.scripts.extend([["one ", "two ", EngineFailed()], [" three"]])
+    async with gateway.life():
+        await gateway.accept(message(1, "count"))
+
+        (reply,) = await gateway.wait_for_end()
+
+    assert reply.text == "one two three"
+    assert gateway.engine.requests[1][-1] == {"role": "assistant", "content": "one two"}
+    assert gateway.engine.limits == [256, 254]
+
+
+async def test_answer_goes_on_after_the_gateway_has_died(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was saved is shown by the next process from its first moment, and goes on."""
+    monkeypatch.setattr(answering, "SAVE_SECONDS", 0.01)
+    never = asyncio.Event()
+    gateway.engine.scripts.extend([["one ", "two", never], [" three"]])
+    async with gateway.life():
+        await gateway.accept(message(1, "count"))
+        async with asyncio.timeout(5):
+            while [reply.text for reply in await gateway.replies()] != ["one two"]:
+                await asyncio.sleep(0.01)
+    gateway.engine.aborted = 0
+
+    async with gateway.life():
+        first_shown = [gateway.shown(reply.id) for reply in await gateway.replies()]
+        (reply,) = await gateway.wait_for_end()
+        usage = await gateway.usage()
+        turns = await gateway.store.run(gateway.store.latest_turns, CHAT, 9)
+
+    assert first_shown in (["one two"], ["one two three"])
+    assert reply.text == "one two three"
+    assert turns == [Turn("user", "count"), Turn("assistant", "one two three")]
+    ((asks, cost),) = usage
+    assert (asks, cost.answer_tokens) == (1, 3)
+
+
+async def test_engine_that_cannot_go_on_begins_anew(gateway: Gateway) -> None:
+    """Then the first try's text is taken back, and the limit is whole again."""
+    gateway.engine.resumes = False
+    gateway.engine.scripts.extend([["half", EngineFailed()], ["whole"]])
+    async with gateway.life():
+        await gateway.accept(message(1, "tell me"))
+
+        (reply,) = await gateway.wait_for_end()
+
+    assert reply.text == "whole"
+    assert gateway.engine.limits == [256, 256]
+
+
+async def test_engine_that_falls_silent_is_asked_anew(gateway: Gateway) -> None:
+    """An engine that hangs in mid answer is left, and the answer goes on."""
+    gateway.engine.scripts.extend([["one", asyncio.Event()], [" two"]])
+    async with gateway.life():
+        await gateway.accept(message(1, "count"))
+
+        (reply,) = await gateway.wait_for_end()
+
+    assert reply.text == "one two"
+    assert gateway.engine.aborted == 1
+
+
+async def test_engine_that_is_away_is_waited_for(gateway: Gateway) -> None:
+    """However often it is found away, the ask is not given up."""
+    gateway.engine.scripts.extend([EngineUnavailable()] for _ in range(30))
+    gateway.engine.scripts.append(["here"])
+    async with gateway.life():
+        await gateway.accept(message(1, "hello"))
+
+        (reply,) = await gateway.wait_for_end()
+
+    assert reply.text == "here"
+
+
+async def test_engine_that_always_fails_is_given_up_honestly(gateway: Gateway) -> None:
+    """After four tries in vain the user gets one sentence and a button, and the ask is closed."""
+    gateway.engine.scripts.extend([EngineFailed()] for _ in range(99))
+    async with gateway.life():
+        await gateway.accept(message(1, "hello"))
+
+        (reply,) = await gateway.wait_for_end()
+        asks = await gateway.store.run(gateway.store.asks)
+
+    assert reply.text == "I could not finish this answer."
+    assert [button.label for button in reply.buttons] == ["Try again"]
+    assert len(gateway.engine.requests) == answering.TRIES_IN_VAIN
+    assert asks == []
+
+
+async def test_engine_that_breaks_off_after_each_word_comes_to_an_end(gateway: Gateway) -> None:
+    """Tries that bring text are not in vain, but they are bounded too; the text stays."""
+    gateway.engine.scripts.extend([[" x", EngineFailed()] for _ in range(99)])
+    async with gateway.life():
+        await gateway.accept(message(1, "hello"))
+
+        (reply,) = await gateway.wait_for_end()
+
+    assert len(gateway.engine.requests) == answering.MOST_TRIES
+    assert reply.text.count("x") == answering.MOST_TRIES
+    assert reply.text.endswith("I could not finish this answer.")
+
+
+async def test_retry_button_asks_again_in_the_same_message(gateway: Gateway) -> None:
+    """A press takes the ask up, once: its answer goes into the message that told of the failure."""
+    gateway.engine.scripts.extend([[EngineFailed()] for _ in range(4)])
+    async with gateway.life():
+        await gateway.accept(message(1, "hello"))
+        (failed,) = await gateway.wait_for_end()
+        await gateway.store.run(gateway.store.record_part, failed.id, 0, 77)
+        await gateway.store.run(gateway.store.drop_reply, failed.id)  # it was delivered
+        press = {"kind": "press", "press_id": "1", "press_data": failed.buttons[0].data}
+
+        first = await gateway.accept(message(2, None, **press))
+        second = await gateway.accept(message(3, None, **(press | {"press_id": "2"})))
+        (reply,) = await gateway.wait_for_end()
+
+    assert (first, second) == ("Trying again.", "It is finished already.")
+    assert (reply.text, reply.parts) == ("fine", (77,))
+    assert gateway.engine.requests[-1][-1]["content"] == "hello"
+
+
+async def test_retry_before_the_failure_is_confirmed(gateway: Gateway) -> None:
+    """Then the old reply is gone at once: no two replies work on one message."""
+    gateway.engine.scripts.extend([[EngineFailed()] for _ in range(4)])
+    async with gateway.life():
+        await gateway.accept(message(1, "hello"))
+        (failed,) = await gateway.wait_for_end()
+        await gateway.store.run(gateway.store.record_part, failed.id, 0, 77)
+        press = {"kind": "press", "press_id": "1", "press_data": failed.buttons[0].data}
+
+        await gateway.accept(message(2, None, **press))
+        (reply,) = await gateway.wait_for_end()
+
+    assert (reply.text, reply.parts) == ("fine", (77,))
+    assert failed.id not in gateway.outbox._entries
+
+
+async def test_cost_of_all_tries_is_metered_once(gateway: Gateway) -> None:
+    """Tries that brought text count, with the engine's numbers where it gives them."""
+    gateway.engine.scripts.extend([["one ", "two", EngineFailed()], [" three"]])
+    async with gateway.life():
+        await gateway.accept(message(1, "count to three"))
+        await gateway.wait_for_end()
+
+        ((asks, cost),) = await gateway.usage()
+
+    assert asks == 1
+    assert cost.answer_tokens == 3
+    assert cost.prompt_tokens > 10  # the engine says 10 for the second try
+
+
+async def test_stop_closes_an_answer_that_goes_on(gateway: Gateway) -> None:
+    """A stop between two tries keeps what was said."""
+    until_stopped = asyncio.Event()
+    gateway.engine.scripts.extend([["one", EngineFailed()], [until_stopped]])
+    async with gateway.life():
+        await gateway.accept(message(1, "count"))
+        await until(lambda: len(gateway.engine.requests) == 2, "the second try")
+
+        await gateway.accept(message(2, "/stop"))
+        (reply,) = await gateway.wait_for_end()
+
+    assert reply.text == "one\n\n(stopped)"
+    assert gateway.engine.aborted == 1
+
+
+async def test_forget_ends_an_answer_that_is_being_written(gateway: Gateway) -> None:
+    """Nothing of it is kept, nothing more is written; the engine is freed."""
+    gateway.engine.scripts.append(["secret", asyncio.Event()])
+    async with gateway.life():
+        await gateway.accept(message(1, "tell me"))
+        await until(lambda: gateway.queue.running_count and gateway.engine.requests, "it is asked")
+
+        await gateway.accept(message(2, "/forget"))
+        stopped, said = await gateway.wait_for_end(2)
+        await until(lambda: not gateway.queue.running_count, "the slot is free")
+        turns = await gateway.store.run(gateway.store.latest_turns, CHAT, 9)
+        again = await gateway.replies()
+
+    assert (stopped.text, turns) == ("(stopped)", [])
+    assert said.text.startswith("I have erased")
+    assert [reply.text for reply in again] == [stopped.text, said.text]
+    assert gateway.engine.aborted == 1
