@@ -27,7 +27,7 @@ from services.relay.link import Link, LinkDown, Rejected, Settled
 from services.relay.pacing import Pacing
 from services.relay.rendering import PLACEHOLDER, split
 from services.relay.telegram import EditText, SendText, is_gone, is_shown
-from services.wire import Button, Outcome, Reply
+from services.wire import Button, Outcome, PartRecord, Reply
 
 log = logging.getLogger(__name__)
 
@@ -243,7 +243,12 @@ class Delivery:
                 await backoff.wait()
         position = len(self._parts)
         await self._persist(
-            lambda epoch: self._link.record_part(epoch, reply.id, position, message_id)
+            lambda epoch: self._link.record_part(
+                PartRecord(
+                    epoch=epoch, chat_id=reply.chat_id, position=position, message_id=message_id
+                ),
+                reply.id,
+            )
         )
         self._parts.append(message_id)
         self._shown.append((PLACEHOLDER, ()))

@@ -6,9 +6,9 @@ from contextlib import aclosing
 from functools import partial
 
 import aiohttp
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
-from services.relay.versions import complete_receipts, write_batch, write_outcome
+from services.relay.versions import complete_receipts, write_batch, write_outcome, write_part
 from services.wire import (
     SPOKEN,
     VERSION,
@@ -73,12 +73,12 @@ class Link:
 
     async def claim(self, epoch: int, reply_id: int) -> None:
         """Ask leave for an edit. Raises LinkDown, Superseded or Settled."""
-        await self._post(f"/replies/{reply_id}/claim", _same(Claim(epoch=epoch)))
+        claim = Claim(epoch=epoch).model_dump_json().encode()  # the same in every version
+        await self._post(f"/replies/{reply_id}/claim", lambda _: claim)
 
-    async def record_part(self, epoch: int, reply_id: int, position: int, message_id: int) -> None:
+    async def record_part(self, record: PartRecord, reply_id: int) -> None:
         """Record which message carries a part. Raises LinkDown, Superseded or Settled."""
-        record = PartRecord(epoch=epoch, position=position, message_id=message_id)
-        await self._post(f"/replies/{reply_id}/parts", _same(record))
+        await self._post(f"/replies/{reply_id}/parts", partial(write_part, record))
 
     async def settle(self, outcome: Outcome, reply_id: int) -> None:
         """Report the end of a reply. Raises LinkDown, Superseded or Settled."""
@@ -153,11 +153,6 @@ class Link:
                 extra={"speaks": sorted(SPOKEN), "remedy": VersionsTooFarApart.__doc__},
             )
         raise VersionsTooFarApart
-
-
-def _same(body: BaseModel) -> Callable[[int], bytes]:
-    """Write what is the same in every version."""
-    return lambda _: body.model_dump_json().encode()
 
 
 async def _decoded(content: aiohttp.StreamReader) -> AsyncGenerator[Event]:

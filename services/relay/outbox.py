@@ -113,9 +113,12 @@ class Outbox:
 
     def _open(self, reply: Reply) -> None:
         known = self._deliveries.get(reply.id)
-        if known:
+        if known and known.reply.chat_id == reply.chat_id:
             known.update(reply)
             return
+        if known:
+            # The group has moved: what has been sent there is of no use to this reply.
+            self._forget([reply.id])
         chat = (reply.chat_id, reply.thread_id)
         delivery = Delivery(
             reply,

@@ -1,8 +1,9 @@
 """Writes what the relay says as the version before would have said it."""
 
-from services.wire import VERSION, Batch, Outcome, Receipt, Receipts
+from services.wire import VERSION, Batch, Outcome, PartRecord, Receipt, Receipts
 
 NEW_UPDATE_FIELDS = {"moved_to"}
+NEW_PART_FIELDS = {"chat_id"}
 NEW_OUTCOME_FIELDS = {"moved_to"}
 
 
@@ -27,6 +28,12 @@ def complete_receipts(batch: Batch, receipts: Receipts) -> Receipts:
     return Receipts(
         receipts=[refused if _is_news(u) else next(given, refused) for u in batch.updates]
     )
+
+
+def write_part(part: PartRecord, version: int) -> bytes:
+    """Write which message carries a part."""
+    exclude = None if version == VERSION else NEW_PART_FIELDS
+    return part.model_dump_json(exclude=exclude).encode()
 
 
 def write_outcome(outcome: Outcome, version: int) -> bytes:

@@ -11,7 +11,7 @@ import pytest
 from aiohttp import web
 
 from services.relay.link import Link, LinkDown, open_link
-from services.wire import VERSION_HEADER, Batch, Event, Hello, Outcome
+from services.wire import VERSION_HEADER, Batch, Event, Hello, Outcome, PartRecord
 from tests.unit.fakes import message
 
 TOKEN = "L" * 43
@@ -92,13 +92,14 @@ async def test_older_gateway_is_spoken_to_in_its_version() -> None:
         receipts = await link.send(batch())
         await link.settle(Outcome(epoch=1, outcome="moved", moved_to=-1005), 4)
         await link.claim(1, 4)
-        await link.record_part(1, 4, 0, 6)
+        await link.record_part(PartRecord(epoch=1, chat_id=7, position=0, message_id=6), 4)
 
         assert gateway.refused == [("/chat", 2)]
         (_, _, told), (_, _, outcome), *_ = gateway.requests
         assert [update["update_id"] for update in told["updates"]] == [3]
         assert "moved_to" not in told["updates"][0]
         assert outcome == {"epoch": 1, "outcome": "undeliverable"}
+        assert gateway.requests[3][2] == {"epoch": 1, "position": 0, "message_id": 6}
         assert {version for _, version, _ in gateway.requests} == {1}
         assert [(r.update_id, r.outcome) for r in receipts.receipts] == [
             (None, "refused"), (3, "accepted"),
