@@ -76,3 +76,16 @@ async def break_polling(chain: Chain) -> None:
     query = {"kind": "call", "method": "getupdates", "fault": "status", "wait": "10"}
     async with chain.control.get("/record", params=query) as response:
         assert (await response.json())["entries"]
+
+
+async def test_guest_is_served_at_once(chain: Chain) -> None:
+    """Whom an admin allows at the gateway is let in by the relay, and turned away when denied."""
+    guest = 99
+    await chain.say("let me in", user=guest)
+    await chain.say(f"/allow {guest}")
+    await chain.wait_for_answers(1)
+
+    await chain.say("and now?", user=guest)
+
+    assert await chain.wait_for_answers(1, chat_id=guest) == ["fine"]
+    assert [request[-1]["content"] for request in chain.engine.requests] == ["and now?"]

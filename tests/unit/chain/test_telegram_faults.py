@@ -131,3 +131,28 @@ async def test_revoked_token_stops_the_relay_with_a_sentence(chain: Chain) -> No
 
     assert stopped.group_contains(BadToken)
     assert "put the one that BotFather shows" in str(BadToken.__doc__)
+
+
+async def test_telegram_that_is_away_at_the_start(chain: Chain) -> None:
+    """A relay that cannot learn its own name yet tries again, and serves then."""
+    await chain.kill("relay")
+    await chain.post("/fault", {"method": "getMe", "kind": "status", "status": 502, "count": 2})
+
+    await chain.start_relay()
+    await chain.say("hello")
+
+    assert await chain.wait_for_answers(1) == ["fine"]
+    await chain.wait_until_hit()
+
+
+async def test_wrong_token_stops_the_relay_at_the_start(chain: Chain) -> None:
+    """A relay that is started with a token that Telegram does not know ends at once."""
+    await chain.kill("relay")
+    await chain.post("/tokens", {"accept": ["999:" + "B" * 35]})
+
+    await chain.start_relay()
+    relay = chain.tasks.pop("relay")
+
+    with pytest.raises(BaseExceptionGroup) as stopped:
+        await asyncio.wait_for(relay, 15)
+    assert stopped.group_contains(BadToken)

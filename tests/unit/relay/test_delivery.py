@@ -1,53 +1,18 @@
 """A reply ends once, whatever Telegram refuses, and shows its buttons where they belong."""
 
 import asyncio
-import json
-from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-from aiogram import Bot
-from aiogram.client.session.base import BaseSession
-from aiogram.methods import TelegramMethod
-from aiogram.methods.base import TelegramType
 
 from services.relay.delivery import Delivery
 from services.relay.pacing import Pacing
 from services.wire import Button, Outcome, Reply
+from tests.unit.relay.scripted import Answer, ScriptedTelegram, refusal
 
 CHAT = -5
 BUTTON = Button(label="Retry", data="retry:4")
-Answer = tuple[int, dict[str, Any]]
-
-
-class ScriptedTelegram(BaseSession):
-    """Answers each method by its script, else with success; keeps what it was asked."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.answers: dict[str, Answer] = {}
-        self.calls: list[tuple[str, dict[str, Any]]] = []
-
-    def count(self, method: str) -> int:
-        return [name for name, _ in self.calls].count(method)
-
-    async def make_request(
-        self, bot: Bot, method: TelegramMethod[TelegramType], timeout: int | None = None
-    ) -> TelegramType:
-        name = method.__api_method__
-        self.calls.append((name, method.model_dump(exclude_none=True, warnings=False)))
-        success: Any = {"message_id": 60 + len(self.calls)} if name == "sendMessage" else True
-        status, content = self.answers.get(name, (200, {"ok": True, "result": success}))
-        response = self.check_response(bot, method, status, json.dumps(content))
-        return response.result  # type: ignore[return-value]  # as in aiogram's own session
-
-    async def close(self) -> None:
-        """Nothing is open."""
-
-    async def stream_content(self, *_: Any, **__: Any) -> AsyncGenerator[bytes, None]:
-        """Part of the interface; nothing is downloaded here."""
-        yield b""
 
 
 @dataclass
@@ -66,20 +31,14 @@ class FakeLink:
         self.outcomes.append(outcome)
 
 
-def refusal(status: int, description: str, **parameters: Any) -> Answer:
-    content: dict[str, Any] = {"ok": False, "error_code": status, "description": description}
-    return status, content | ({"parameters": parameters} if parameters else {})
-
-
 async def deliver(telegram: ScriptedTelegram, reply: Reply, *changes: Any) -> list[Outcome]:
     """Deliver a reply to its end; `changes` are closings to make once it has begun."""
     link = FakeLink()
-    bot = Bot("123456:" + "A" * 35, session=telegram)
 
     async def epoch() -> int:
         return 1
 
-    delivery = Delivery(reply, bot, link, Pacing(), epoch)  # type: ignore[arg-type]  # a fake link
+    delivery = Delivery(reply, telegram.bot, link, Pacing(), epoch)  # type: ignore[arg-type]  # a fake link
     running = asyncio.create_task(delivery.run())
     for text, buttons in changes:
         await asyncio.wait_for(delivery.begun.wait(), 5)
