@@ -151,7 +151,6 @@ class _Gate:
         else:
             await self._app(scope, _limited(receive), send)
 
-
     def _warn(self, sentence: str) -> None:
         """Tell the operator, but not with every request of a relay that keeps trying."""
         now = time.monotonic()
