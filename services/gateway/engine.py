@@ -95,10 +95,10 @@ class Engine:
                 # An engine without it is not asked again; one that has a bad moment is.
                 self._counts_prompts = response.status not in (404, 405, 501)
                 return None
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+        except aiohttp.ClientConnectorError as error:
             raise EngineUnavailable from error
-        except (ValueError, LookupError, TypeError):
-            return None
+        except (aiohttp.ClientError, TimeoutError, OSError, ValueError, LookupError, TypeError):
+            return None  # too busy, or odd: the estimate must do this time
 
     async def stream(
         self,
@@ -163,8 +163,12 @@ class Engine:
 
 @asynccontextmanager
 async def open_engine(socket: Path, slots: int) -> AsyncGenerator[Engine]:
-    """Open the pool: as many connections as the engine has slots, and some for questions."""
-    connector = aiohttp.UnixConnector(str(socket), limit=slots + 8)
+    """Open the pool: as many connections as the engine has slots, and some for questions.
+
+    Each request has its own: engines close idle connections when they like, and a request that is
+    written to one at that moment is lost. On a Unix socket a connection costs next to nothing.
+    """
+    connector = aiohttp.UnixConnector(str(socket), limit=slots + 8, force_close=True)
     async with aiohttp.ClientSession(connector=connector) as session:
         yield Engine(session)
 

@@ -22,7 +22,7 @@ from services.gateway.effects import (
 )
 from services.gateway.outbox import Outbox
 from services.gateway.queue import Queue
-from services.gateway.store import Ask, Chat, Piece, Store
+from services.gateway.store import Ask, Chat, Piece, Store, StoreError
 from services.gateway.texts import Language, language_of, say
 from services.wire import Batch, Button, Receipt, Receipts, Reply, Update
 
@@ -96,13 +96,21 @@ class Inbox:
                     self._outbox.tell_guests(guests)
                 case Moved(replies):
                     self._outbox.move(replies)
-                case Forgotten():
-                    await self._store.run(self._store.truncate_journal)
+        if Forgotten() in effects:
+            await self._erase()
         return Receipts(receipts=receipts)
 
     async def move(self, old_chat_id: int, new_chat_id: int) -> None:
         """Let a group go on as the supergroup that it has become. Raises StoreError."""
         self._outbox.move(await self._store.run(self._move, old_chat_id, new_chat_id))
+
+    async def _erase(self) -> None:
+        try:
+            if await self._store.run(self._store.truncate_journal):
+                return
+            log.warning("journal in use", extra={"remedy": "it is emptied within a minute"})
+        except StoreError as error:
+            log.critical("store failed", extra={"remedy": str(error)})
 
     def abandon(self, reply_id: int) -> None:
         """A reply can never be shown: spend nothing more on it."""

@@ -15,25 +15,29 @@ COLUMNS = ("user", "day", "asks", "prompt_tokens", "answer_tokens", "engine_seco
 
 
 def main() -> int:
-    """Print one line a user and day. Returns the process's exit status."""
+    """Read arguments and settings, and print the report. Returns the process's exit status."""
     parser = argparse.ArgumentParser(prog="usage", description=__doc__)
     parser.add_argument("--days", type=int, default=30, help="today included (default: 30)")
     parser.add_argument("--json", action="store_true", help="print a JSON list")
     arguments = parser.parse_args()
     try:
-        settings = read_settings(GatewaySettings)
-        rows = read_rows(settings, arguments.days)
+        report(read_settings(GatewaySettings), arguments.days, as_json=arguments.json)
     except (BadSetting, StoreError) as error:
         print(error, file=sys.stderr)
         return 2
-    if arguments.json:
+    return 0
+
+
+def report(settings: GatewaySettings, days: int, *, as_json: bool) -> None:
+    """Print one line a user and day. Raises StoreError."""
+    rows = read_rows(settings, days)
+    if as_json:
         print(json.dumps([dict(zip(COLUMNS, row, strict=True)) for row in rows]))
-        return 0
+        return
     lines = [COLUMNS, *rows]
     widths = [max(len(str(line[column])) for line in lines) for column in range(len(COLUMNS))]
     for line in lines:
         print("  ".join(str(value).rjust(width) for value, width in zip(line, widths, strict=True)))
-    return 0
 
 
 def read_rows(settings: GatewaySettings, days: int) -> list[tuple[int | str | float, ...]]:

@@ -3,6 +3,7 @@
 The engines run as in Compose: no network, no capability, a read-only root, a socket in a volume.
 """
 
+import asyncio
 import json
 import os
 import re
@@ -19,6 +20,9 @@ import httpx
 import pytest
 from python_on_whales import Container, DockerClient
 from python_on_whales.components.container.models import ContainerState
+
+from services.gateway.engine import Engine as Client
+from services.gateway.engine import Finished, Piece, open_engine
 
 VERSION = os.environ.get("VERSION", "0.1.0")
 CONTEXT_TOKENS = 1024
@@ -374,6 +378,46 @@ def test_takes_a_priority(engine: Engine) -> None:
     *_, usage = stream(engine, ask(priority=5))
 
     assert usage["usage"]["completion_tokens"] == 8
+
+
+def test_gateway_counts_and_resumes(engine: Engine) -> None:
+    """By the gateway's own client: a prompt costs what it counted, and a cut answer goes on."""
+    question = [
+        {"role": "system", "content": "You are brief."},
+        {"role": "user", "content": "Сколько будет 2 × 2? Count to ten, please. 👋"},
+    ]
+    if engine.name == "stub":
+        tell(engine, content={"text": "one two three four five six seven"})
+
+    async def converse() -> tuple[int | None, Finished, str, str]:
+        async with open_engine(engine.socket, SLOTS) as client:
+            counted = await client.count_prompt(question)
+            said, finished = await hear(client, question, resume=False)
+            beginning = said[: len(said) // 2].rstrip()
+            going_on = [*question, {"role": "assistant", "content": beginning}]
+            rest, _ = await hear(client, going_on, resume=True)
+            return counted, finished, said, beginning + rest
+
+    async def hear(
+        client: Client, messages: list[dict[str, str]], *, resume: bool
+    ) -> tuple[str, Finished]:
+        text = ""
+        finished = None
+        async for item in client.stream(messages, 24, 0.0, 3, resume=resume):
+            match item:
+                case Piece(piece):
+                    text += piece
+                case Finished():
+                    finished = item
+        assert finished
+        return text, finished
+
+    counted, finished, whole, resumed = asyncio.run(converse())
+
+    assert counted == finished.prompt_tokens
+    assert len(resumed) > len(whole) // 2
+    if engine.name == "stub":
+        assert resumed == whole
 
 
 def test_logs_no_content(engine: Engine) -> None:

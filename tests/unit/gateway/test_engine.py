@@ -11,6 +11,7 @@ import pytest
 from aiohttp import web
 
 from services.gateway.engine import (
+    CannotResume,
     Engine,
     EngineFailed,
     EngineUnavailable,
@@ -108,6 +109,69 @@ async def test_prompt_too_long(stub: Stub) -> None:
 
     with pytest.raises(PromptTooLong):
         await stub.speak()
+
+
+async def test_cut_answer_goes_on(stub: Stub) -> None:
+    """Given its beginning as the last message, the engine says the rest and nothing twice."""
+    await stub.script(content={"text": "one two three four"})
+    messages = [*ASK, {"role": "assistant", "content": "one two"}]
+
+    items = [item async for item in stub.engine.stream(messages, 9, 0.0, 7, resume=True)]
+
+    assert "".join(item.text for item in items if isinstance(item, Piece)) == " three four"
+    parameters = (await stub.record())[-1]["parameters"]
+    assert parameters["continue_final_message"] is True
+    assert parameters["add_generation_prompt"] is False
+    assert parameters["priority"] == 7
+
+
+async def test_engine_that_cannot_go_on_says_so(stub: Stub) -> None:
+    """A refusal is told apart from a failure, so that the answer can begin anew."""
+    await stub.script(fault={"kind": "status", "status": 400})
+    messages = [*ASK, {"role": "assistant", "content": "one two"}]
+
+    with pytest.raises(CannotResume):
+        await anext(stub.engine.stream(messages, 9, 0.0, resume=True))
+
+
+async def test_prompt_is_counted_by_the_engine(stub: Stub, tmp_path: Path) -> None:
+    """The number is the one that the engine will charge; an absent engine is unavailable."""
+    await stub.script(content={"words": 2})
+    prompt = [{"role": "system", "content": "be kind and brief"}, *ASK]
+
+    counted = await stub.engine.count_prompt(prompt)
+    items = [item async for item in stub.engine.stream(prompt, 9, 0.0)]
+
+    assert isinstance(items[-1], Finished)
+    assert counted == items[-1].prompt_tokens
+    async with open_engine(tmp_path / "absent.sock", 1) as absent:
+        with pytest.raises(EngineUnavailable):
+            await absent.count_prompt(prompt)
+
+
+async def test_engine_that_does_not_count_is_asked_once(tmp_path: Path) -> None:
+    """Then the gateway estimates, and costs such an engine no further questions."""
+    asked = 0
+
+    async def refuse(_: web.Request) -> web.Response:
+        nonlocal asked
+        asked += 1
+        return web.json_response({"error": "not found"}, status=404)
+
+    async def name(_: web.Request) -> web.Response:
+        return web.json_response({"data": [{"id": "plain"}]})
+
+    app = web.Application()
+    app.router.add_get("/v1/models", name)
+    app.router.add_post("/v1/messages/count_tokens", refuse)
+    runner = web.AppRunner(app, access_log=None)
+    await runner.setup()
+    await web.UnixSite(runner, tmp_path / "plain.sock").start()
+    async with open_engine(tmp_path / "plain.sock", 1) as engine:
+        assert await engine.count_prompt(ASK) is None
+        assert await engine.count_prompt(ASK) is None
+    await runner.cleanup()
+    assert asked == 1
 
 
 async def test_starting_engine_is_unavailable(stub: Stub, tmp_path: Path) -> None:
