@@ -33,12 +33,14 @@ class Stage:
     images: tuple[setup.Images, ...] = ()
     paths: tuple[str, ...] = ()
     mark: str = ""
+    workers: int = 0
+    """Processes that run tests side by side; 0: one after the other, in this one."""
 
 
 EVERYTHING = (setup.RELAY_NODE, setup.model_node("llamacpp"), setup.STUBS, setup.BYSTANDERS)
 STAGES = (
     Stage("check", "style, types, import rules, shell, Compose files", needs_docker=True),
-    Stage("unit", "tests without containers", paths=("tests/unit",)),
+    Stage("unit", "tests without containers", paths=("tests/unit",), workers=4),
     Stage(
         "integration",
         "services against stub containers",
@@ -219,6 +221,7 @@ def run_pytest(stage: Stage, extra: list[str]) -> Count:
     paths = [path for path in stage.paths if (ROOT / path).is_dir()]
     command = [str(VENV / "bin/python"), "-m", "pytest", f"--junitxml={report}"]
     command += ["-m", stage.mark] if stage.mark else []
+    command += [f"--numprocesses={stage.workers}"] if stage.workers else []
     process = subprocess.Popen([*command, *paths, *extra], cwd=ROOT)
     try:
         code = process.wait()

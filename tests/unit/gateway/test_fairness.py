@@ -117,7 +117,7 @@ async def test_flood_of_one_user_delays_nobody_by_more_than_a_batch(
     }
     record_testsuite_property("slowest_start_seconds", round(max(waits.values()), 3))
     assert set(waits) == set(OTHERS)
-    assert max(waits.values()) < batch_seconds * 1.1, waits  # and the time to take the next
+    assert max(waits.values()) < batch_seconds * 1.25, waits  # and the time to take the next
 
 
 async def test_equal_users_are_given_equal_tokens(
