@@ -22,6 +22,9 @@ from services.wire import Superseded as StreamSuperseded
 
 log = logging.getLogger(__name__)
 
+MOST_RETRY_SECONDS = 5.0
+"""A gateway that returns is found this soon: whoever waited for it has waited long enough."""
+
 
 class Outbox:
     """All deliveries, and the epoch of the stream that feeds them."""
@@ -38,13 +41,14 @@ class Outbox:
         self._epoch = 0
         self._connected = asyncio.Event()
         self._renewed = asyncio.Event()
+        self._has_noted_loss = False
         self._deliveries: dict[int, Delivery] = {}
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._last_begun: dict[tuple[int, int], asyncio.Event] = {}
 
     async def run(self) -> None:
         """Follow the stream for ever, over all interruptions."""
-        backoff = Backoff()
+        backoff = Backoff(most_seconds=MOST_RETRY_SECONDS)
         try:
             while True:
                 try:
@@ -56,7 +60,7 @@ class Outbox:
                                 await self._yield()
                                 break
                 except LinkDown as error:
-                    log.warning("stream lost", extra={"error": describe_error(error)})
+                    self._note_loss(error)
                 self._disconnect()
                 await backoff.wait()
         finally:
@@ -73,6 +77,12 @@ class Outbox:
             extra={"yield_seconds": seconds, "remedy": "stop one of the two relays"},
         )
         await asyncio.sleep(seconds)
+
+    def _note_loss(self, error: LinkDown) -> None:
+        """Log the beginning of an absence, not each try to end it."""
+        if not self._has_noted_loss:
+            self._has_noted_loss = True
+            log.warning("stream lost", extra={"error": describe_error(error)})
 
     def _disconnect(self) -> None:
         self._connected.clear()
@@ -106,6 +116,7 @@ class Outbox:
             self._forget(self._deliveries)
         self._epoch = hello.epoch
         self._connected.set()
+        self._has_noted_loss = False
         self._tenure.begin()
         self._presence.come(hello.guests)
         self._renewed.set()

@@ -97,3 +97,16 @@ async def test_superseded_relay_yields_and_says_what_to_do(
     assert link.opened[1] - link.opened[0] >= 0.3
     [record] = [it for it in caplog.records if it.levelno == logging.ERROR]
     assert "stop one" in record.remedy  # type: ignore[attr-defined]  # extra
+
+
+async def test_absence_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    """A night's absence is one line, and so is the next one after a return."""
+    hello = Hello(epoch=1, undelivered=())
+    link = FakeLink([[None], [None], [hello, None], [None], [asyncio.Event()]])
+
+    async with running(link, Presence(), Tenure()):
+        await until(lambda: len(link.opened) == 5, "it has tried again and again")
+
+    assert [it.getMessage() for it in caplog.records if it.levelno == logging.WARNING] == [
+        "stream lost", "stream lost",
+    ]  # fmt: skip
