@@ -392,6 +392,8 @@ class Store(Database):
         Returns the replies that are not delivered yet. Message ids of the group mean nothing in
         the supergroup, so their parts are sent anew, and reply to nothing.
         """
+        if old_id == new_id:
+            return []  # the group was found to have moved twice: by its note, and by an edit
         moved = [reply.id for reply in self.undelivered_replies() if reply.chat_id == old_id]
         for table in ("asks", "turns", "replies"):
             self._db.execute(f"UPDATE {table} SET chat_id = ? WHERE chat_id = ?", (new_id, old_id))

@@ -8,7 +8,8 @@ import time
 from collections.abc import Callable
 
 FIRST_YIELD_SECONDS = 10.0
-MOST_YIELD_SECONDS = 300.0
+MOST_YIELD_SECONDS = 60.0
+"""A rival that dies meanwhile is not noticed, and replies wait so long."""
 UNRIVALLED_SECONDS = 300.0
 
 

@@ -97,6 +97,26 @@ async def test_answer_under_way_goes_on_in_the_supergroup(gateway: Gateway) -> N
     assert ask.text == "hello"
 
 
+async def test_move_that_is_found_twice_is_one(gateway: Gateway) -> None:
+    """Telegram's note and the relay's refused edit tell of the same move, in either order."""
+    await gateway.updates(message(1, "hello", chat_id=GROUP, chat_kind="group"))
+    stream = gateway.outbox.stream()
+    await anext(stream)
+    opened = await anext(stream)
+    assert isinstance(opened, Opened)
+    await gateway.updates(MOVE)
+    reply = f"/replies/{opened.reply.id}"
+    part = {"epoch": 1, "position": 0, "message_id": 10, "chat_id": SUPERGROUP}
+    assert await gateway.post(f"{reply}/parts", **part) == 204
+
+    moved = await gateway.post(f"{reply}/outcome", epoch=1, outcome="moved", moved_to=SUPERGROUP)
+
+    (stored,) = await gateway.store.run(gateway.store.undelivered_replies)
+    assert moved == 204
+    assert (stored.chat_id, stored.parts) == (SUPERGROUP, (10,))
+    assert await gateway.store.run(gateway.store.conversation, (SUPERGROUP, 0)) == 0
+
+
 async def test_answer_is_remembered_where_its_question_moved(gateway: Gateway) -> None:
     """An answer that ends after the move belongs to the supergroup's conversation."""
     await gateway.store.run(gateway.store.start_conversation, (GROUP, 0))

@@ -25,7 +25,7 @@ def test_relay_that_loses_again_and_again_yields_longer() -> None:
 
     yields = [lose_after(tenure, clock, held_seconds=12) for _ in range(8)]
 
-    assert yields == [10, 20, 40, 80, 160, 300, 300, 300]
+    assert yields == [10, 20, 40, 60, 60, 60, 60, 60]
 
 
 def test_relay_that_held_the_stream_for_long_has_no_rival() -> None:
