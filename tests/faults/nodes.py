@@ -133,7 +133,7 @@ class Nodes:
             f' {"iifname" if hook == "input" else "oifname"} "lo" accept; }}'
             for hook in hooks
         ]
-        rules = f"table inet cut {{ {' '.join(chains)} }}"
+        rules = "table inet cut {\n" + "\n".join(chains) + "\n}\n"
         await self.execute(name, "nft", "-f", "-", given=rules, wide=True)
         try:
             yield
