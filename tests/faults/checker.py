@@ -251,9 +251,7 @@ class _Chat:
 
     def _extends_last(self, number: int, ending: str) -> bool:
         """An ending that did not fit into the last message of its answer."""
-        before = [
-            part for w in self._wordings for part in w.parts if part.message_id < number
-        ]
+        before = [part for w in self._wordings for part in w.parts if part.message_id < number]
         if not before:
             return False
         max(before, key=lambda part: part.message_id).ending = ending
@@ -287,7 +285,7 @@ class _Chat:
                 self._verdict.lost.append(f"{name}: words {reached} to {part.start} are missing")
             end = part.start + len(part.words)
             if part.words != wording.words[part.start : end]:
-                self._verdict.lost.append(f"{name}: message {part.message_id} is not as it was said")
+                self._verdict.lost.append(f"{name}: message {part.message_id} is garbled")
             reached = end
             ending = part.ending or ending
         if reached >= len(wording.words) and ending != "failed":
@@ -306,16 +304,13 @@ class _Chat:
     def _may_be_stopped(self, wording: _Wording) -> bool:
         numbers = {part.message_id for part in wording.parts}
         return any(c.seq > wording.seq and c.text == "/stop" for c in self._commands) or any(
-            press["seq"] > wording.seq and press["message_id"] in numbers
-            for press in self._presses
+            press["seq"] > wording.seq and press["message_id"] in numbers for press in self._presses
         )
 
     def _spread_bare_endings(self) -> None:
         """An ending alone belongs to a wording of the message that it replies to: the latest."""
         for message_id, endings in self._bare.items():
-            open_ones = [
-                w for w in self._wordings if w.message_id == message_id and not w.outcome
-            ]
+            open_ones = [w for w in self._wordings if w.message_id == message_id and not w.outcome]
             for number, ending in reversed(endings):
                 if not open_ones:
                     self._verdict.doubled.append(f"{self._id}/{number} says {ending} once more")
@@ -365,7 +360,9 @@ class _Chat:
                 places.clear()
         helps = [c for c in self._commands if c.text == "/help"]
         if not any(c.update_id in self._shuffled for c in helps):
-            begun += [(number, [c.seq], c.text) for number, c in zip(self._helps, helps)]
+            begun += [
+                (number, [c.seq], c.text) for number, c in zip(self._helps, helps, strict=False)
+            ]
         reached = 0
         for number, places, text in sorted(begun):
             later = [seq for seq in places if seq > reached]

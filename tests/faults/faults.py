@@ -276,8 +276,10 @@ class Injector:
                 back = {"repeats": 0} if kind == "duplicates" else {"shuffled": False}
                 await self.control.post("limits", back)
             return
-        status = {"500": {"kind": "status", "status": 500}, "502": {"kind": "status"}}
-        await self.control.post("fault", {**fault.parameters, **status.get(kind, {"kind": kind})})
+        what: dict[str, Any] = {"kind": kind}
+        if kind in ("500", "502"):
+            what = {"kind": "status", "status": int(kind)}
+        await self.control.post("fault", {**fault.parameters, **what})
 
     async def _trouble_engine(self, fault: Fault, _: Done) -> None:
         kind = fault.kind.removeprefix("engine: ")

@@ -178,9 +178,7 @@ class _User:
         for message in reversed(shown):
             if message.grows:
                 try:
-                    await self.load.control.press(
-                        self.chat_id, message.message_id, message.button
-                    )
+                    await self.load.control.press(self.chat_id, message.message_id, message.button)
                     self.load.counts.stops += 1
                 except Refused:
                     pass  # it is final by now

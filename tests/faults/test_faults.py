@@ -8,10 +8,9 @@ import contextlib
 import os
 import random
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import contextmanager
 
-import aiohttp
 import pytest
 
 from scripts.pair import Pair
@@ -109,10 +108,10 @@ async def _run(pair: Pair, say: Callable[[str], None]) -> Outcome:
     return outcome
 
 
-
-
 @contextlib.asynccontextmanager
-async def _beside(*helpers: Awaitable[None]):  # type: ignore[no-untyped-def]
+async def _beside(
+    *helpers: Awaitable[None],
+) -> AsyncIterator[Callable[[Awaitable[None]], Awaitable[None]]]:
     """Run helpers; what fails in one of them ends what is waited for by `until`."""
     tasks = [asyncio.ensure_future(helper) for helper in helpers]
 

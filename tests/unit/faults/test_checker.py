@@ -1,4 +1,4 @@
-"""The checker of the fault suite catches what it is there for: each offence, put into a good run."""
+"""The checker of the fault suite catches each offence that is put into a good run."""
 
 import copy
 import itertools
@@ -67,9 +67,7 @@ class Telegram:
     def call(self, method: str, chat_id: int | str, **params: Any) -> None:
         self._call(method, chat_id, True, **params)
 
-    def _add(
-        self, chat_id: int, text: str, *, is_bots: bool, reply_to: int | None = None
-    ) -> int:
+    def _add(self, chat_id: int, text: str, *, is_bots: bool, reply_to: int | None = None) -> int:
         number = next(self._ids)
         self.chats[chat_id]["messages"].append(
             {
