@@ -15,7 +15,7 @@ from tests.stubs.engine.essay import essay
 
 PLACEHOLDER = "…"
 STOPPED = "(stopped)"
-FAILED = re.compile(r"I could not finish this answer\..*$", re.S)
+FAILED = re.compile(r"I could not finish this answer\..*$", re.DOTALL)
 REFUSED = re.compile(r"You have \d+ messages waiting|Too many people are asking")
 NOTICE = re.compile(r"I am (still )?asleep")
 HELP = re.compile(r"/help — ")

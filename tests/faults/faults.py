@@ -32,6 +32,8 @@ class Done:
     """Monotonic; None: it waits until it is its container's turn."""
     over: float | None = None
     """When everything worked again."""
+    back_seconds: float | None = None
+    """From the kill until the process is there again, and healthy."""
     recovery_seconds: float | None = None
     """From the kill, or from the end of what lasts, to the first progress."""
     is_alone: bool = True
@@ -76,6 +78,7 @@ class Injector:
         if fault.kind in DISRUPTIVE:
             self._note_company(done)
             took = "" if done.recovery_seconds is None else f": {done.recovery_seconds:.1f} s"
+            took += "" if done.back_seconds is None else f" (back in {done.back_seconds:.1f} s)"
             self.say(f"{fault}{took}{'' if done.is_alone else ', among others'}")
 
     def _note_company(self, done: Done) -> None:
@@ -151,6 +154,7 @@ class Injector:
                     await self._growth(killed)
                 else:
                     await self._back(name, before)
+                    done.back_seconds = time.monotonic() - done.began
                     await progress((await self.nodes.state(name)).started)
                 return time.monotonic() - done.began
 

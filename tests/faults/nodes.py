@@ -221,9 +221,10 @@ class Nodes:
     def free_disk(self) -> None:
         self._filler.unlink(missing_ok=True)
 
-    async def last_words(self, name: str) -> str:
+    async def last_words(self, name: str, lines: int = 15) -> str:
+        """The end of a container's log."""
         process = await asyncio.create_subprocess_exec(
-            "docker", "logs", "--tail", "15", self.container(name),
+            "docker", "logs", "--tail", str(lines), self.container(name),
             stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
         )  # fmt: skip
         return (await process.communicate())[0].decode()

@@ -38,6 +38,15 @@ class Outcome:
                 worst[kind] = round(max(worst.get(kind, 0.0), done.recovery_seconds), 1)
         return dict(sorted(worst.items()))
 
+    def worst_return(self) -> dict[str, float]:
+        """The longest time that a killed process was away, of those that came alone."""
+        worst: dict[str, float] = {}
+        for done in self.done:
+            if done.back_seconds is not None and done.is_alone:
+                kind = done.fault.kind
+                worst[kind] = round(max(worst.get(kind, 0.0), done.back_seconds), 1)
+        return dict(sorted(worst.items()))
+
     def figures(self) -> dict[str, int | float | None]:
         verdict = self.verdict
         return {
@@ -62,12 +71,14 @@ class Outcome:
         }
 
     def table(self) -> str:
+        back = self.worst_return()
         alone, all_ = self.worst_recovery(alone=True), self.worst_recovery(alone=False)
-        lines = [f"{'fault':34}{'times':>6}{'worst recovery':>16}{'among others':>14}"]
+        lines = [f"{'fault':34}{'times':>6}{'process back':>14}{'works':>8}{'among others':>14}"]
         for kind, times in self.by_kind().items():
             row = f"{kind:34}{times:6}"
             if kind in all_:
-                row += f"{_seconds(alone.get(kind)):>16}{_seconds(all_[kind]):>14}"
+                row += f"{_seconds(back.get(kind)):>14}{_seconds(alone.get(kind)):>8}"
+                row += f"{_seconds(all_[kind]):>14}"
             lines.append(row)
         lines += ["", *(f"{name:34}{value!s:>6}" for name, value in self.figures().items())]
         for kind, found in (*self.verdict.offences().items(), ("failed", self.verdict.failures)):
@@ -79,6 +90,7 @@ class Outcome:
             "figures": self.figures(),
             "seconds": self.seconds,
             "faults": self.by_kind(),
+            "worst_return_alone": self.worst_return(),
             "worst_recovery_alone": self.worst_recovery(alone=True),
             "worst_recovery": self.worst_recovery(alone=False),
             "restarts": self.restarts,

@@ -114,12 +114,21 @@ def _parameters(kind: str, rng: random.Random) -> dict[str, Any]:
             return {"method": method, "count": rng.randint(1, 4), "when": when}
         case "telegram: retry_after":
             return {"method": method, "count": rng.randint(1, 3), "seconds": rng.randint(1, 6)}
-        case "telegram: hang" | "telegram: delay":
-            long = kind == "telegram: hang"
+        case "telegram: hang":
+            # While updates hang there is nothing to do: not for long, or there are no answers.
+            method = rng.choice(["sendMessage", "editMessageText", "getUpdates"])
+            brief = method == "getUpdates"
+            return {
+                "method": method,
+                "count": 1 if brief else rng.randint(1, 3),
+                "seconds": seconds(3, 12) if brief else seconds(10, 40),
+                "when": rng.choice(["before", "after"]),
+            }
+        case "telegram: delay":
             return {
                 "method": method,
                 "count": rng.randint(1, 3),
-                "seconds": seconds(20, 40) if long else seconds(0.5, 8),
+                "seconds": seconds(0.5, 7),
                 "when": rng.choice(["before", "after"]),
             }
         case "telegram: duplicates":

@@ -23,6 +23,7 @@ from tests.faults.nodes import SERVICES, Dead, Nodes, open_nodes, props, unmount
 from tests.faults.report import Outcome
 from tests.faults.schedule import DISRUPTIVE, ORDINARY_SECONDS, PASSING, plan
 from tests.faults.screen import Screen
+from tests.faults.traces import keep_traces
 from tests.stubs.telegram.client import Control, control_over
 
 SECONDS = float(os.environ.get("FAULTS_SECONDS", ORDINARY_SECONDS))
@@ -99,8 +100,13 @@ async def _run(pair: Pair, say: Callable[[str], None]) -> Outcome:
                         outcome.drain_seconds = time.monotonic() - began
                 except TimeoutError:
                     say("not at rest: " + "; ".join(load.unanswered()[:20]))
+            except BaseException:
+                await keep_traces(nodes, control, STATE / "faults-traces")
+                raise
             finally:
                 users.cancel()
+        if outcome.drain_seconds is None:
+            await keep_traces(nodes, control, STATE / "faults-traces")
         outcome.verdict = judge(await collect(control), frozenset(USERS))
         for name in SERVICES:
             seen = await nodes.inspect(nodes.container(name))
