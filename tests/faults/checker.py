@@ -195,7 +195,7 @@ class _Chat:
     def _read(self, message: dict[str, Any]) -> None:
         text = str(message["text"]).strip()
         number = int(message["message_id"])
-        if text == PLACEHOLDER:
+        if text == PLACEHOLDER and not _stop_button(message):
             self._verdict.orphans += 1
         elif _stop_button(message):
             if any(self._was_final(number)):

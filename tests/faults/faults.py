@@ -5,7 +5,7 @@ import contextlib
 import os
 import signal
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -43,6 +43,67 @@ class Done:
 Act = Callable[[Fault, Done], Coroutine[Any, Any, float | None]]
 
 
+class Gate:
+    """Lets disruptive faults come together, but for those that are to be alone."""
+
+    def __init__(self) -> None:
+        self._changed = asyncio.Condition()
+        self._others = 0
+        self._waiting = 0
+        self._is_closed = False
+
+    @contextlib.asynccontextmanager
+    async def alone(self) -> AsyncIterator[None]:
+        """Wait until nothing is going on, and keep it so."""
+        async with self._changed:
+            self._waiting += 1
+            await self._changed.wait_for(lambda: not self._others and not self._is_closed)
+            self._waiting -= 1
+            self._is_closed = True
+        try:
+            yield
+        finally:
+            async with self._changed:
+                self._is_closed = False
+                self._changed.notify_all()
+
+    @contextlib.asynccontextmanager
+    async def among_others(self) -> AsyncIterator[None]:
+        """Wait for those that are, or want to be, alone."""
+        async with self._changed:
+            await self._changed.wait_for(lambda: not self._waiting and not self._is_closed)
+            self._others += 1
+        try:
+            yield
+        finally:
+            async with self._changed:
+                self._others -= 1
+                self._changed.notify_all()
+
+
+KILLED = {
+    "kill relay": "vps-relay",
+    "kill gateway": "home-gateway",
+    "kill engine": "home-engine",
+    "kill egress": "vps-egress",
+    "kill uplink, vps": "vps-uplink",
+    "kill uplink, home": "home-uplink",
+    "kill holder, vps": "vps-wireguard",
+    "kill holder, home": "home-wireguard",
+    "kill wireguard-go, vps": "vps-uplink",
+    "kill wireguard-go, home": "home-uplink",
+}
+"""Whose process it is."""
+
+
+_COMMANDS = {
+    "kill relay": "services.relay",
+    "kill gateway": "services.gateway",
+    "kill wireguard-go": "wireguard-go",
+}
+"""What the process is called, where it is not the container's first one."""
+
+
 @dataclass
 class Injector:
     """Carries faults out and keeps book."""
@@ -52,6 +113,7 @@ class Injector:
     screen: Screen
     say: Callable[[str], None] = print
     done: list[Done] = field(default_factory=list)
+    _gate: "Gate" = field(default_factory=lambda: Gate())
     _turns: dict[str, asyncio.Lock] = field(default_factory=dict)
 
     async def run(self, schedule: list[Fault]) -> None:
@@ -63,6 +125,15 @@ class Injector:
                 group.create_task(self._carry_out(fault))
 
     async def _carry_out(self, fault: Fault) -> None:
+        if fault.kind in DISRUPTIVE:
+            if fault.alone and (name := KILLED.get(fault.kind)):
+                await self.nodes.wait_until_steady(name)
+            async with self._gate.alone() if fault.alone else self._gate.among_others():
+                await self._do(fault)
+        else:
+            await self._do(fault)
+
+    async def _do(self, fault: Fault) -> None:
         act = self._act(fault)
         done = Done(fault)
         task = asyncio.create_task(act(fault, done))
@@ -92,17 +163,9 @@ class Injector:
             return self._trouble_telegram
         if kind.startswith("engine: "):
             return self._trouble_engine
+        if kind in KILLED:
+            return self._kill
         return {
-            "kill relay": self._kill("vps-relay", "services.relay", self._any_call),
-            "kill gateway": self._kill("home-gateway", "services.gateway", self._growth),
-            "kill engine": self._kill("home-engine", "tests.stubs.engine", self._engine_asked),
-            "kill egress": self._kill("vps-egress", "haproxy", self._any_call),
-            "kill wireguard-go, vps": self._kill("vps-uplink", "wireguard-go", None),
-            "kill wireguard-go, home": self._kill("home-uplink", "wireguard-go", None),
-            "kill uplink, vps": self._kill("vps-uplink", "", self._growth),
-            "kill uplink, home": self._kill("home-uplink", "", self._growth),
-            "kill holder, vps": self._kill("vps-wireguard", "", self._growth),
-            "kill holder, home": self._kill("home-wireguard", "", self._growth),
             "cut vps - home": self._cut_tunnel,
             "cut relay - telegram": self._cut_telegram,
             "pause relay": self._pause_relay,
@@ -126,7 +189,7 @@ class Injector:
 
         await self.screen.wait_for(fits)
 
-    async def _engine_asked(self, _: float) -> None:
+    async def _engine_asked(self) -> None:
         while True:
             with contextlib.suppress(OSError, aiohttp.ClientError):
                 if await self.nodes.engine_requests():
@@ -135,30 +198,29 @@ class Injector:
 
     # Kills
 
-    def _kill(
-        self, name: str, text: str, progress: Callable[[float], Awaitable[None]] | None
-    ) -> Act:
-        """Kill a container's process by name, or its first one; None: the container goes on."""
-
-        async def act(_: Fault, done: Done) -> float:
-            async with self._turn(name):
-                before = await self.nodes.wait_until_steady(name)
-                pid = before.pid
-                if text and text != "haproxy":
-                    found = await self.nodes.processes(name, text)
-                    pid = found[0] if found else pid
-                done.began = time.monotonic()
-                killed = time.time()
-                os.kill(pid, signal.SIGKILL)
-                if progress is None:
-                    await self._growth(killed)
-                else:
-                    await self._back(name, before)
-                    done.back_seconds = time.monotonic() - done.began
-                    await progress((await self.nodes.state(name)).started)
-                return time.monotonic() - done.began
-
-        return act
+    async def _kill(self, fault: Fault, done: Done) -> float:
+        """Kill a container's process, or the WireGuard process beside it."""
+        kind, name = fault.kind, KILLED[fault.kind]
+        async with self._turn(name):
+            before = await self.nodes.wait_until_steady(name)
+            pid = before.pid
+            if text := _COMMANDS.get(kind.removesuffix(", vps").removesuffix(", home")):
+                found = await self.nodes.processes(name, text)
+                pid = found[0] if found else pid
+            done.began = time.monotonic()
+            since = time.time()
+            os.kill(pid, signal.SIGKILL)
+            if "wireguard-go" not in kind:  # the uplink starts another one itself
+                await self._back(name, before)
+                done.back_seconds = time.monotonic() - done.began
+                since = (await self.nodes.state(name)).started
+            if kind in ("kill relay", "kill egress"):
+                await self._any_call(since)
+            elif kind == "kill engine":
+                await self._engine_asked()
+            else:
+                await self._growth(since)
+            return time.monotonic() - done.began
 
     async def _back(self, name: str, before: State) -> None:
         await self.nodes.wait_until_back(name, before)

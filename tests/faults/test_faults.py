@@ -100,14 +100,14 @@ async def _run(pair: Pair, say: Callable[[str], None]) -> Outcome:
                         outcome.drain_seconds = time.monotonic() - began
                 except TimeoutError:
                     say("not at rest: " + "; ".join(load.unanswered()[:20]))
-            except BaseException:
+            except Exception:
                 await keep_traces(nodes, control, STATE / "faults-traces")
                 raise
             finally:
                 users.cancel()
-        if outcome.drain_seconds is None:
-            await keep_traces(nodes, control, STATE / "faults-traces")
         outcome.verdict = judge(await collect(control), frozenset(USERS))
+        if outcome.drain_seconds is None or any(outcome.verdict.offences().values()):
+            await keep_traces(nodes, control, STATE / "faults-traces")
         for name in SERVICES:
             seen = await nodes.inspect(nodes.container(name))
             outcome.restarts[name] = int(seen["RestartCount"])

@@ -215,6 +215,11 @@ def stale_edit(telegram: Telegram) -> None:
     telegram.show(number, answer_to(9)[:60], grows=True)
 
 
+def stale_empty_edit(telegram: Telegram) -> None:
+    number = telegram.answer(telegram.say(question(9)), answer_to(9))
+    telegram.show(number, "…", grows=True)
+
+
 def stale_edit_of_the_last_part(telegram: Telegram) -> None:
     telegram.say("/stop")
     words = answer_to(9).split()
@@ -276,6 +281,7 @@ def answer_press_of_stranger(telegram: Telegram) -> None:
         (swap_answers, {"out of order"}),
         (help_out_of_turn, {"out of order"}),
         (stale_edit, {"stale"}),
+        (stale_empty_edit, {"stale"}),
         (stale_edit_of_the_last_part, {"stale"}),
         (say_what_nobody_asked, {"unasked"}),
         (answer_of_another_chat, {"unasked"}),
