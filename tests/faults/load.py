@@ -8,6 +8,7 @@ import asyncio
 import random
 from collections.abc import Coroutine
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 from tests.faults.screen import PLACEHOLDER, Screen, Shown
@@ -31,7 +32,7 @@ class Ask:
     text: str
 
     def is_answered(self, shown: list[Shown]) -> bool:
-        tail = " ".join(essay(self.text, 40).split()[-2:])
+        tail = _tail(self.text)
         for message in shown:
             if message.grows or message.text == PLACEHOLDER or message.message_id < self.message_id:
                 continue
@@ -42,6 +43,11 @@ class Ask:
             if message.text.endswith("(stopped)") and not message.reply_to:
                 return True  # the last of several parts
         return False
+
+
+@cache
+def _tail(question: str) -> str:
+    return " ".join(essay(question, 40).split()[-2:])
 
 
 @dataclass
@@ -130,6 +136,8 @@ class _User:
                         await self.ask(self.rng.randint(5, 40))
                 case "long":
                     await self.ask(self.rng.randint(420, 650))
+                    if self.rng.random() < 0.3:
+                        await self.ask(self.rng.randint(8, 90))
                 case "edit":
                     await self.ask(self.rng.randint(20, 90))
                     await load.pause(self.rng.choice([0, 0.3, 1, 3, 6]))
@@ -192,5 +200,6 @@ class _User:
             shown = list(chat.shown.values())
             self.asks[:] = [ask for ask in self.asks if not ask.is_answered(shown)]
             if not self.asks:
+                chat.shown = {n: message for n, message in chat.shown.items() if message.grows}
                 return
             await chat.changed.wait()

@@ -29,7 +29,7 @@ SERVICES = (*(f"vps-{s}" for s in RELAY_NODE), *(f"home-{s}" for s in MODEL_NODE
 STEADY_SECONDS = 10.5
 """Docker restarts what ran for 10 s at once, and backs off from what did not."""
 
-DISK_MEGABYTES = 48
+DISK_MEGABYTES = 256
 
 STUBS_IMAGE = f"node-test/stubs:{VERSION}"
 
@@ -213,7 +213,7 @@ class Nodes:
         """Leave no byte on the disk of the store."""
         with self._filler.open("wb", buffering=0) as file, contextlib.suppress(OSError):
             while True:
-                file.write(bytes(1 << 16))
+                file.write(bytes(1 << 20))
         with self._filler.open("ab", buffering=0) as file, contextlib.suppress(OSError):
             while True:
                 file.write(bytes(512))

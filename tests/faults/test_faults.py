@@ -21,7 +21,7 @@ from tests.faults.faults import Injector
 from tests.faults.load import CHATS, Load
 from tests.faults.nodes import SERVICES, Dead, Nodes, open_nodes, props, unmount
 from tests.faults.report import Outcome
-from tests.faults.schedule import DISRUPTIVE, ORDINARY_SECONDS, PASSING, plan
+from tests.faults.schedule import DISRUPTIVE, ORDINARY_SECONDS, PASSING, TIMED, plan
 from tests.faults.screen import Screen
 from tests.faults.traces import keep_traces
 from tests.stubs.telegram.client import Control, control_over
@@ -70,12 +70,18 @@ def outcome(request: pytest.FixtureRequest) -> Iterator[Outcome]:
     try:
         with contextmanager(running)(pair, props):
             outcome = asyncio.run(_run(pair, say))
-    except BaseException:
-        say(f"This run had seed {SEED}")
+    except BaseException as error:
+        say(f"seed {SEED}: {_reason(error)}")
         raise
     outcome.write(STATE / "faults.json")
     yield outcome
     say("\n" + outcome.table())
+
+
+def _reason(error: BaseException) -> str:
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return f"{type(error).__name__}: {error}"
 
 
 async def _run(pair: Pair, say: Callable[[str], None]) -> Outcome:
@@ -203,6 +209,14 @@ def test_faults_came_under_load(outcome: Outcome) -> None:
     assert set(outcome.by_kind()) == {*DISRUPTIVE, *PASSING}
     assert outcome.least_in_flight >= 50
     assert outcome.verdict.answers > 0
+
+
+def test_everything_heals(outcome: Outcome) -> None:
+    """Whatever comes alone is healed within a minute, without anybody's help."""
+    worst = outcome.worst_recovery(alone=True)
+
+    assert set(TIMED) <= set(worst)
+    assert max(worst.values()) <= 60
 
 
 def test_enough_faults(outcome: Outcome) -> None:
