@@ -15,13 +15,19 @@ from pathlib import Path
 from scripts.setup import ROOT, compose_environment
 
 OVERLAYS = {
-    "compose.vps.yml": (".env.vps.example", "tests/stubs/vps.yml", "tests/stubs/tunnel.yml"),
+    "compose.vps.yml": (
+        ".env.vps.example",
+        "tests/stubs/vps.yml",
+        "tests/stubs/tunnel.yml",
+        "tests/faults/relay.yml",
+    ),
     "compose.gpu.yml": (
         ".env.gpu.example",
         "services/engine/llamacpp.yml",
         "services/engine/vllm-cpu.yml",
         "tests/stubs/engine.yml",
         "tests/stubs/gpu.yml",
+        "tests/faults/model.yml",
     ),
 }
 INDEX_ADDRESS = re.compile(r"https?://|--(extra-)?index-url|--find-links|file:", re.IGNORECASE)

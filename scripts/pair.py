@@ -48,6 +48,9 @@ class Pair:
     """The name server for real Telegram."""
     extra_settings: tuple[tuple[str, str], ...] = ()
     """Settings of the model node beyond those that a start needs."""
+    relay_overlays: tuple[str, ...] = ()
+    model_overlays: tuple[str, ...] = ()
+    """Compose files on top of the others, by their paths in the repository."""
 
     @property
     def internet(self) -> str:
@@ -163,6 +166,7 @@ class Pair:
             self.relay_node: [
                 "compose.vps.yml",
                 "tests/stubs/vps.yml" if self.token_file is None else "tests/stubs/tunnel.yml",
+                *self.relay_overlays,
             ],
             self.model_node: [
                 "compose.gpu.yml",
@@ -170,6 +174,7 @@ class Pair:
                 if self.engine == "stub"
                 else f"services/engine/{self.engine}.yml",
                 "tests/stubs/gpu.yml",
+                *self.model_overlays,
             ],
         }[project]
         command = ["docker", "compose", "--project-directory", str(ROOT), "-p", project]

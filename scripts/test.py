@@ -33,14 +33,20 @@ class Stage:
     images: tuple[setup.Images, ...] = ()
     paths: tuple[str, ...] = ()
     mark: str = ""
-    workers: int = 0
-    """Processes that run tests side by side; 0: one after the other, in this one."""
+    settings: tuple[tuple[str, str], ...] = ()
+    """Variables of the environment, unless the caller has set them."""
+    options: tuple[str, ...] = ()
+    """Further arguments for pytest."""
 
+
+SIDE_BY_SIDE = ("--numprocesses=4",)
+"""Unit tests wait more than they compute."""
 
 EVERYTHING = (setup.RELAY_NODE, setup.model_node("llamacpp"), setup.STUBS, setup.BYSTANDERS)
+STUB_ENGINE = (setup.RELAY_NODE, setup.model_node("llamacpp"), setup.STUBS)
 STAGES = (
     Stage("check", "style, types, import rules, shell, Compose files", needs_docker=True),
-    Stage("unit", "tests without containers", paths=("tests/unit",), workers=4),
+    Stage("unit", "tests without containers", paths=("tests/unit",), options=SIDE_BY_SIDE),
     Stage(
         "integration",
         "services against stub containers",
@@ -55,6 +61,14 @@ STAGES = (
         images=EVERYTHING,
         paths=("tests/stack",),
     ),
+    Stage(
+        "faults",
+        "200 faults in six minutes under load; FAULTS_SEED=N repeats a schedule",
+        needs_docker=True,
+        images=STUB_ENGINE,
+        paths=("tests/faults",),
+        options=("-o", "faulthandler_timeout=1200"),
+    ),
 )
 BY_NAME = (
     Stage(
@@ -63,6 +77,15 @@ BY_NAME = (
         needs_docker=True,
         images=(setup.model_node("vllm-cpu"),),
         paths=("tests/vllm",),
+    ),
+    Stage(
+        "soak",
+        "the faults for an hour, or for FAULTS_SECONDS",
+        needs_docker=True,
+        images=STUB_ENGINE,
+        paths=("tests/faults",),
+        settings=(("FAULTS_SECONDS", "3600"),),
+        options=("-o", "faulthandler_timeout=0"),
     ),
 )
 """Stages that run only when they are asked for."""
@@ -131,8 +154,8 @@ def parse_arguments() -> tuple[tuple[Stage, ...], list[str]]:
     names = [stage.name for stage in (*STAGES, *BY_NAME)]
     parser = argparse.ArgumentParser(
         prog="./scripts/test",
-        description="Set up what the tests need, then run them. Without a stage: all but `vllm`, "
-        "cheapest first. `quick` is for while you work.",
+        description="Set up what the tests need, then run them. Without a stage: all but "
+        "`vllm` and `soak`, cheapest first. `quick` is for while you work.",
         epilog="Arguments after -- go to pytest: ./scripts/test unit -- -k ledger -x",
     )
     parser.add_argument("stages", nargs="*", metavar="STAGE", help=", ".join([*names, "quick"]))
@@ -221,8 +244,10 @@ def run_pytest(stage: Stage, extra: list[str]) -> Count:
     paths = [path for path in stage.paths if (ROOT / path).is_dir()]
     command = [str(VENV / "bin/python"), "-m", "pytest", f"--junitxml={report}"]
     command += ["-m", stage.mark] if stage.mark else []
-    command += [f"--numprocesses={stage.workers}"] if stage.workers else []
-    process = subprocess.Popen([*command, *paths, *extra], cwd=ROOT)
+    environment = {**dict(stage.settings), **os.environ}
+    process = subprocess.Popen(
+        [*command, *stage.options, *paths, *extra], cwd=ROOT, env=environment
+    )
     try:
         code = process.wait()
     except KeyboardInterrupt:

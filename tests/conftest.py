@@ -1,7 +1,8 @@
 """Owns what tests share: the pair of nodes, the stub internet, and Docker seen from Python."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import pytest
@@ -36,8 +37,13 @@ def pair() -> Iterator[Pair]:
     yield from running(pair)
 
 
-def running(pair: Pair) -> Iterator[Pair]:
-    """Start a pair from nothing, and leave nothing of it behind."""
+def running(
+    pair: Pair, props: Callable[[Pair], AbstractContextManager[None]] = lambda _: nullcontext()
+) -> Iterator[Pair]:
+    """Start a pair from nothing, and leave nothing of it behind.
+
+    `props` lays out what the pair's overlays want, when its state directory is there.
+    """
     steps = Steps(4, STATE / f"{pair.name}.log", sys.stderr)
     with pair.hold():
         with steps.step("removing what an earlier run left") as step:
@@ -45,12 +51,13 @@ def running(pair: Pair) -> Iterator[Pair]:
         try:
             with steps.step("keys and settings") as step:
                 pair.prepare(step)
-            with steps.step("test internet and both nodes") as step:
-                pair.start_internet(step)
-                pair.start_nodes(step)
-            with steps.step("first contact") as step:
-                pair.wait_for_contact(step)
-            yield pair
+            with props(pair):
+                with steps.step("test internet and both nodes") as step:
+                    pair.start_internet(step)
+                    pair.start_nodes(step)
+                with steps.step("first contact") as step:
+                    pair.wait_for_contact(step)
+                yield pair
         finally:
             with steps.step("removing the pair") as step:
                 pair.down(step, volumes=True)

@@ -2,12 +2,14 @@
 
 import argparse
 import asyncio
+import json
 import os
 import signal
 from pathlib import Path
 
 from aiohttp import web
 
+from tests.stubs.engine.script import Script, parse_script
 from tests.stubs.engine.server import build_app
 
 
@@ -16,10 +18,17 @@ def main() -> None:
     parser.add_argument("--socket", type=Path, required=True)
     parser.add_argument("--name", default="stub", help="what GET /v1/models calls the model")
     parser.add_argument("--context-tokens", type=int, default=8192)
+    parser.add_argument(
+        "--script", type=_script, default=Script(), help="JSON, in force from the start"
+    )
     asyncio.run(serve(**vars(parser.parse_args())))
 
 
-async def serve(socket: Path, name: str, context_tokens: int) -> None:
+def _script(written: str) -> Script:
+    return parse_script(json.loads(written))
+
+
+async def serve(socket: Path, name: str, context_tokens: int, script: Script) -> None:
     """Serve until SIGTERM or SIGINT."""
     stopped = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -27,7 +36,7 @@ async def serve(socket: Path, name: str, context_tokens: int) -> None:
     os.umask(0o117)  # the gateway runs as another user of the socket's group
     socket.unlink(missing_ok=True)
     runner = web.AppRunner(
-        build_app(name, context_tokens),
+        build_app(name, context_tokens, script),
         handler_cancellation=True,
         access_log=None,
         shutdown_timeout=0.5,

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
+from tests.stubs.engine.essay import essay
+
 FaultKind = Literal[
     "status",  # an HTTP error instead of an answer
     "refuse",  # the connection is closed without an answer
@@ -34,10 +36,11 @@ class Fault:
 
 @dataclass(frozen=True)
 class Content:
-    """Exactly one of the three."""
+    """Exactly one of the four."""
 
     text: str | None = None
     words: int | None = None
+    essay: int | None = None
     echo: bool = False
 
     def answer(self, question: str) -> str:
@@ -45,6 +48,8 @@ class Content:
             return self.text
         if self.words is not None:
             return " ".join(f"word{n}" for n in range(1, self.words + 1))
+        if self.essay is not None:
+            return essay(question, self.essay)
         return question
 
 
@@ -101,7 +106,7 @@ def _parse_content(body: Any) -> Content:
         return Content(echo=True)
     if isinstance(body, dict) and len(body) == 1:
         return Content(**_pick(Content, body))
-    raise BadScript('content: give "echo", {"text": TEXT} or {"words": NUMBER}')
+    raise BadScript('content: give "echo", {"text": TEXT}, {"words": NUMBER} or {"essay": NUMBER}')
 
 
 def _parse_fault(body: Any) -> Fault | None:

@@ -16,9 +16,11 @@ from tests.stubs.engine.script import BadScript, Fault, Script, parse_script, sp
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
-def build_app(name: str = "stub", context_tokens: int = 8192) -> web.Application:
+def build_app(
+    name: str = "stub", context_tokens: int = 8192, script: Script | None = None
+) -> web.Application:
     """Build the application; without handler_cancellation it sees late that a client left."""
-    engine = Engine(name, context_tokens)
+    engine = Engine(name, context_tokens, script or Script())
     app = web.Application(middlewares=[answer_refusals], client_max_size=64 * 1024 * 1024)
     app.router.add_get("/health", engine.health)
     app.router.add_get("/v1/models", engine.list_models)
@@ -34,10 +36,10 @@ def build_app(name: str = "stub", context_tokens: int = 8192) -> web.Application
 class Engine:
     """One model that says what the script tells it to."""
 
-    def __init__(self, name: str, context_tokens: int) -> None:
+    def __init__(self, name: str, context_tokens: int, script: Script) -> None:
         self._name = name
         self._context_tokens = context_tokens
-        self._script = Script()
+        self._script = script
         self._fault_uses = 0
         self._record = Record()
 

@@ -25,6 +25,10 @@ class Limits:
     callback_seconds: float = 150.0
     conflict_seconds: float = 3.0
     repeat_guard: bool = True
+    repeats: float = 0
+    """So many of the updates confirmed last come again with each answer that brings new ones."""
+    shuffled: bool = False
+    """The updates of one answer come in any order."""
 
 
 class Bucket:

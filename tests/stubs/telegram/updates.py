@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import random
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -102,6 +103,7 @@ class UpdateQueue:
         self._clock = clock
         self._record = record
         self._pending: deque[Pending] = deque()
+        self._confirmed: deque[Pending] = deque(maxlen=100)
         self._next = next_number
         self._waiting: _Waiting | None = None
         self._allowed = DEFAULT_KINDS
@@ -273,6 +275,11 @@ class UpdateQueue:
         return batch, offset
 
     def _deliver(self, batch: list[Pending]) -> list[Pending]:
+        limits = self._limits()
+        if batch and limits.repeats:
+            batch = [*list(self._confirmed)[-int(limits.repeats) :], *batch]
+        if limits.shuffled:
+            random.shuffle(batch)
         for update in batch:
             update.deliveries += 1
             self._record.add(
@@ -280,12 +287,15 @@ class UpdateQueue:
                 update_id=update.number,
                 update_kind=update.kind,
                 deliveries=update.deliveries,
+                **({"shuffled": True} if limits.shuffled else {}),
             )
         return batch
 
     def _forget(self, count: int, why: str) -> None:
         for _ in range(count):
             update = self._pending.popleft()
+            if why == "confirmed":
+                self._confirmed.append(update)
             self._record.add(
                 why,
                 update_id=update.number,

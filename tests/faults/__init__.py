@@ -1,0 +1,1 @@
+"""Faults at random moments under load: nothing is lost, nothing doubled."""
