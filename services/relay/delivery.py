@@ -23,7 +23,7 @@ from aiogram.types import InlineKeyboardButton, InlineKeyboardMarkup, ReplyParam
 
 from services.log import describe_error
 from services.relay.backoff import Backoff
-from services.relay.link import Link, LinkDown, Rejected, Settled
+from services.relay.link import Link, LinkDown, Rejected, Settled, Superseded
 from services.relay.pacing import Pacing
 from services.relay.rendering import PLACEHOLDER, split
 from services.relay.telegram import EditText, SendText, is_gone, is_shown
@@ -66,13 +66,14 @@ class Delivery:
         bot: Bot,
         link: Link,
         pacing: Pacing,
-        epoch: Callable[[], Awaitable[int]],
+        epoch: Callable[[int], Awaitable[int]],
         after: asyncio.Event | None = None,
     ) -> None:
         """Prepare to deliver a reply.
 
-        `epoch` gives the current stream's epoch, and waits while there is no stream; `after` is
-        set when the reply before this one in its chat has begun, so that they stand in order.
+        `epoch` gives the current stream's epoch, and waits until there is one beyond its argument;
+        `after` is set when the reply before this one in its chat has begun, so that they stand in
+        order.
         """
         self.reply = reply
         self._bot = bot
@@ -113,15 +114,13 @@ class Delivery:
     async def run(self) -> None:
         """Return when the reply stands in its chat, or never can.
 
-        Raises link.Superseded when another stream has taken over, link.Settled when somebody else
-        has brought the reply to its end.
+        Raises link.Settled when somebody else has brought the reply to its end.
         """
         try:
             if self._after:
                 await self._after.wait()
             await self._run()
         finally:
-            self.begun.set()
             if self._typing:
                 self._typing.cancel()
 
@@ -316,14 +315,23 @@ class Delivery:
         return True
 
     async def _persist(self, call: Callable[[int], Awaitable[None]]) -> None:
-        """Call the gateway until it answers. Raises link.Superseded or link.Settled."""
+        """Call the gateway until it answers. Raises link.Settled.
+
+        What an old epoch was refused for is said again with the next: a message that was sent
+        before must be recorded after. If the next stream is another relay's, the outbox ends this
+        delivery.
+        """
         backoff = Backoff()
+        refused = 0
         while True:
+            epoch = await self._epoch(refused)
             try:
-                await call(await self._epoch())
+                await call(epoch)
                 return
             except LinkDown:
                 await backoff.wait()
+            except Superseded:
+                refused = epoch
             except Rejected:
                 raise Settled from None
 
@@ -333,7 +341,7 @@ class Delivery:
             self._typing = asyncio.create_task(self._send_typing())
 
     async def _send_typing(self) -> None:
-        await self._epoch()  # nobody is typing while the gateway is away
+        await self._epoch(0)  # nobody is typing while the gateway is away
         with contextlib.suppress(AiogramError, OSError):
             await self._bot.send_chat_action(
                 self.reply.chat_id,

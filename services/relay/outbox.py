@@ -13,7 +13,7 @@ from aiogram import Bot
 from services.log import describe_error
 from services.relay.backoff import Backoff
 from services.relay.delivery import Delivery
-from services.relay.link import Link, LinkDown, Settled, Superseded
+from services.relay.link import Link, LinkDown, Settled
 from services.relay.pacing import Pacing
 from services.relay.presence import Presence
 from services.relay.tenure import Tenure
@@ -147,26 +147,27 @@ class Outbox:
         reply = delivery.reply
         backoff = Backoff()
         while True:
-            renewed = self._renewed
             try:
                 await delivery.run()
                 break
             except Settled:
                 break
-            except Superseded:
-                await renewed.wait()  # the next stream tells what becomes of this reply
             except Exception as error:
                 # A worker's boundary: one reply that breaks must not take the others with it,
                 # and is tried again.
                 log.error("delivery broke", extra={"error": describe_error(error)})
+                delivery.begun.set()
                 await backoff.wait()
+        delivery.begun.set()
         self._deliveries.pop(reply.id, None)
         self._tasks.pop(reply.id, None)
         chat = (reply.chat_id, reply.thread_id)
         if self._last_begun.get(chat) is delivery.begun:
             del self._last_begun[chat]
 
-    async def _current_epoch(self) -> int:
+    async def _current_epoch(self, beyond: int) -> int:
+        while self._epoch <= beyond:
+            await self._renewed.wait()
         await self._connected.wait()
         return self._epoch
 

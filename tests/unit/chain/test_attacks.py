@@ -11,6 +11,8 @@ import pytest
 from services.gateway.engine import EngineFailed
 from services.gateway.outbox import StaleEpoch
 from services.relay import delivery, inbox, pacing
+from services.relay.link import Link
+from services.wire import PartRecord
 from tests.unit.chain.conftest import Chain
 from tests.unit.fakes import USER, until
 
@@ -434,3 +436,29 @@ async def stalling_link(gateway_port: int) -> AsyncGenerator[StallingLink]:
         yield link
     finally:
         server.close()
+
+
+async def test_gateway_that_restarts_between_a_placeholder_and_its_record(
+    chain: Chain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The message is recorded with the next stream: none is left empty, and order is kept."""
+    record_part = Link.record_part
+    is_first = True
+
+    async def restart_before(link: Link, part: PartRecord, reply_id: int) -> None:
+        nonlocal is_first
+        if is_first:
+            is_first = False
+            await chain.kill("gateway")
+            await chain.start_gateway()
+        await record_part(link, part, reply_id)
+
+    monkeypatch.setattr(Link, "record_part", restart_before)
+    monkeypatch.setattr(delivery, "SETTLE_SECONDS", 0.1)
+    chain.engine.scripts.extend([["first"], ["second"]])
+    said = {"kind": "say", "user": FROM}
+
+    await chain.post("/batch", [said | {"text": "one"}, said | {"text": "two"}])
+
+    await chain.wait_for_answers(2)
+    assert [message["text"] for message in await chain.shown()] == ["first", "second"]

@@ -35,7 +35,7 @@ async def deliver(telegram: ScriptedTelegram, reply: Reply, *changes: Any) -> li
     """Deliver a reply to its end; `changes` are closings to make once it has begun."""
     link = FakeLink()
 
-    async def epoch() -> int:
+    async def epoch(_beyond: int) -> int:
         return 1
 
     delivery = Delivery(reply, telegram.bot, link, Pacing(), epoch)  # type: ignore[arg-type]  # a fake link
