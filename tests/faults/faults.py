@@ -209,7 +209,8 @@ class Injector:
                 pid = found[0] if found else pid
             done.began = time.monotonic()
             since = time.time()
-            os.kill(pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):  # it may have ended by itself just now
+                os.kill(pid, signal.SIGKILL)
             if "wireguard-go" not in kind:  # the uplink starts another one itself
                 await self._back(name, before)
                 done.back_seconds = time.monotonic() - done.began
@@ -282,7 +283,8 @@ class Injector:
         await self.nodes.wait_until_steady("vps-relay")
         found = await self.nodes.processes("vps-relay", "services.relay")
         for pid in found:
-            os.kill(pid, signal.SIGSTOP)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGSTOP)
         try:
             yield
         finally:
