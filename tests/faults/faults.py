@@ -22,6 +22,9 @@ RECOVERY_SECONDS = 90.0
 SETTLING_SECONDS = 0.3
 """A call that had leave before the fault may still be on its way for this long."""
 
+FINAL_SETTLING_SECONDS = 3.0
+"""The same for the final texts of an answer in several messages, which have leave in common."""
+
 
 @dataclass
 class Done:
@@ -182,10 +185,15 @@ class Injector:
         await self.screen.wait_for(lambda call: call.started > since)
 
     async def _growth(self, since: float) -> None:
-        """A growing edit: the gateway has given leave for it just before."""
+        """An edit for which the gateway has given leave since then.
+
+        It gives leave just before each growing one, and at most some paced calls before a final
+        one; placeholders need none.
+        """
 
         def fits(call: Call) -> bool:
-            return call.grows and call.started > since + SETTLING_SECONDS
+            settling = SETTLING_SECONDS if call.grows else FINAL_SETTLING_SECONDS
+            return call.method == "editmessagetext" and call.started > since + settling
 
         await self.screen.wait_for(fits)
 
