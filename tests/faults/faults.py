@@ -22,6 +22,9 @@ RECOVERY_SECONDS = 90.0
 SETTLING_SECONDS = 0.3
 """A call that had leave before the fault may still be on its way for this long."""
 
+FINAL_SETTLING_SECONDS = 3.0
+"""The same for the final texts of an answer in several messages, which have leave in common."""
+
 
 @dataclass
 class Done:
@@ -182,10 +185,15 @@ class Injector:
         await self.screen.wait_for(lambda call: call.started > since)
 
     async def _growth(self, since: float) -> None:
-        """A growing edit: the gateway has given leave for it just before."""
+        """An edit for which the gateway has given leave since then.
+
+        It gives leave just before each growing one, and at most some paced calls before a final
+        one; placeholders need none.
+        """
 
         def fits(call: Call) -> bool:
-            return call.grows and call.started > since + SETTLING_SECONDS
+            settling = SETTLING_SECONDS if call.grows else FINAL_SETTLING_SECONDS
+            return call.method == "editmessagetext" and call.started > since + settling
 
         await self.screen.wait_for(fits)
 
@@ -209,7 +217,8 @@ class Injector:
                 pid = found[0] if found else pid
             done.began = time.monotonic()
             since = time.time()
-            os.kill(pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):  # it may have ended by itself just now
+                os.kill(pid, signal.SIGKILL)
             if "wireguard-go" not in kind:  # the uplink starts another one itself
                 await self._back(name, before)
                 done.back_seconds = time.monotonic() - done.began
@@ -282,7 +291,8 @@ class Injector:
         await self.nodes.wait_until_steady("vps-relay")
         found = await self.nodes.processes("vps-relay", "services.relay")
         for pid in found:
-            os.kill(pid, signal.SIGSTOP)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGSTOP)
         try:
             yield
         finally:

@@ -11,7 +11,7 @@ import os
 import shutil
 import subprocess
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -134,7 +134,7 @@ class Nodes:
             for hook in hooks
         ]
         rules = "table inet cut {\n" + "\n".join(chains) + "\n}\n"
-        await self.execute(name, "nft", "-f", "-", given=rules, wide=True)
+        await _insist(lambda: self.execute(name, "nft", "-f", "-", given=rules, wide=True))
         try:
             yield
         finally:
@@ -160,13 +160,17 @@ class Nodes:
                 "RestartPolicy": {"Name": "no"},
             },
         }
+        await _insist(lambda: self._start(self._second_relay, body))
+
+    async def _start(self, container: str, body: dict[str, Any]) -> None:
         await self.end_second_relay()
-        url = f"http://docker/containers/create?name={self._second_relay}"
+        url = f"http://docker/containers/create?name={container}"
         async with self._docker.post(url, json=body) as response:
-            assert response.status == 201, await response.text()
-        url = f"http://docker/containers/{self._second_relay}/start"
-        async with self._docker.post(url) as response:
-            assert response.status == 204, await response.text()
+            if response.status != 201:
+                raise RuntimeError(f"creating {container}: {await response.text()}")
+        async with self._docker.post(f"http://docker/containers/{container}/start") as response:
+            if response.status != 204:
+                raise RuntimeError(f"starting {container}: {await response.text()}")
 
     async def end_second_relay(self) -> None:
         url = f"http://docker/containers/{self._second_relay}?force=true"
@@ -237,6 +241,18 @@ _SAME = (
     "NetworkMode", "Binds", "Mounts", "Tmpfs", "CapDrop", "SecurityOpt", "ReadonlyRootfs", "Init",
     "Memory", "MemorySwap", "PidsLimit", "Ulimits",
 )  # fmt: skip
+
+
+async def _insist(act: Callable[[], Awaitable[None]], seconds: float = 30) -> None:
+    """Try until it succeeds: what it is about may be restarting just now."""
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            return await act()
+        except RuntimeError:
+            if time.monotonic() > deadline:
+                raise
+            await asyncio.sleep(0.3)
 
 
 def _epoch(written: str) -> float:

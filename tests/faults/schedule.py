@@ -18,7 +18,7 @@ DISRUPTIVE = {
     "cut vps - home": 6,
     "cut relay - telegram": 5,
     "pause relay": 4,
-    "second relay": 3,
+    "second relay": 2,  # a relay yields longer each time that it meets a rival
     "second relay while one is paused": 2,
     "disk full": 3,
 }
@@ -35,7 +35,7 @@ PASSING = {
     "telegram: retry_after": 12,
     "telegram: hang": 12,
     "telegram: reset": 12,
-    "telegram: lose_answer": 14,
+    "telegram: lose_answer": 15,
     "telegram: delay": 12,
     "telegram: duplicates": 8,
     "telegram: reordered": 8,
