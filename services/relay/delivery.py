@@ -191,6 +191,9 @@ class Delivery:
                 self._type()
 
     async def _finish(self, wanted: list[Shown]) -> None:
+        if self.reply.buttons:
+            # Another try will use these messages, and all that the gateway knows must be there.
+            wanted = wanted + [(PLACEHOLDER, ())] * (len(self._parts) - len(wanted))
         await self._assert_final(wanted)
         if self._is_unsettled:
             await asyncio.sleep(SETTLE_SECONDS)

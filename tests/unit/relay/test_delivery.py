@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from services.relay import delivery
 from services.relay.delivery import Delivery
 from services.relay.link import Settled
 from services.relay.pacing import Pacing
@@ -163,3 +164,21 @@ async def test_each_try_of_a_final_edit_asks_for_leave() -> None:
         await deliver(telegram, reply, link=FickleLink())
 
     assert telegram.count("editMessageText") == 1
+
+
+async def test_leftover_of_a_failed_reply_is_kept_for_another_try(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A retry writes into the messages that the gateway knows: none of them may be gone."""
+    monkeypatch.setattr(delivery, "SETTLE_SECONDS", 0.0)
+    telegram = ScriptedTelegram()
+    reply = Reply(
+        id=4, chat_id=7, text="It failed.", closed=True, buttons=(BUTTON,), parts=(61, 62)
+    )
+
+    outcomes = await deliver(telegram, reply)
+
+    assert outcomes == [Outcome(epoch=1, outcome="delivered")]
+    assert telegram.count("deleteMessage") == 0
+    edits = {c["message_id"]: c["text"] for name, c in telegram.calls if name == "editMessageText"}
+    assert edits == {61: "It failed.", 62: "…"}
