@@ -83,7 +83,8 @@ class Answering:
         self._typical_seconds = 10.0
         self._placed: dict[int, float] = {}
         self._progress: dict[int, Progress] = {}
-        queue.on_change = self.show_places
+        self._has_stale_places = False
+        queue.on_change = self._show_places_soon
 
     async def run(self) -> None:
         """Answer for ever."""
@@ -92,8 +93,15 @@ class Answering:
             for _ in range(self._slots):
                 group.create_task(self._work())
 
-    def show_places(self) -> None:
+    def _show_places_soon(self) -> None:
+        """Once for all that changes in this moment: a batch can bring a hundred asks."""
+        if not self._has_stale_places:
+            self._has_stale_places = True
+            asyncio.get_running_loop().call_soon(self._show_places)
+
+    def _show_places(self) -> None:
         """Tell those who wait how many are ahead, and about how long it takes."""
+        self._has_stale_places = False
         if self._queue.running_count < self._slots:
             return
         now = time.monotonic()

@@ -24,6 +24,7 @@ from services.wire import (
     VERSION_HEADER,
     Batch,
     Claim,
+    Event,
     Outcome,
     PartRecord,
     Receipts,
@@ -62,7 +63,9 @@ def build_app(inbox: Inbox, outbox: Outbox, link_token: str) -> FastAPI:
 
     @app.get("/events")
     async def events() -> StreamingResponse:
-        return StreamingResponse(_frames(outbox), media_type="text/event-stream")
+        stream = outbox.stream()
+        hello = await anext(stream)  # here, a store that does not take it is still refused clearly
+        return StreamingResponse(_frames(hello, stream), media_type="text/event-stream")
 
     @app.post("/replies/{reply_id}/parts", status_code=204)
     async def record_part(reply_id: int, part: PartRecord) -> None:
@@ -85,9 +88,14 @@ def build_app(inbox: Inbox, outbox: Outbox, link_token: str) -> FastAPI:
     return app
 
 
-async def _frames(outbox: Outbox) -> AsyncIterator[bytes]:
-    async for event in outbox.stream():
-        yield encode_event(event) if event else b": alive\n\n"
+async def _frames(first: Event | None, others: AsyncIterator[Event | None]) -> AsyncIterator[bytes]:
+    yield _frame(first)
+    async for event in others:
+        yield _frame(event)
+
+
+def _frame(event: Event | None) -> bytes:
+    return encode_event(event) if event else b": alive\n\n"
 
 
 def _error(status: int, sentence: str) -> JSONResponse:

@@ -146,6 +146,11 @@ class Outbox:
         self._epoch = epoch
         self._wake.set()  # the stream before notices that it is over
         self._wake = wake = asyncio.Event()
+        # What an older stream was let write may still be on its way to the disk.
+        await self._store.run(lambda: None)
+        if self._epoch != epoch:
+            yield Superseded()
+            return
         for entry in self._entries.values():
             entry.told, entry.told_status, entry.told_closed = None, "", False
             entry.restarted = False
@@ -175,9 +180,12 @@ class Outbox:
         Raises StaleEpoch or UnknownReply.
         """
         entry = self._writable(epoch, reply_id)
+        is_recorded = await self._store.run(
+            self._store.record_part, reply_id, position, message_id, chat_id
+        )
         if chat_id not in (0, entry.reply.chat_id):
             raise UnknownReply  # the group has moved: the reply goes on elsewhere
-        if not await self._store.run(self._store.record_part, reply_id, position, message_id):
+        if not is_recorded:
             raise StaleEpoch  # another relay has sent this part before
         parts = list(entry.reply.parts)
         if position == len(parts):

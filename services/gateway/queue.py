@@ -8,7 +8,9 @@ credit. A free slot never idles while an ask may be served.
 """
 
 import asyncio
+from collections import deque
 from collections.abc import Callable, Mapping
+from heapq import heapify, heappop, heappush
 
 from services.gateway.store import Ask, Chat
 
@@ -131,21 +133,39 @@ class Queue:
         for running in self._running.values():
             served[running.ask.user_id] += self._typical_cost(running.ask.user_id)
         turns = dict(self._last_turn)
-        chats: dict[Chat, list[Ask]] = {}
+        chats: dict[Chat, deque[Ask]] = {}
         for ask in self._waiting.values():
-            chats.setdefault(ask.chat, []).append(ask)
+            chats.setdefault(ask.chat, deque()).append(ask)
+        heads: dict[int, list[int]] = {}
+        for asks in chats.values():
+            heads.setdefault(asks[0].user_id, []).append(asks[0].id)
+
+        def precedence(user_id: int) -> tuple[float, int, int, int]:
+            return served[user_id], turns.get(user_id, 0), heads[user_id][0], user_id
+
+        for ids in heads.values():
+            heapify(ids)
+        line = [precedence(user_id) for user_id in heads]
+        heapify(line)
         order: list[Ask] = []
-        while chats:
-            ask = min(
-                (asks[0] for asks in chats.values()),
-                key=lambda ask: (served[ask.user_id], turns.get(ask.user_id, 0), ask.id),
-            )
+        while line:
+            entry = heappop(line)
+            user_id = entry[-1]
+            if not heads[user_id] or entry != precedence(user_id):
+                continue  # it is out of date, and a newer one is in line
+            ask = self._waiting[heappop(heads[user_id])]
             order.append(ask)
-            served[ask.user_id] += self._typical_cost(ask.user_id)
-            turns[ask.user_id] = self._turns + len(order)
-            del chats[ask.chat][0]
-            if not chats[ask.chat]:
-                del chats[ask.chat]
+            served[user_id] += self._typical_cost(user_id)
+            turns[user_id] = self._turns + len(order)
+            asks = chats[ask.chat]
+            asks.popleft()
+            changed = {user_id}
+            if asks:
+                heappush(heads.setdefault(asks[0].user_id, []), asks[0].id)
+                changed.add(asks[0].user_id)
+            for user_id in changed:
+                if heads[user_id]:
+                    heappush(line, precedence(user_id))
         return order
 
     @property

@@ -479,15 +479,21 @@ class Store(Database):
         )
         return tuple(row[0] for row in rows)
 
-    def record_part(self, reply_id: int, position: int, message_id: int) -> bool:
-        """Note which Telegram message carries a part; False if another one does already."""
+    def record_part(self, reply_id: int, position: int, message_id: int, chat_id: int = 0) -> bool:
+        """Note which Telegram message carries a part; False if another one does already.
+
+        Neither is it noted if the reply belongs to another chat by now (0: wherever it belongs).
+        """
         self._db.execute(
-            "INSERT OR IGNORE INTO parts VALUES(?, ?, ?)", (reply_id, position, message_id)
+            "INSERT OR IGNORE INTO parts SELECT id, ?, ? FROM replies"
+            " WHERE id = ? AND ? IN (0, chat_id)",
+            (position, message_id, reply_id, chat_id),
         )
-        (stored,) = self._row(
-            "SELECT message_id FROM parts WHERE reply_id = ? AND position = ?", (reply_id, position)
+        (is_noted,) = self._row(
+            "SELECT count(*) FROM parts WHERE reply_id = ? AND position = ? AND message_id = ?",
+            (reply_id, position, message_id),
         )
-        return bool(stored == message_id)
+        return bool(is_noted)
 
     def drop_reply(self, reply_id: int) -> None:
         """Forget a reply that stands in its chat, and its ask; a transaction.

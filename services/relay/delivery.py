@@ -190,6 +190,9 @@ class Delivery:
                 self._type()
 
     async def _finish(self, wanted: list[Shown]) -> None:
+        if self.reply.buttons:
+            # Another try will use these messages, and all that the gateway knows must be there.
+            wanted = wanted + [(PLACEHOLDER, ())] * (len(self._parts) - len(wanted))
         await self._assert_final(wanted)
         if self._is_unsettled:
             await asyncio.sleep(SETTLE_SECONDS)
@@ -197,7 +200,6 @@ class Delivery:
             await self._assert_final(wanted)
 
     async def _assert_final(self, wanted: list[Shown]) -> None:
-        await self._persist(lambda epoch: self._link.claim(epoch, self.reply.id))
         for position, shown in enumerate(wanted):
             if self._shown[position] != shown:
                 await self._try_until_done(partial(self._edit, position, *shown, is_final=True))
@@ -211,6 +213,8 @@ class Delivery:
         backoff = Backoff()
         while True:
             await self._pacing.turn(self.reply.chat_id, urgent=True)
+            # Each time: meanwhile a retry may have put another answer into these messages.
+            await self._persist(lambda epoch: self._link.claim(epoch, self.reply.id))
             if await call():
                 return
             await backoff.wait()

@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import time
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
@@ -17,7 +18,7 @@ from services.gateway.history import History
 from services.gateway.inbox import Inbox, Limits
 from services.gateway.outbox import Outbox
 from services.gateway.queue import Queue
-from services.gateway.store import Store
+from services.gateway.store import Ask, Store
 from services.wire import Batch
 from tests.unit.fakes import USER, FakeEngine, message, open_store, until
 
@@ -201,3 +202,23 @@ async def test_renamed_model_is_asked_for_by_its_new_name(odd: tuple[OddEngine, 
     with pytest.raises(EngineFailed):
         await speak(engine)
     assert await speak(engine) == answer
+
+
+async def test_many_who_wait_do_not_hold_up_the_gateway(parts: Parts) -> None:
+    """A batch of asks behind thousands is put in line at once: places are told once for all."""
+    asks = [
+        Ask(number, number, number % 50, number, 0, 1, 0, "en", "waiting", 0.0)
+        for number in range(1, 2102)
+    ]
+    parts.queue.on_change, show = (lambda: None), parts.queue.on_change
+    for ask in asks[:2001]:
+        parts.queue.put(ask)
+    await parts.queue.next()  # the only slot is busy
+    parts.queue.on_change = show
+    began = time.process_time()
+
+    for ask in asks[2001:]:
+        parts.queue.put(ask)
+    await asyncio.sleep(0.01)
+
+    assert time.process_time() - began < 1.0

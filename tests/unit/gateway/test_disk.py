@@ -164,3 +164,25 @@ def test_damaged_file_is_refused_with_a_remedy(tmp_path: Path, offset: int, reme
         Store(file, KEY)
 
     assert file.read_bytes() == before
+
+
+async def test_stream_that_the_store_does_not_take_is_refused(
+    store: Store, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A relay that connects while the disk is bad gets a clear refusal, not a broken stream."""
+    outbox = Outbox(store, [])
+    inbox = Inbox(store, Queue(), outbox, Access(store, frozenset({USER})), Limits(9, 9, 9000))
+    headers = {"Authorization": f"Bearer {LINK}", VERSION_HEADER: str(VERSION)}
+    async with httpx.AsyncClient(
+        transport=httpx.ASGITransport(build_app(inbox, outbox, LINK)),
+        base_url="http://gateway",
+        headers=headers,
+    ) as client:
+        await store.run(lock, store)
+
+        refused = await client.get("/events")
+
+    assert refused.status_code == 503
+    assert [record.message for record in caplog.records if record.levelname == "CRITICAL"] == [
+        "store failed"
+    ]

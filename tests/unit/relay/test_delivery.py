@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 
+from services.relay import delivery
 from services.relay.delivery import Delivery
+from services.relay.link import Settled
 from services.relay.pacing import Pacing
 from services.wire import Button, Outcome, Reply
 from tests.unit.relay.scripted import Answer, ScriptedTelegram, refusal
@@ -31,9 +33,11 @@ class FakeLink:
         self.outcomes.append(outcome)
 
 
-async def deliver(telegram: ScriptedTelegram, reply: Reply, *changes: Any) -> list[Outcome]:
+async def deliver(
+    telegram: ScriptedTelegram, reply: Reply, *changes: Any, link: FakeLink | None = None
+) -> list[Outcome]:
     """Deliver a reply to its end; `changes` are closings to make once it has begun."""
-    link = FakeLink()
+    link = link or FakeLink()
 
     async def epoch(_beyond: int) -> int:
         return 1
@@ -136,3 +140,45 @@ async def test_closed_reply_shows_its_buttons_under_the_last_part(text: str) -> 
     assert keyboards[:-1] == [None] * (len(keyboards) - 1)
     [[button]] = keyboards[-1]["inline_keyboard"]
     assert (button["text"], button["callback_data"]) == ("Retry", "retry:4")
+
+
+@dataclass
+class FickleLink(FakeLink):
+    """A gateway that gives leave once; then the reply is gone."""
+
+    claims: int = 0
+
+    async def claim(self, *_: Any) -> None:
+        self.claims += 1
+        if self.claims > 1:
+            raise Settled
+
+
+async def test_each_try_of_a_final_edit_asks_for_leave() -> None:
+    """Meanwhile the user may have pressed the button: another answer stands in the message."""
+    telegram = ScriptedTelegram()
+    telegram.answers["editMessageText"] = refusal(502, "Bad Gateway")
+    reply = Reply(id=1, chat_id=CHAT, text="It failed.", closed=True, buttons=(BUTTON,))
+
+    with pytest.raises(Settled):
+        await deliver(telegram, reply, link=FickleLink())
+
+    assert telegram.count("editMessageText") == 1
+
+
+async def test_leftover_of_a_failed_reply_is_kept_for_another_try(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A retry writes into the messages that the gateway knows: none of them may be gone."""
+    monkeypatch.setattr(delivery, "SETTLE_SECONDS", 0.0)
+    telegram = ScriptedTelegram()
+    reply = Reply(
+        id=4, chat_id=7, text="It failed.", closed=True, buttons=(BUTTON,), parts=(61, 62)
+    )
+
+    outcomes = await deliver(telegram, reply)
+
+    assert outcomes == [Outcome(epoch=1, outcome="delivered")]
+    assert telegram.count("deleteMessage") == 0
+    edits = {c["message_id"]: c["text"] for name, c in telegram.calls if name == "editMessageText"}
+    assert edits == {61: "It failed.", 62: "…"}
