@@ -20,6 +20,7 @@ from typing import Any
 import aiohttp
 
 from scripts.pair import VERSION, Pair
+from scripts.setup import ROOT
 
 RELAY_NODE = ("wireguard", "uplink", "egress", "relay")
 MODEL_NODE = ("wireguard", "uplink", "gateway", "engine")
@@ -122,6 +123,22 @@ class Nodes:
         _, said = await process.communicate(given.encode())
         if process.returncode:
             raise RuntimeError(f"{' '.join(argv)}: {said.decode().strip()}")
+
+    async def reconcile(self) -> list[str]:
+        """Do on both nodes what their timer does; what was said."""
+        said = []
+        for project in (self.pair.relay_node, self.pair.model_node):
+            arguments = self.pair.compose(project)[2:]  # less `docker compose`
+            process = await asyncio.create_subprocess_exec(
+                str(ROOT / "scripts/reconcile"),
+                project,
+                *arguments,
+                stdout=asyncio.subprocess.PIPE,
+                env={**os.environ, **self.pair.environment()},
+            )
+            output, _ = await process.communicate()
+            said += output.decode().splitlines()
+        return said
 
     # Packets
 

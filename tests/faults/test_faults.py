@@ -36,6 +36,9 @@ QUIET_SECONDS = 9.0
 """The run is at rest when the bot has written nothing for this long; a final may come twice, 6 s
 apart."""
 
+RECONCILE_SECONDS = 30.0
+"""The period of the timer that scripts/reconcile is meant for."""
+
 DEAD_SECONDS = 60.0
 """A container that does not run for this long is dead for good."""
 
@@ -92,7 +95,12 @@ async def _run(pair: Pair, say: Callable[[str], None]) -> Outcome:
         load = Load(control, screen, SEED)
         outcome.counts = load.counts
         injector = Injector(nodes, control, screen, say, outcome.done)
-        helpers = [screen.follow(), _watch(nodes), _measure(load, outcome)]
+        helpers = [
+            screen.follow(),
+            _watch(nodes),
+            _measure(load, outcome),
+            _keep_reconciling(nodes, say),
+        ]
         async with _beside(*helpers) as until:
             users = asyncio.create_task(load.run())
             try:
@@ -173,6 +181,14 @@ async def _watch(nodes: Nodes) -> None:
                 words = await nodes.last_words(name)
                 raise Dead(f"{name} is {state.status} for {DEAD_SECONDS:.0f} s. It said:\n{words}")
         await asyncio.sleep(2)
+
+
+async def _keep_reconciling(nodes: Nodes, say: Callable[[str], None]) -> None:
+    """Play the nodes' timer."""
+    while True:
+        await asyncio.sleep(RECONCILE_SECONDS)
+        for line in await nodes.reconcile():
+            say(f"    {line}")
 
 
 async def _measure(load: Load, outcome: Outcome) -> None:

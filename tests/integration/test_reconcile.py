@@ -1,0 +1,145 @@
+"""scripts/reconcile brings back what Docker has given up on, and leaves alone what is well."""
+
+import json
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.integration.lab import PEER, ROOT, require, wait_until
+
+PROJECT = "test-reconcile"
+FILE = f"""
+services:
+  holder:
+    image: {PEER}
+    network_mode: none
+    init: true
+    command: [sleep, infinity]
+    stop_grace_period: 0s
+  member:
+    image: {PEER}
+    network_mode: service:holder
+    depends_on: [holder]
+    init: true
+    restart: always
+    command: [sleep, infinity]
+    stop_grace_period: 0s
+    healthcheck: {{ test: [CMD, test, "!", -e, /ill], interval: 1s, retries: 1, start_period: 0s }}
+"""
+
+
+@dataclass(frozen=True)
+class Project:
+    arguments: tuple[str, ...]
+
+    def compose(self, *command: str) -> None:
+        run("docker", "compose", "-p", PROJECT, *self.arguments, *command)
+
+    def reconcile(self) -> list[str]:
+        """Run the script once; what it said."""
+        return run(str(ROOT / "scripts/reconcile"), PROJECT, *self.arguments).splitlines()
+
+    def state(self, service: str) -> dict[str, object]:
+        (state,) = json.loads(run("docker", "inspect", f"{PROJECT}-{service}-1"))
+        return dict(state["State"])
+
+    def namespace(self, service: str) -> str:
+        return str(Path(f"/proc/{self.state(service)['Pid']}/ns/net").readlink())
+
+    def is_well(self) -> bool:
+        states = [self.state("holder"), self.state("member")]
+        if not all(state["Running"] for state in states):
+            return False
+        return self.namespace("holder") == self.namespace("member")
+
+
+def run(*command: str) -> str:
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Iterator[Project]:
+    require(PEER)
+    file = tmp_path / "compose.yml"
+    file.write_text(FILE)
+    project = Project(("-f", str(file)))
+    project.compose("down", "--timeout", "0")
+    project.compose("up", "--detach", "--no-build", "--pull", "never")
+    yield project
+    project.compose("down", "--timeout", "0")
+
+
+def test_what_is_well_is_left_alone(project: Project) -> None:
+    """Nothing is said, nothing is started or restarted."""
+    before = [project.state(service)["Pid"] for service in ("holder", "member")]
+
+    assert project.reconcile() == []
+
+    assert [project.state(service)["Pid"] for service in ("holder", "member")] == before
+
+
+@pytest.mark.parametrize("services", [["member"], ["holder"], ["holder", "member"]])
+def test_what_has_ended_is_started(project: Project, services: list[str]) -> None:
+    """A container that Docker does not restart any more is back, and in the right namespace."""
+    run("docker", "stop", *(f"{PROJECT}-{service}-1" for service in services))
+
+    said = project.reconcile()
+
+    assert f"{PROJECT}: {services[0]} has ended: starting it" in said
+    assert project.is_well()
+    assert project.reconcile() == []
+
+
+def test_orphan_is_brought_home(project: Project) -> None:
+    """A member of a holder that was restarted runs on in a namespace that nobody tends."""
+    run("docker", "restart", "--time", "0", f"{PROJECT}-holder-1")
+    assert not project.is_well()
+
+    said = project.reconcile()
+
+    assert said == [f"{PROJECT}: member was left behind in another namespace: restarting it"]
+    assert project.is_well()
+
+
+def test_member_of_a_holder_that_is_gone_is_made_anew(project: Project) -> None:
+    """A holder that was removed and made again has another id: then Compose does it."""
+    run("docker", "rm", "--force", f"{PROJECT}-holder-1")
+    project.compose("up", "--detach", "--no-deps", "--pull", "never", "holder")
+    assert not project.is_well()
+
+    said = project.reconcile()
+
+    assert said == [
+        f"{PROJECT}: member belongs to a container that is no more: Compose makes it anew"
+    ]
+    assert project.is_well()
+
+
+def test_unhealthy_container_is_restarted(project: Project) -> None:
+    """Docker itself only marks it."""
+    before = project.state("member")["Pid"]
+    run("docker", "exec", f"{PROJECT}-member-1", "touch", "/ill")
+    wait_until(
+        lambda: dict(project.state("member")["Health"])["Status"] == "unhealthy",  # type: ignore[call-overload]  # JSON
+        "the member is unhealthy",
+        20,
+    )
+
+    said = project.reconcile()
+
+    assert said == [f"{PROJECT}: member is unhealthy: restarting it"]
+    assert project.state("member")["Pid"] != before
+
+
+def test_project_that_was_taken_down_stays_down(project: Project) -> None:
+    """An operator's `down` is not undone."""
+    project.compose("down", "--timeout", "0")
+
+    assert project.reconcile() == []
+
+    assert (
+        run("docker", "ps", "-aq", "--filter", f"label=com.docker.compose.project={PROJECT}") == ""
+    )
