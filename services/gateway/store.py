@@ -372,6 +372,12 @@ class Store(Database):
 
     def _delete_asks(self, ask_ids: Iterable[int]) -> None:
         for ask_id in ask_ids:
+            # The messages of a failed ask were kept for another try after their reply was gone.
+            self._db.execute(
+                "DELETE FROM parts WHERE reply_id = (SELECT reply_id FROM asks WHERE id = ?)"
+                " AND reply_id NOT IN (SELECT id FROM replies)",
+                (ask_id,),
+            )
             self._db.execute("DELETE FROM pieces WHERE ask_id = ?", (ask_id,))
             self._db.execute("DELETE FROM asks WHERE id = ?", (ask_id,))
 
@@ -589,7 +595,6 @@ class Store(Database):
             for ask_id, reply_id in list(old):
                 (shown_still,) = self._row("SELECT count(*) FROM replies WHERE id = ?", (reply_id,))
                 if not shown_still:
-                    self._db.execute("DELETE FROM parts WHERE reply_id = ?", (reply_id,))
                     self._delete_asks([ask_id])
             if history_seconds is not None:
                 self._db.execute("DELETE FROM turns WHERE created_at < ?", (now - history_seconds,))
