@@ -23,7 +23,7 @@ from aiogram.types import InlineKeyboardButton, InlineKeyboardMarkup, ReplyParam
 
 from services.log import describe_error
 from services.relay.backoff import Backoff
-from services.relay.link import Link, LinkDown, Rejected, Settled
+from services.relay.link import Link, LinkDown, Rejected, Settled, Superseded
 from services.relay.pacing import Pacing
 from services.relay.rendering import PLACEHOLDER, split
 from services.relay.telegram import EditText, SendText, is_gone, is_shown
@@ -116,12 +116,17 @@ class Delivery:
         Raises link.Superseded when another stream has taken over, link.Settled when somebody else
         has brought the reply to its end.
         """
+        goes_on = False
         try:
             if self._after:
                 await self._after.wait()
             await self._run()
+        except Superseded:
+            goes_on = True  # with the next stream: the reply behind it waits for that
+            raise
         finally:
-            self.begun.set()
+            if not goes_on:
+                self.begun.set()
             if self._typing:
                 self._typing.cancel()
 
