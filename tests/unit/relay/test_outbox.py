@@ -139,10 +139,8 @@ async def test_replies_stay_in_order_when_a_part_is_refused_as_stale() -> None:
     renew = asyncio.Event()
     replies = [Reply(id=n, chat_id=7, text=f"reply {n}", closed=True) for n in (1, 2)]
     snapshot = [Opened(reply=reply) for reply in replies]
-    first = [Hello(epoch=1, undelivered=(1, 2)), *snapshot]
-    again = [renew, None]
-    second = [Hello(epoch=2, undelivered=(1, 2)), *snapshot, asyncio.Event()]
-    link = StaleLink([[*first, *again], second])
+    hello, again = Hello(epoch=1, undelivered=(1, 2)), Hello(epoch=2, undelivered=(1, 2))
+    link = StaleLink([[hello, *snapshot, renew, None], [again, *snapshot, asyncio.Event()]])
     telegram = ScriptedTelegram()
     outbox = Outbox(telegram.bot, link, Pacing(), Presence(), Tenure())  # type: ignore[arg-type]  # a fake link
     task = asyncio.create_task(outbox.run())
