@@ -52,6 +52,9 @@ SAVE_SECONDS = 1.0
 
 MOST_PAUSE_SECONDS = 10.0
 
+MOST_PIECES_A_TOKEN = 2
+"""Engines send a token in one piece or hold it back; twice that is no odd way to count any more."""
+
 
 class Answering:
     """As many workers as the engine has slots, so that its batches are full."""
@@ -200,9 +203,10 @@ class Answering:
             if progress.answer_tokens >= self._answer_tokens:
                 progress.finished = Finished("length", 0, 0)  # the cut took the end alone
                 return
+        limit = self._answer_tokens - progress.answer_tokens
         stream = self._engine.stream(
             messages,
-            self._answer_tokens - progress.answer_tokens,
+            limit,
             self._temperature,
             self._queue.priority(ask.user_id),
             resume=bool(beginning),
@@ -212,6 +216,7 @@ class Answering:
         clock = asyncio.get_running_loop().time
 
         async def read() -> None:
+            pieces = 0
             # Closing the generator aborts the engine's work.
             async with contextlib.aclosing(stream) as items:
                 async for item in items:
@@ -220,6 +225,10 @@ class Answering:
                             progress.add(text, clock())
                             self._outbox.grow(ask.reply_id, text)
                             self._queue.charge(ask.user_id, answer_tokens=1)
+                            pieces += 1
+                            if pieces > MOST_PIECES_A_TOKEN * limit:
+                                progress.finished = Finished("length", prompt_tokens, pieces)
+                                return  # the engine disregards the limit
                         case Finished():
                             progress.finished = item
 

@@ -6,7 +6,7 @@ from typing import cast
 from services.gateway.access import Access
 from services.gateway.effects import Effect, Forgotten, GuestsChanged, Stopped, Withdrawn
 from services.gateway.store import Ask, Chat, Store, Usage
-from services.gateway.texts import Language, say
+from services.gateway.texts import Language, is_visible, say
 from services.wire import Update
 
 FOR_ALL = frozenset({"/start", "/help", "/new", "/stop", "/forget", "/usage"})
@@ -59,11 +59,12 @@ class Commands:
         if ask.state != "waiting":
             self._store.stop_ask(ask.id)
             return Stopped(ask.id)
-        return self._withdraw(ask)
+        said = self._store.said(ask)  # by an earlier process
+        return self._withdraw(ask, said.strip() if is_visible(said) else "")
 
-    def _withdraw(self, ask: Ask) -> Effect:
-        shown = say("stopped", cast(Language, ask.language))
-        self._store.withdraw_ask(ask, shown)
+    def _withdraw(self, ask: Ask, said: str = "") -> Effect:
+        shown = f"{said}\n\n{say('stopped', cast(Language, ask.language))}".strip()
+        self._store.withdraw_ask(ask, shown, said)
         return Withdrawn(ask, shown)
 
     def _forget(self, chat: Chat, language: Language, effects: list[Effect]) -> str:

@@ -55,6 +55,8 @@ class GuestsChanged:
 class Moved:
     """A group is a supergroup now; these of its replies go on there."""
 
+    old_chat_id: int
+    new_chat_id: int
     replies: list[Reply]
 
 

@@ -94,7 +94,8 @@ class Inbox:
                     self._queue.stop(ask_id)
                 case GuestsChanged(guests):
                     self._outbox.tell_guests(guests)
-                case Moved(replies):
+                case Moved(old_chat_id, new_chat_id, replies):
+                    self._queue.move_chat(old_chat_id, new_chat_id)
                     self._outbox.move(replies)
         if Forgotten() in effects:
             await self._erase()
@@ -102,7 +103,9 @@ class Inbox:
 
     async def move(self, old_chat_id: int, new_chat_id: int) -> None:
         """Let a group go on as the supergroup that it has become. Raises StoreError."""
-        self._outbox.move(await self._store.run(self._move, old_chat_id, new_chat_id))
+        replies = await self._store.run(self._move, old_chat_id, new_chat_id)
+        self._queue.move_chat(old_chat_id, new_chat_id)
+        self._outbox.move(replies)
 
     async def _erase(self) -> None:
         try:
@@ -137,7 +140,8 @@ class Inbox:
             return _receipt(number if isinstance(number, int) else None, "refused")
         if update.kind == "move":
             # Telegram says it, whoever the sender is; and a chat that is not known stays so.
-            effects.append(Moved(self._store.move_chat(update.chat_id, update.moved_to)))
+            replies = self._store.move_chat(update.chat_id, update.moved_to)
+            effects.append(Moved(update.chat_id, update.moved_to, replies))
             return _receipt(update.update_id, "accepted")
         if not self._access.is_allowed(update.user_id):
             log.warning("stranger", extra={"update": update.update_id})

@@ -10,6 +10,7 @@ credit. A free slot never idles while an ask may be served.
 import asyncio
 from collections import deque
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from heapq import heapify, heappop, heappush
 
 from services.gateway.store import Ask, Chat
@@ -126,6 +127,15 @@ class Queue:
         asks = [*self._waiting.values(), *(running.ask for running in self._running.values())]
         for ask in [ask for ask in asks if ask.reply_id == reply_id]:
             self.withdraw(ask.id)
+
+    def move_chat(self, old_id: int, new_id: int) -> None:
+        """A group has another id now: its asks, and those that come, are of one chat."""
+        for ask in [ask for ask in self._waiting.values() if ask.chat_id == old_id]:
+            self._waiting[ask.id] = replace(ask, chat_id=new_id)
+        for running in self._running.values():
+            if running.ask.chat_id == old_id:
+                running.ask = replace(running.ask, chat_id=new_id)
+        self._change()
 
     def waiting(self) -> list[Ask]:
         """List the asks that wait, in the order in which they are about to be served."""

@@ -190,12 +190,17 @@ class Store(Database):
 
     def add_piece(self, ask: Ask, piece: Piece) -> None:
         """Lengthen an ask that waits."""
-        self._write_piece(ask.id, len(ask.pieces), piece)
+        self._change_piece(ask, len(ask.pieces), piece)
 
     def reword_piece(self, ask: Ask, position: int, text: str) -> None:
         """Replace the text of one message of an ask that waits."""
         old = ask.pieces[position]
-        self._write_piece(ask.id, position, Piece(old.message_id, text, old.sent_at))
+        self._change_piece(ask, position, Piece(old.message_id, text, old.sent_at))
+
+    def _change_piece(self, ask: Ask, position: int, piece: Piece) -> None:
+        self._write_piece(ask.id, position, piece)
+        # What an earlier process has said already is no beginning of an answer to this.
+        self._db.execute("UPDATE replies SET text = '' WHERE id = ?", (ask.reply_id,))
 
     def _write_piece(self, ask_id: int, position: int, piece: Piece) -> None:
         self._db.execute(
@@ -246,8 +251,7 @@ class Store(Database):
                 "UPDATE asks SET state = 'running' WHERE id = ? AND state = 'waiting'", (ask_id,)
             )
             for ask in self._select_asks(f"{OPEN} AND id = ?", (ask_id,)):
-                (said,) = self._row("SELECT text FROM replies WHERE id = ?", (ask.reply_id,))
-                return ask, str(said)
+                return ask, self.said(ask)
         return None
 
     def requeue_asks(self) -> None:
@@ -258,10 +262,22 @@ class Store(Database):
         """Note that the ask shall not be answered any further."""
         self._db.execute("UPDATE asks SET state = 'stopping' WHERE id = ?", (ask_id,))
 
-    def withdraw_ask(self, ask: Ask, shown: str) -> None:
-        """Close an ask with these words, whether it waits or is being answered."""
+    def said(self, ask: Ask) -> str:
+        """Read how far its answer had come when it was last saved."""
+        (text,) = self._row("SELECT text FROM replies WHERE id = ?", (ask.reply_id,))
+        return str(text)
+
+    def withdraw_ask(self, ask: Ask, shown: str, answer: str = "") -> None:
+        """Close an ask with these words, whether it waits or is being answered.
+
+        `answer` is what the conversation remembers.
+        """
         self.close_reply(ask.reply_id, shown)
         self._end_ask(ask.id, "answered")
+        if answer:
+            self._remember(ask, answer)
+        if ask.state == "waiting":  # otherwise whoever answers it knows better
+            self._charge(ask.user_id, ask.spent)
 
     def _end_ask(self, ask_id: int, state: Literal["answered", "failed"]) -> bool:
         """False if it was ended before."""
@@ -356,6 +372,12 @@ class Store(Database):
 
     def _delete_asks(self, ask_ids: Iterable[int]) -> None:
         for ask_id in ask_ids:
+            # The messages of a failed ask were kept for another try after their reply was gone.
+            self._db.execute(
+                "DELETE FROM parts WHERE reply_id = (SELECT reply_id FROM asks WHERE id = ?)"
+                " AND reply_id NOT IN (SELECT id FROM replies)",
+                (ask_id,),
+            )
             self._db.execute("DELETE FROM pieces WHERE ask_id = ?", (ask_id,))
             self._db.execute("DELETE FROM asks WHERE id = ?", (ask_id,))
 
@@ -573,7 +595,6 @@ class Store(Database):
             for ask_id, reply_id in list(old):
                 (shown_still,) = self._row("SELECT count(*) FROM replies WHERE id = ?", (reply_id,))
                 if not shown_still:
-                    self._db.execute("DELETE FROM parts WHERE reply_id = ?", (reply_id,))
                     self._delete_asks([ask_id])
             if history_seconds is not None:
                 self._db.execute("DELETE FROM turns WHERE created_at < ?", (now - history_seconds,))

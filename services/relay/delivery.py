@@ -340,8 +340,11 @@ class Delivery:
                 raise Settled from None
 
     def _type(self) -> None:
-        """Show that somebody is typing: a decoration, which must hold up nothing."""
-        if not self._typing or self._typing.done():
+        """Show that somebody is typing: a decoration, which must hold up nothing.
+
+        Nobody is for those who wait in line: they see that, and may be hundreds.
+        """
+        if not self.reply.status and (not self._typing or self._typing.done()):
             self._typing = asyncio.create_task(self._send_typing())
 
     async def _send_typing(self) -> None:

@@ -11,7 +11,7 @@ from services.gateway.inbox import Inbox, Limits
 from services.gateway.outbox import Outbox
 from services.gateway.queue import Queue
 from services.gateway.store import NOTHING, Piece, Store, Turn
-from services.wire import Batch
+from services.wire import Batch, Button
 from tests.unit.fakes import KEY, USER, message, open_store
 from tests.unit.gateway.raw import read_pages
 
@@ -99,3 +99,17 @@ async def test_history_is_kept_for_the_set_time(
 
     turns: list[Turn] = await store.run(store.latest_turns, CHAT, 9)
     assert [turn.role for turn in turns] == ["user", "assistant"]
+
+
+async def test_forget_leaves_no_trace_of_messages_of_failed_asks(store: Store) -> None:
+    """The ids that were kept for another try go with the ask."""
+    reply = await store.run(store.add_reply, CHAT, 5)
+    ask = await store.run(store.add_ask, reply.id, USER, CHAT, "en", [Piece(5, "question", 0)])
+    await store.run(store.record_part, reply.id, 0, 77)
+    retry = Button(label="Try again", data=f"retry:{ask.id}")
+    await store.run(store.fail_ask, ask, "It failed.", retry, NOTHING)
+    await store.run(store.drop_reply, reply.id)
+
+    await store.run(store.forget_chat, CHAT)
+
+    assert list(store._db.execute("SELECT * FROM parts")) == []

@@ -1,5 +1,6 @@
 """A group that becomes a supergroup keeps its conversation, and what is on its way."""
 
+import asyncio
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,7 @@ MOVE = Update(
 class Gateway:
     store: Store
     outbox: Outbox
+    queue: Queue
     client: httpx.AsyncClient
 
     async def post(self, path: str, **body: object) -> int:
@@ -41,15 +43,15 @@ class Gateway:
 @pytest.fixture
 async def gateway(tmp_path: Path) -> AsyncGenerator[Gateway]:
     async with open_store(tmp_path) as store:
-        outbox = Outbox(store, [])
+        outbox, queue = Outbox(store, []), Queue()
         access = Access(store, frozenset({USER}))
-        inbox = Inbox(store, Queue(), outbox, access, Limits(9, 9, 9000))
+        inbox = Inbox(store, queue, outbox, access, Limits(9, 9, 9000))
         async with httpx.AsyncClient(
             transport=httpx.ASGITransport(build_app(inbox, outbox, LINK)),
             base_url="http://gateway",
             headers={"Authorization": f"Bearer {LINK}", VERSION_HEADER: str(VERSION)},
         ) as client:
-            yield Gateway(store, outbox, client)
+            yield Gateway(store, outbox, queue, client)
 
 
 async def converse(store: Store) -> None:
@@ -128,3 +130,23 @@ async def test_answer_is_remembered_where_its_question_moved(gateway: Gateway) -
 
     turns = await gateway.store.run(gateway.store.latest_turns, (SUPERGROUP, 0), 9)
     assert [turn.text for turn in turns] == ["hello", "answer"]
+
+
+async def test_questions_stay_in_order_when_their_group_moves(gateway: Gateway) -> None:
+    """One asked in the supergroup waits for the one that the group's was asked before."""
+    await gateway.updates(message(1, "first", chat_id=GROUP, chat_kind="group"))
+    await gateway.updates(message(2, "second", chat_id=GROUP, chat_kind="group"))
+    running = await gateway.queue.next()
+    await gateway.updates(MOVE)
+    await gateway.updates(message(3, "third", chat_id=SUPERGROUP, chat_kind="supergroup"))
+
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.05):
+            await gateway.queue.next()
+
+    served = []
+    for _ in range(2):
+        gateway.queue.release(running)
+        running = await gateway.queue.next()
+        served.append(running.ask.text)
+    assert served == ["second", "third"]

@@ -275,3 +275,15 @@ async def test_forget_ends_an_answer_that_is_being_written(gateway: Gateway) -> 
     assert said.text.startswith("I have erased")
     assert [reply.text for reply in again] == [stopped.text, said.text]
     assert gateway.engine.aborted == 1
+
+
+async def test_engine_that_knows_no_end_is_stopped_at_the_limit(gateway: Gateway) -> None:
+    """An engine that disregards the limit takes neither a slot nor memory for ever."""
+    gateway.engine.scripts.append(["x "] * 5000)
+    async with gateway.life():
+        await gateway.accept(message(1, "count"))
+
+        (reply,) = await gateway.wait_for_end()
+
+    assert len(reply.text.split()) <= 600  # the limit is 256
+    assert gateway.engine.aborted == 1

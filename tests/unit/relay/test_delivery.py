@@ -182,3 +182,17 @@ async def test_leftover_of_a_failed_reply_is_kept_for_another_try(
     assert telegram.count("deleteMessage") == 0
     edits = {c["message_id"]: c["text"] for name, c in telegram.calls if name == "editMessageText"}
     assert edits == {61: "It failed.", 62: "…"}
+
+
+async def test_nobody_types_for_a_reply_that_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who waits sees a place. Hundreds of them would cost more calls than Telegram takes."""
+    monkeypatch.setattr(delivery, "TYPING_SECONDS", 0.01)
+    telegram = ScriptedTelegram()
+    reply = Reply(id=4, chat_id=7, status="Waiting: 5 ahead of you.")
+
+    running = asyncio.create_task(deliver(telegram, reply))
+    await asyncio.sleep(0.2)
+    running.cancel()
+    await asyncio.wait({running})
+
+    assert telegram.count("sendChatAction") == 0

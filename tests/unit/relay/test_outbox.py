@@ -9,12 +9,14 @@ from dataclasses import dataclass, field
 import pytest
 
 from services.relay.link import LinkDown
+from services.relay.link import Superseded as StaleEpoch
 from services.relay.outbox import Outbox
 from services.relay.pacing import Pacing
 from services.relay.presence import Presence
 from services.relay.tenure import Tenure
-from services.wire import Event, Guests, Hello, Superseded
+from services.wire import Event, Guests, Hello, Opened, PartRecord, Reply, Superseded
 from tests.unit.fakes import until
+from tests.unit.relay.scripted import ScriptedTelegram
 
 
 @dataclass
@@ -110,3 +112,44 @@ async def test_absence_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
     assert [it.getMessage() for it in caplog.records if it.levelno == logging.WARNING] == [
         "stream lost", "stream lost",
     ]  # fmt: skip
+
+
+@dataclass
+class StaleLink(FakeLink):
+    """The first part is refused as stale, while the next stream is about to begin."""
+
+    parts: list[tuple[int, int]] = field(default_factory=list)
+    refused: bool = False
+
+    async def claim(self, *_: object) -> None:
+        """Leave is given."""
+
+    async def settle(self, *_: object) -> None:
+        """It is the end."""
+
+    async def record_part(self, record: PartRecord, reply_id: int) -> None:
+        if not self.refused:
+            self.refused = True
+            raise StaleEpoch
+        self.parts.append((reply_id, record.message_id))
+
+
+async def test_replies_stay_in_order_when_a_part_is_refused_as_stale() -> None:
+    """The reply behind waits until the one before it has begun, not until it was refused."""
+    renew = asyncio.Event()
+    replies = [Reply(id=n, chat_id=7, text=f"reply {n}", closed=True) for n in (1, 2)]
+    snapshot = [Opened(reply=reply) for reply in replies]
+    hello, again = Hello(epoch=1, undelivered=(1, 2)), Hello(epoch=2, undelivered=(1, 2))
+    link = StaleLink([[hello, *snapshot, renew, None], [again, *snapshot, asyncio.Event()]])
+    telegram = ScriptedTelegram()
+    outbox = Outbox(telegram.bot, link, Pacing(), Presence(), Tenure())  # type: ignore[arg-type]  # a fake link
+    task = asyncio.create_task(outbox.run())
+    await until(lambda: link.refused, "a part is refused")
+    await asyncio.sleep(0.1)
+
+    renew.set()
+    await until(lambda: len(link.parts) == 2, "both replies have begun")
+
+    task.cancel()
+    await asyncio.wait({task})
+    assert [reply_id for reply_id, _ in sorted(link.parts, key=lambda part: part[1])] == [1, 2]
