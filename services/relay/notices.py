@@ -30,6 +30,9 @@ log = logging.getLogger(__name__)
 WARN_SECONDS = 20 * 3600.0
 """Telegram forgets an update after 24 hours."""
 
+LONG_SECONDS = 20.0
+"""What has not waited so long has not been given a reaction."""
+
 ASLEEP = "😴"
 
 
@@ -70,7 +73,9 @@ class Notices:
         """These were accepted: take back what was only to bridge the time until then."""
         for update in updates:
             self._waiting.pop(update.update_id, None)
-            if update.update_id in self._reacted:
+            # One that has waited may have been given its reaction by a relay before this one.
+            has_waited = self._clock() - _happened_at(update) >= LONG_SECONDS
+            if update.update_id in self._reacted or (has_waited and update.kind != "press"):
                 self._decorations.add(partial(self._react, update, None))
             for message_id in self._sent.pop(update.chat_id, []):
                 self._delete(update.chat_id, message_id)

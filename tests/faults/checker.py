@@ -219,8 +219,8 @@ class _Chat:
 
     def _is_end(self, text: str) -> bool:
         words = text.split()
-        if STOPPED in words[-1:] or FAILED.search(text):
-            return True
+        if STOPPED in words[-1:]:
+            return True  # what failed is none: its user may try again in the same message
         return any(words[-SHINGLE:] == wording.words[-SHINGLE:] for wording in self._wordings)
 
     def _read_answer(self, message: dict[str, Any], text: str, number: int) -> None:

@@ -5,6 +5,7 @@ essay.py), so that each answer can be told from every other one.
 """
 
 import asyncio
+import contextlib
 import random
 from collections.abc import Coroutine
 from dataclasses import dataclass, field
@@ -17,6 +18,8 @@ from tests.stubs.telegram.client import Control, Refused
 
 CHATS = 64
 """In each at least one ask is in flight nearly always: above 50 in all at any time."""
+
+PRESS_AGAIN_SECONDS = 10.0
 
 STRANGERS = (6661, 6662, 6663)
 
@@ -34,7 +37,9 @@ class Ask:
     def is_answered(self, shown: list[Shown]) -> bool:
         tail = _tail(self.text)
         for message in shown:
-            if message.grows or message.text == PLACEHOLDER or message.message_id < self.message_id:
+            if message.grows or message.retry or message.text == PLACEHOLDER:
+                continue
+            if message.message_id < self.message_id:
                 continue
             if " ".join(message.text.split()).endswith(tail):
                 return True
@@ -58,6 +63,7 @@ class Counts:
     edits: int = 0
     stops: int = 0
     commands: int = 0
+    retries: int = 0
 
 
 class Load:
@@ -119,6 +125,7 @@ class _User:
     rng: random.Random
     number: int = 0
     asks: list[Ask] = field(default_factory=list)
+    retried: dict[str, float] = field(default_factory=dict)
 
     async def run(self) -> None:
         load = self.load
@@ -192,6 +199,17 @@ class _User:
                     pass  # it is final by now
                 return
 
+    async def _retry(self, shown: list[Shown]) -> None:
+        """Press the button under an answer that failed."""
+        now = asyncio.get_running_loop().time()
+        for message in shown:
+            # A press is not durable: while the gateway sleeps it is answered "press again later".
+            if message.retry and now - self.retried.get(message.retry, -99.0) > PRESS_AGAIN_SECONDS:
+                self.retried[message.retry] = now
+                with contextlib.suppress(Refused):
+                    await self.load.control.press(self.chat_id, message.message_id, message.retry)
+                    self.load.counts.retries += 1
+
     async def wait(self) -> None:
         """Wait until everything that was asked is answered."""
         chat = self.load.screen.chat(self.chat_id)
@@ -199,7 +217,9 @@ class _User:
             chat.changed.clear()
             shown = list(chat.shown.values())
             self.asks[:] = [ask for ask in self.asks if not ask.is_answered(shown)]
+            await self._retry(shown)
             if not self.asks:
                 chat.shown = {n: message for n, message in chat.shown.items() if message.grows}
                 return
-            await chat.changed.wait()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(chat.changed.wait(), PRESS_AGAIN_SECONDS)

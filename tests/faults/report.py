@@ -53,6 +53,7 @@ class Outcome:
             "faults": len(self.done),
             "asks": verdict.asks,
             "edits": verdict.edits,
+            "tried again": self.counts.retries,
             "commands": verdict.commands,
             "answers": verdict.answers,
             "stopped": verdict.stopped,

@@ -25,6 +25,8 @@ class Shown:
     grows: bool
     """It carries a stop button."""
     button: str = ""
+    retry: str = ""
+    """It says that it failed, and this button tries again."""
 
 
 @dataclass
@@ -97,6 +99,7 @@ class Screen:
         rows = (message.get("reply_markup") or {}).get("inline_keyboard", [])
         buttons = [str(b.get("callback_data", "")) for row in rows for b in row]
         stop = next((data for data in buttons if data.startswith("stop:")), "")
+        retry = next((data for data in buttons if data.startswith("retry:")), "")
         chat = self.chat(chat_id)
         before = chat.shown.get(message["message_id"])
         reply_to = (message.get("reply_to_message") or {}).get("message_id")
@@ -106,6 +109,7 @@ class Screen:
             reply_to or (before.reply_to if before else None),
             bool(stop),
             stop,
+            retry,
         )
         chat.changed.set()
         return bool(stop)

@@ -46,6 +46,8 @@ class GatewayStates(RuleBasedStateMachine):
         """Asks that are to be answered: their user and text, by id."""
         self.taken: dict[int, tuple[Ask, str]] = {}
         self.stopping: set[int] = set()
+        self.saved: dict[int, str] = {}
+        self.asked_in: dict[int, int] = {}
         self.replies: dict[int, Seen] = {}
         self.settled: set[int] = set()
         self.turns: dict[int, list[str]] = {7: [], 8: []}
@@ -100,6 +102,7 @@ class GatewayStates(RuleBasedStateMachine):
             newest = self.store.asks()[-1]
             assert newest.text == text
             self.open[newest.id] = (user, text)
+            self.asked_in[newest.id] = self.conversations[user]
 
     @precondition(lambda self: self.sent)
     @rule(data=st.data())
@@ -118,8 +121,16 @@ class GatewayStates(RuleBasedStateMachine):
             if ask_id in self.taken or ask_id in self.stopping:
                 self.stopping.add(ask_id)  # closed by its worker, now or after the next start
             else:
-                del self.open[ask_id]
+                _, text = self.open.pop(ask_id)
+                said = self._charge_saved(user, ask_id)  # by a process that has died
+                if said and self.asked_in[ask_id] == self.conversations[user]:
+                    self.turns[user] += [text, said]
         self._note_closed()
+
+    def _charge_saved(self, user: int, ask_id: int) -> str:
+        said = self.saved.get(ask_id, "")
+        self.tokens[user] += len(said)
+        return said
 
     @rule(user=USERS, text=st.sampled_from(["/new", "/forget"]))
     def forget(self, user: int, text: str) -> None:
@@ -131,6 +142,8 @@ class GatewayStates(RuleBasedStateMachine):
         if text == "/forget":
             for ask_id in [ask_id for ask_id, (owner, _) in self.open.items() if owner == user]:
                 del self.open[ask_id]
+                if ask_id not in self.taken and ask_id not in self.stopping:
+                    self._charge_saved(user, ask_id)
             self._note_closed()
 
     # Workers
@@ -159,6 +172,7 @@ class GatewayStates(RuleBasedStateMachine):
         self.store.save([Checkpoint(ask.id, ask.reply_id, text, Usage(1, len(text), 1))])
         if ask.id in self.open:
             self.taken[ask.id] = (ask, text)
+            self.saved[ask.id] = text
 
     @precondition(lambda self: self.taken)
     @rule(data=st.data())
