@@ -47,6 +47,9 @@ class History:
         PromptTooLong if the ask alone does not fit, EngineUnavailable.
         """
         budget = int(self._prompt_tokens * budget_share)
+        if not budget:  # the engine's limit is not what its count says: the ask alone must do
+            messages = self._messages([], ask)
+            return messages, sum(estimate_tokens(message["content"]) for message in messages)
         turns = await self._store.run(self._store.latest_turns, ask.chat, MOST_TURNS)
         turns = turns[len(turns) % 2 :]  # whole exchanges: a question and its answer
         spare = most_tokens(self._messages(turns, ask)) - BYTES_PER_TOKEN * budget

@@ -187,16 +187,20 @@ class Inbox:
     def _ask(
         self, update: Update, chat: Chat, piece: Piece, language: Language, effects: list[Effect]
     ) -> Outcome:
-        of_user, of_all = self._store.count_asks(update.user_id)
-        if of_user >= self._limits.asks_of.get(update.user_id, self._limits.user_asks):
-            return self._refuse(update, say("too many", language, count=of_user), effects)
-        if of_all >= self._limits.total_asks:
-            return self._refuse(update, say("busy", language), effects)
+        if full := self._is_full(update.user_id, language):
+            return self._refuse(update, full, effects)
         reply = self._store.add_reply(chat, update.message_id)
         ask = self._store.add_ask(reply.id, update.user_id, chat, language, [piece])
         effects.append(Opened(self._store.set_button(reply, stop_button(ask, language))))
         effects.append(Asked(ask, _delay(piece)))
         return "accepted"
+
+    def _is_full(self, user_id: int, language: Language) -> str:
+        """Say why this user cannot ask now; nothing if they can."""
+        of_user, of_all = self._store.count_asks(user_id)
+        if of_user >= self._limits.asks_of.get(user_id, self._limits.user_asks):
+            return say("too many", language, count=of_user)
+        return say("busy", language) if of_all >= self._limits.total_asks else ""
 
     def _reword(self, waiting: list[Ask], message_id: int, text: str) -> bool:
         """Change what waits; False if the message is not part of it."""
@@ -224,6 +228,8 @@ class Inbox:
                 if ask.id == ask_id and ask.user_id == update.user_id:
                     effects.append(self._commands.stop(ask))
                     notice = say("stopping", language)
+        elif verb == "retry" and (full := self._is_full(update.user_id, language)):
+            notice = full
         elif verb == "retry" and (retried := self._store.retry_ask(ask_id, update.user_id, chat)):
             failed_reply_id, reply, ask = retried
             effects.append(Discarded(failed_reply_id))

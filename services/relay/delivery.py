@@ -344,7 +344,8 @@ class Delivery:
 
         Nobody is for those who wait in line: they see that, and may be hundreds.
         """
-        if not self.reply.status and (not self._typing or self._typing.done()):
+        is_idle = not self._typing or self._typing.done()
+        if not self.reply.status and is_idle and self._pacing.may_type(self.reply.chat_id):
             self._typing = asyncio.create_task(self._send_typing())
 
     async def _send_typing(self) -> None:

@@ -16,6 +16,7 @@ GROUP_PER_SECOND = 0.25
 GROUP_GROWING_PER_SECOND = 0.15
 TOTAL_BURST = 20
 TOTAL_PER_SECOND = 25.0
+TYPING_SECONDS = 4.0
 GROWING_PER_SECOND = 20.0
 """What growing texts may take of the total: the rest is for placeholders and final texts."""
 
@@ -42,6 +43,7 @@ class _Chat:
     growing: _Budget = field(default_factory=lambda: _Budget(CHAT_BURST - 2, CHAT_PER_SECOND))
     """Growing texts pass this budget first, and so leave the burst to placeholders and finals."""
     blocked_until: float = 0.0
+    typing_until: float = 0.0
 
 
 def _group() -> _Chat:
@@ -72,6 +74,18 @@ class Pacing:
         """Telegram has said when it will listen to this chat again."""
         now = asyncio.get_running_loop().time()
         self._chat(chat_id, now).blocked_until = now + retry_after_seconds
+
+    def may_type(self, chat_id: int) -> bool:
+        """Tell whether nobody is shown typing in this chat any more; if so, somebody is now.
+
+        Telegram shows it for five seconds, whoever of a chat's replies asked for it.
+        """
+        now = asyncio.get_running_loop().time()
+        chat = self._chat(chat_id, now)
+        if now < chat.typing_until:
+            return False
+        chat.typing_until = now + TYPING_SECONDS
+        return True
 
     def _chat(self, chat_id: int, now: float) -> _Chat:
         if chat_id not in self.chats:

@@ -89,6 +89,17 @@ async def test_ask_that_cannot_fit_is_too_long(store: Store) -> None:
         await history(store, engine, 850).compose(await add(store, WORDS * 6))
 
 
+async def test_ask_alone_is_the_last_try(store: Store) -> None:
+    """An engine that refuses what it has counted as fitting is given the bare ask, uncounted."""
+    engine = Counting(tokens_per_word=8)
+    await converse(store, 2)
+
+    messages, _ = await history(store, engine, 850).compose(await add(store, "now"), 0.0)
+
+    assert names(messages) == ["be", "now"]
+    assert engine.counts == 0
+
+
 async def test_engine_that_does_not_count_is_served_by_an_estimate(store: Store) -> None:
     """Then a third of the bytes is taken for the number of tokens."""
     await converse(store, 8)

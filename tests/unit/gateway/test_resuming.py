@@ -213,6 +213,25 @@ async def test_retry_button_asks_again_in_the_same_message(gateway: Gateway) -> 
     assert gateway.engine.requests[-1][-1]["content"] == "hello"
 
 
+async def test_retry_keeps_to_the_limits(gateway: Gateway) -> None:
+    """Who has as many asks waiting as they may have is told so, and can press again later."""
+    gateway.engine.scripts.extend([[EngineFailed()] for _ in range(4)])
+    gateway.engine.scripts.append([asyncio.Event()])
+    async with gateway.life():
+        await gateway.accept(message(1, "hello"))
+        (failed,) = await gateway.wait_for_end()
+        await gateway.accept(*(message(number, "more") for number in range(2, 11)))
+        press = {"kind": "press", "press_id": "1", "press_data": failed.buttons[0].data}
+
+        notice = await gateway.accept(message(20, None, **press))
+        await gateway.accept(message(21, "/stop"))
+        await until(lambda: not gateway.queue.running_count, "the slot is free")
+        again = await gateway.accept(message(22, None, **(press | {"press_id": "2"})))
+
+    assert notice.startswith("You have 9 messages waiting")
+    assert again == "Trying again."
+
+
 async def test_retry_before_the_failure_is_confirmed(gateway: Gateway) -> None:
     """Then the old reply is gone at once: no two replies work on one message."""
     gateway.engine.scripts.extend([[EngineFailed()] for _ in range(4)])

@@ -47,6 +47,15 @@ async def test_chats_do_not_slow_each_other() -> None:
     assert await seconds(pacing.turn(8, urgent=True)) < 0.1
 
 
+async def test_one_typing_is_shown_in_a_chat() -> None:
+    """However many replies of a chat wait; other chats have their own."""
+    pacing = Pacing()
+
+    shown = [pacing.may_type(chat_id) for chat_id in (7, 7, 8, 7)]
+
+    assert shown == [True, False, True, False]
+
+
 async def test_retry_after_is_obeyed_in_full() -> None:
     """When Telegram says wait, nothing goes to that chat before, urgent or not."""
     pacing = Pacing()
