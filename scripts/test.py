@@ -39,7 +39,7 @@ class Stage:
     """Further arguments for pytest."""
 
 
-SIDE_BY_SIDE = ("--numprocesses=4",)
+SIDE_BY_SIDE = ("--numprocesses=6", "--dist=worksteal")
 """Unit tests wait more than they compute."""
 
 EVERYTHING = (setup.RELAY_NODE, setup.model_node("llamacpp"), setup.STUBS, setup.BYSTANDERS)
