@@ -23,6 +23,7 @@ from aiogram.types import InlineKeyboardButton, InlineKeyboardMarkup, ReplyParam
 
 from services.log import describe_error
 from services.relay.backoff import Backoff
+from services.relay.decorations import DECORATION_SECONDS
 from services.relay.link import Link, LinkDown, Rejected, Settled, Superseded
 from services.relay.pacing import Pacing
 from services.relay.rendering import PLACEHOLDER, split
@@ -36,10 +37,6 @@ SETTLE_SECONDS = 6.0
 
 TYPING_SECONDS = 4.5
 """Telegram shows `typing` for five seconds."""
-
-
-DECORATION_SECONDS = 3
-"""What is only decoration is given up after this long."""
 
 
 class Undeliverable(Exception):

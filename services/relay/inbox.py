@@ -23,6 +23,7 @@ from aiogram.exceptions import (
 
 from services.log import describe_error
 from services.relay.backoff import Backoff
+from services.relay.decorations import DECORATION_SECONDS
 from services.relay.link import Link, LinkDown, Rejected
 from services.relay.notices import Notices
 from services.relay.presence import Presence
@@ -37,9 +38,6 @@ from services.relay.translation import (
 from services.wire import Batch, Update
 
 log = logging.getLogger(__name__)
-
-DECORATION_SECONDS = 3
-"""What is only decoration is given up after this long."""
 
 PATIENCE_SECONDS = 20.0
 """A gateway that only restarts is back before that, and nobody need be told."""

@@ -291,6 +291,12 @@ async def test_hanging_notice_holds_up_no_answer(asleep: Chain) -> None:
 # Presses
 
 
+async def press(chain: Chain, shown: dict[str, Any]) -> None:
+    """A user presses the button under this message of the bot."""
+    where = {"chat_id": USER, "message_id": shown["message_id"], "data": shown["data"]}
+    await chain.post("/press", {"user": user(USER), **where})
+
+
 async def test_press_during_sleep_is_answered_and_forgotten(asleep: Chain) -> None:
     """Who presses is asked to press again later; the press itself is not carried out later."""
     await asleep.start_gateway()
@@ -300,11 +306,7 @@ async def test_press_during_sleep_is_answered_and_forgotten(asleep: Chain) -> No
     button = await wait_for_button(asleep)
     await asleep.kill("gateway")
 
-    await asleep.post(
-        "/press",
-        {"user": user(USER), "chat_id": USER, "message_id": button["message_id"],
-         "data": button["data"]},
-    )  # fmt: skip
+    await press(asleep, button)
 
     await wait_for(lambda: press_answers(asleep), [say("press later", "en")])
     await wait_for(lambda: pending_count(asleep), 0)
@@ -322,11 +324,7 @@ async def test_answered_press_behind_a_waiting_message_is_not_handed_over(asleep
     button = await wait_for_button(asleep)
     await asleep.kill("gateway")
     await asleep.say("me too")
-    await asleep.post(
-        "/press",
-        {"user": user(USER), "chat_id": USER, "message_id": button["message_id"],
-         "data": button["data"]},
-    )  # fmt: skip
+    await press(asleep, button)
     await wait_for(lambda: press_answers(asleep), [say("press later", "en")])
     assert await pending_count(asleep) == 2
 
