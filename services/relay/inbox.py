@@ -47,6 +47,9 @@ REPEAT_SECONDS = 1.0
 
 MOST_REPEAT_SECONDS = 15.0
 
+MOST_RETRY_SECONDS = 5.0
+"""A Telegram that returns is found this soon: whoever wrote meanwhile has waited long enough."""
+
 POLL_SECONDS = 50
 """Telegram holds a getUpdates call this long when there is nothing to deliver."""
 
@@ -92,7 +95,7 @@ class Inbox:
 
     async def _fetch(self) -> list[RawUpdate]:
         """Return the oldest updates that wait, as soon as there are any."""
-        backoff = Backoff()
+        backoff = Backoff(most_seconds=MOST_RETRY_SECONDS)
         while True:
             try:
                 raw_updates = await self._bot(
