@@ -61,8 +61,6 @@ STAGES = (
         images=EVERYTHING,
         paths=("tests/stack",),
     ),
-)
-BY_NAME = (
     Stage(
         "faults",
         "200 faults in six minutes under load, the same each time; FAULTS_SEED=N for others",
@@ -72,6 +70,8 @@ BY_NAME = (
         settings=(("FAULTS_SEED", "851412"),),  # what fails is the change, not the day's luck
         options=("-o", "faulthandler_timeout=1200"),
     ),
+)
+BY_NAME = (
     Stage(
         "vllm",
         "the real vLLM, CPU build; torch's build for CPUs must be to be had (WHEELS, see .env)",

@@ -50,7 +50,7 @@ class History:
         if not budget:  # the engine's limit is not what its count says: the ask alone must do
             messages = self._messages([], ask)
             return messages, sum(estimate_tokens(message["content"]) for message in messages)
-        turns = await self._store.run(self._store.latest_turns, ask.chat, MOST_TURNS)
+        turns = await self._store.run(self._store.turns_before, ask, MOST_TURNS)
         turns = turns[len(turns) % 2 :]  # whole exchanges: a question and its answer
         spare = most_tokens(self._messages(turns, ask)) - BYTES_PER_TOKEN * budget
         turns = _without_oldest(turns, spare) if spare > 0 else turns

@@ -408,6 +408,11 @@ class Store(Database):
         )
         return [Turn(*row) for row in rows][::-1]
 
+    def turns_before(self, ask: Ask, most: int) -> list[Turn]:
+        """Read the last turns of the conversation that an ask belongs to by now, oldest first."""
+        row = self._db.execute("SELECT chat_id, thread_id FROM asks WHERE id = ?", (ask.id,))
+        return self.latest_turns(next(row, ask.chat), most)  # withdrawn: nobody will see it
+
     def move_chat(self, old_id: int, new_id: int) -> list[Reply]:
         """Let everything about a group belong to the supergroup that it has become.
 

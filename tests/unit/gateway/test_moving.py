@@ -119,6 +119,19 @@ async def test_move_that_is_found_twice_is_one(gateway: Gateway) -> None:
     assert await gateway.store.run(gateway.store.conversation, (SUPERGROUP, 0)) == 0
 
 
+async def test_answer_that_is_resumed_after_the_move_knows_what_was_said(gateway: Gateway) -> None:
+    """The ask was read in the group; what it continues is in the supergroup by now."""
+    await converse(gateway.store)
+    await gateway.updates(message(1, "hello", chat_id=GROUP, chat_kind="group"))
+    (ask,) = await gateway.store.run(gateway.store.asks)
+    await gateway.updates(MOVE)
+
+    turns = await gateway.store.run(gateway.store.turns_before, ask, 9)
+
+    assert ask.chat == (GROUP, 0)
+    assert [turn.text for turn in turns] == ["question", "answer"]
+
+
 async def test_answer_is_remembered_where_its_question_moved(gateway: Gateway) -> None:
     """An answer that ends after the move belongs to the supergroup's conversation."""
     await gateway.store.run(gateway.store.start_conversation, (GROUP, 0))
