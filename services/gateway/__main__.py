@@ -14,7 +14,8 @@ from services.gateway.answering import Answering
 from services.gateway.app import build_app
 from services.gateway.engine import open_engine
 from services.gateway.history import History
-from services.gateway.inbox import Inbox, Limits, paste_delay
+from services.gateway.inbox import Inbox, paste_delay
+from services.gateway.limits import Limits
 from services.gateway.outbox import Outbox
 from services.gateway.queue import Queue
 from services.gateway.settings import GatewaySettings
@@ -78,9 +79,15 @@ async def _run(settings: GatewaySettings) -> None:
             queue.put(ask, paste_delay(ask))  # what an earlier run left unanswered
         access = Access(store, settings.allowed_users, settings.admins)
         limits = Limits(
-            settings.user_asks, settings.total_asks, settings.prompt_tokens, settings.user_limits
+            settings.user_asks,
+            settings.total_asks,
+            settings.prompt_tokens,
+            settings.user_limits,
+            settings.daily_asks,
+            settings.daily_tokens,
+            settings.minute_asks,
         )
-        inbox = Inbox(store, queue, outbox, access, limits)
+        inbox = Inbox(store, queue, outbox, access, limits, settings.history_days)
         app = build_app(inbox, outbox, settings.link_token)
         server = _Server(
             uvicorn.Config(

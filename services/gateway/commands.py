@@ -9,7 +9,7 @@ from services.gateway.store import Ask, Chat, Store, Usage
 from services.gateway.texts import Language, is_visible, say
 from services.wire import Update
 
-FOR_ALL = frozenset({"/start", "/help", "/new", "/stop", "/forget", "/usage"})
+FOR_ALL = frozenset({"/start", "/help", "/new", "/stop", "/forget", "/usage", "/privacy"})
 FOR_ADMINS = frozenset({"/allow", "/deny"})
 
 USAGE_DAYS = 30
@@ -18,9 +18,11 @@ USAGE_DAYS = 30
 class Commands:
     """Carries out one command and says what the bot replies."""
 
-    def __init__(self, store: Store, access: Access) -> None:
+    def __init__(self, store: Store, access: Access, history_days: int) -> None:
+        """`history_days` 0: conversations are kept until their user forgets them."""
         self._store = store
         self._access = access
+        self._history_days = history_days
 
     def knows(self, text: str) -> bool:
         """Tell whether a text is a command that the bot knows."""
@@ -36,7 +38,10 @@ class Commands:
             case "/start":
                 return say("start", language)
             case "/help":
-                return say("help", language)
+                more = say("help admin", language) if self._access.is_admin(update.user_id) else ""
+                return say("help", language, more=more)
+            case "/privacy":
+                return self._privacy(update, language)
             case "/new":
                 self._store.start_conversation(chat)
                 return say("new", language)
@@ -72,6 +77,12 @@ class Commands:
         self._store.forget_chat(chat)
         effects.append(Forgotten())
         return say("forgotten", language)
+
+    def _privacy(self, update: Update, language: Language) -> str:
+        days = self._history_days
+        kept = say("kept for days", language, days=days) if days else say("kept", language)
+        shared = "" if update.chat_kind == "private" else say("shared", language)
+        return say("privacy", language, kept=kept, shared=shared)
 
     def _usage(self, user_id: int, language: Language) -> str:
         rows = self._store.usage(USAGE_DAYS, user_id)

@@ -1,8 +1,6 @@
 """Takes batches of updates: decides on each, commits them, and only then lets them take effect."""
 
 import logging
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from pydantic import ValidationError
@@ -20,6 +18,7 @@ from services.gateway.effects import (
     Stopped,
     Withdrawn,
 )
+from services.gateway.limits import Allowance, Limits
 from services.gateway.outbox import Outbox
 from services.gateway.queue import Queue
 from services.gateway.store import Ask, Chat, Piece, Store, StoreError
@@ -48,29 +47,26 @@ LEAST_TOKEN_BYTES = 10
 Outcome = Literal["accepted", "refused"]
 
 
-@dataclass(frozen=True)
-class Limits:
-    """How much may wait, and how long one ask may be."""
-
-    user_asks: int
-    total_asks: int
-    ask_tokens: int
-    asks_of: Mapping[int, int] = field(default_factory=dict)
-    """Users with another limit than `user_asks`."""
-
-
 class Inbox:
     """The only way in for what users do."""
 
     def __init__(
-        self, store: Store, queue: Queue, outbox: Outbox, access: Access, limits: Limits
+        self,
+        store: Store,
+        queue: Queue,
+        outbox: Outbox,
+        access: Access,
+        limits: Limits,
+        history_days: int = 0,
     ) -> None:
+        """`history_days` 0: conversations are kept until their user forgets them."""
         self._store = store
         self._queue = queue
         self._outbox = outbox
         self._access = access
-        self._limits = limits
-        self._commands = Commands(store, access)
+        self._ask_tokens = limits.ask_tokens
+        self._allowance = Allowance(store, limits)
+        self._commands = Commands(store, access, history_days)
 
     async def accept(self, batch: Batch) -> Receipts:
         """Commit what can be accepted and answer for each update on its own.
@@ -179,7 +175,7 @@ class Inbox:
             return "accepted"
         if text.startswith("/"):
             return self._run(update, text, language, effects)
-        if len(text.encode()) > LEAST_TOKEN_BYTES * self._limits.ask_tokens:
+        if len(text.encode()) > LEAST_TOKEN_BYTES * self._ask_tokens:
             # The engine's tokenizer has the last word, when the ask's turn comes.
             return self._refuse(update, say("too long", language), effects)
         return self._ask(update, chat, piece, language, effects)
@@ -187,20 +183,14 @@ class Inbox:
     def _ask(
         self, update: Update, chat: Chat, piece: Piece, language: Language, effects: list[Effect]
     ) -> Outcome:
-        if full := self._is_full(update.user_id, language):
-            return self._refuse(update, full, effects)
+        why = self._allowance.refusal(update.user_id, language)
+        if why := why or self._allowance.haste(update, language):
+            return self._refuse(update, why, effects)
         reply = self._store.add_reply(chat, update.message_id)
         ask = self._store.add_ask(reply.id, update.user_id, chat, language, [piece])
         effects.append(Opened(self._store.set_button(reply, stop_button(ask, language))))
         effects.append(Asked(ask, _delay(piece)))
         return "accepted"
-
-    def _is_full(self, user_id: int, language: Language) -> str:
-        """Say why this user cannot ask now; nothing if they can."""
-        of_user, of_all = self._store.count_asks(user_id)
-        if of_user >= self._limits.asks_of.get(user_id, self._limits.user_asks):
-            return say("too many", language, count=of_user)
-        return say("busy", language) if of_all >= self._limits.total_asks else ""
 
     def _reword(self, waiting: list[Ask], message_id: int, text: str) -> bool:
         """Change what waits; False if the message is not part of it."""
@@ -228,8 +218,8 @@ class Inbox:
                 if ask.id == ask_id and ask.user_id == update.user_id:
                     effects.append(self._commands.stop(ask))
                     notice = say("stopping", language)
-        elif verb == "retry" and (full := self._is_full(update.user_id, language)):
-            notice = full
+        elif verb == "retry" and (why := self._allowance.refusal(update.user_id, language)):
+            notice = why
         elif verb == "retry" and (retried := self._store.retry_ask(ask_id, update.user_id, chat)):
             failed_reply_id, reply, ask = retried
             effects.append(Discarded(failed_reply_id))

@@ -96,6 +96,9 @@ class GatewaySettings(Settings):
     temperature: Annotated[float, BeforeValidator(_parse_temperature)] = 0.7
     user_asks: Annotated[int, _between(1, 10_000)] = 20
     total_asks: Annotated[int, _between(1, 100_000)] = 500
+    daily_asks: Annotated[int, _between(0, 1_000_000)] = 0
+    daily_tokens: Annotated[int, _between(0, 999_999_999)] = 0
+    minute_asks: Annotated[int, _between(0, 10_000)] = 0
     user_weights: Weights = Field(default_factory=dict)
     user_limits: Counts = Field(default_factory=dict)
     history_days: Annotated[int, _between(0, 36_500)] = 0

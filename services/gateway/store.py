@@ -577,6 +577,15 @@ class Store(Database):
         )
         return [UsageRow(row[0], row[1], row[2], Usage(*row[3:])) for row in rows]
 
+    def used_today(self, user_id: int) -> tuple[int, int]:
+        """Count what a user has had answered today (UTC): asks, and tokens read and written."""
+        asks, tokens = self._row(
+            "SELECT total(asks), total(prompt_tokens + answer_tokens) FROM usage"
+            " WHERE user_id = ? AND day = date('now')",
+            (user_id,),
+        )
+        return int(asks), int(tokens)
+
     # Retention
 
     def forget_old(

@@ -17,7 +17,8 @@ _TEXTS: dict[str, dict[Language, str]] = {
             "/stop — stop the answer that is being written\n"
             "/forget — erase our conversation for good\n"
             "/usage — how much you have used\n"
-            "/help — this text"
+            "/privacy — what is stored, and for how long\n"
+            "/help — this text{more}"
         ),
         "ru": (
             "Напишите сообщение, и я отвечу; я помню наш разговор.\n\n"
@@ -25,7 +26,62 @@ _TEXTS: dict[str, dict[Language, str]] = {
             "/stop — остановить ответ, который пишется\n"
             "/forget — стереть наш разговор навсегда\n"
             "/usage — сколько вы израсходовали\n"
-            "/help — этот текст"
+            "/privacy — что хранится и как долго\n"
+            "/help — этот текст{more}"
+        ),
+    },
+    "help admin": {
+        "en": (
+            "\n\nFor admins:\n"
+            "/allow NUMBER — let the user with this number talk to me\n"
+            "/deny NUMBER — let them in no more"
+        ),
+        "ru": (
+            "\n\nДля администраторов:\n"
+            "/allow НОМЕР — разрешить пользователю с этим номером говорить со мной\n"
+            "/deny НОМЕР — больше не разрешать"
+        ),
+    },
+    "privacy": {
+        "en": (
+            "Who sees what you write:\n"
+            "• Telegram carries every message and keeps it in this chat: bots have no secret "
+            "chats. To remove it there, delete the chat.\n"
+            "• On its way from Telegram to me a message is stored nowhere else.\n"
+            "• I keep our conversation, encrypted, so that I remember it: {kept}. It is used for "
+            "answering you here and for nothing else.\n"
+            "• For each day I count your questions and their length, never their words.\n"
+            "• Those who run this bot hold the key; nobody else does.{shared}\n\n"
+            "/new makes me forget this conversation. /forget erases it, on the disk as well."
+        ),
+        "ru": (
+            "Кто видит то, что вы пишете:\n"
+            "• Telegram передаёт каждое сообщение и хранит его в этом чате: секретных чатов "
+            "с ботами нет. Чтобы удалить его там, удалите чат.\n"
+            "• По пути от Telegram ко мне сообщение больше нигде не сохраняется.\n"
+            "• Наш разговор я храню в зашифрованном виде, чтобы помнить его: {kept}. Он служит "
+            "только для ответов вам здесь.\n"
+            "• По дням я считаю ваши вопросы и их длину, но не слова.\n"
+            "• Ключ есть у тех, кто держит этого бота, и больше ни у кого.{shared}\n\n"
+            "/new — я забуду этот разговор. /forget — сотру его, на диске тоже."
+        ),
+    },
+    "kept": {
+        "en": "until you erase it",
+        "ru": "пока вы его не сотрёте",
+    },
+    "kept for days": {
+        "en": "for {days} days",
+        "ru": "дней: {days}",
+    },
+    "shared": {
+        "en": (
+            "\n• In a group, all members share one conversation: my answers to one of them may "
+            "draw on what another has asked me here. For what is yours alone, write to me alone."
+        ),
+        "ru": (
+            "\n• В группе разговор общий: то, о чём меня здесь спросил один, может отразиться "
+            "в ответах другим. Личное пишите мне в личный чат."
         ),
     },
     "new": {
@@ -93,6 +149,30 @@ _TEXTS: dict[str, dict[Language, str]] = {
     "busy": {
         "en": "Too many people are asking right now. Please try again in a few minutes.",
         "ru": "Сейчас слишком много вопросов. Попробуйте ещё раз через несколько минут.",
+    },
+    "daily asks": {
+        "en": (
+            "You have had the {count} answers of today. "
+            "The next day begins in {hours} h {minutes} min, at midnight UTC."
+        ),
+        "ru": (
+            "Ответы на сегодня кончились, их было {count}. "
+            "Новый день начнётся через {hours} ч {minutes} мин, в полночь по UTC."
+        ),
+    },
+    "daily tokens": {
+        "en": (
+            "You have used the {count} tokens of today. "
+            "The next day begins in {hours} h {minutes} min, at midnight UTC."
+        ),
+        "ru": (
+            "Токены на сегодня кончились, их было {count}. "
+            "Новый день начнётся через {hours} ч {minutes} мин, в полночь по UTC."
+        ),
+    },
+    "too fast": {
+        "en": "That is more than {count} messages in a minute. Please wait a moment.",
+        "ru": "Это больше {count} сообщений за минуту. Подождите, пожалуйста, немного.",
     },
     "queued": {
         "en": "Waiting: {ahead} ahead of you, about {seconds} s.",

@@ -8,11 +8,17 @@ COMMANDS: dict[str | None, list[BotCommand]] = {
     None: [
         BotCommand(command="new", description="Start a new conversation"),
         BotCommand(command="stop", description="Stop the answer"),
+        BotCommand(command="usage", description="How much you have used"),
+        BotCommand(command="privacy", description="What is stored, and for how long"),
+        BotCommand(command="forget", description="Erase our conversation"),
         BotCommand(command="help", description="What I can do"),
     ],
     "ru": [
         BotCommand(command="new", description="Начать новый разговор"),
         BotCommand(command="stop", description="Остановить ответ"),
+        BotCommand(command="usage", description="Сколько вы израсходовали"),
+        BotCommand(command="privacy", description="Что хранится и как долго"),
+        BotCommand(command="forget", description="Стереть наш разговор"),
         BotCommand(command="help", description="Что я умею"),
     ],
 }

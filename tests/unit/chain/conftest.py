@@ -18,7 +18,8 @@ from services.gateway.answering import Answering
 from services.gateway.app import build_app
 from services.gateway.engine import Engine
 from services.gateway.history import History
-from services.gateway.inbox import Inbox, Limits
+from services.gateway.inbox import Inbox
+from services.gateway.limits import Limits
 from services.gateway.outbox import Outbox
 from services.gateway.queue import Queue
 from services.gateway.store import Store

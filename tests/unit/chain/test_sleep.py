@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from services.gateway.inbox import Limits
+from services.gateway.limits import Limits
 from services.relay import inbox, pacing
 from services.relay.texts import say
 from tests.unit.chain import conftest

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from services.gateway.access import Access
-from services.gateway.inbox import Inbox, Limits
+from services.gateway.inbox import Inbox
+from services.gateway.limits import Limits
 from services.gateway.outbox import Outbox
 from services.gateway.queue import Queue
 from services.gateway.store import Piece, Store, Usage
@@ -109,3 +110,9 @@ async def test_usage_is_told_to_its_user_alone(gateway: Gateway) -> None:
     assert reply_text == (
         "In the last 30 days: questions 2, tokens read 101, tokens written 22, time 3 s."
     )
+
+
+async def test_help_tells_admins_what_only_they_can_do(gateway: Gateway) -> None:
+    """Nobody else is told that there is more."""
+    assert "/allow" in (await gateway.say("/help"))[1]
+    assert "/allow" not in (await gateway.say("/help", USER))[1]

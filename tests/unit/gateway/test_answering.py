@@ -15,7 +15,8 @@ from services.gateway.access import Access
 from services.gateway.answering import Answering
 from services.gateway.engine import Engine, EngineFailed, Finished, Piece, open_engine
 from services.gateway.history import History
-from services.gateway.inbox import Inbox, Limits
+from services.gateway.inbox import Inbox
+from services.gateway.limits import Limits
 from services.gateway.outbox import Outbox
 from services.gateway.queue import Queue
 from services.gateway.store import Ask, Store

@@ -17,7 +17,8 @@ from services.gateway.access import Access
 from services.gateway.answering import Answering
 from services.gateway.engine import open_engine
 from services.gateway.history import History, estimate_tokens
-from services.gateway.inbox import Inbox, Limits
+from services.gateway.inbox import Inbox
+from services.gateway.limits import Limits
 from services.gateway.outbox import Outbox
 from services.gateway.queue import OUTPUT_WEIGHT, Queue
 from services.gateway.store import Store

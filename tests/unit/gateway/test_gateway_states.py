@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from services.gateway.access import Access
-from services.gateway.inbox import Inbox, Limits
+from services.gateway.inbox import Inbox
+from services.gateway.limits import Limits
 from services.gateway.outbox import Outbox, StaleEpoch, UnknownReply
 from services.gateway.queue import Queue
 from services.gateway.store import Ask, Checkpoint, Store, Usage

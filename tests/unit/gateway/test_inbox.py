@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from services.gateway.access import Access
-from services.gateway.inbox import Inbox, Limits
+from services.gateway.inbox import Inbox
+from services.gateway.limits import Limits
 from services.gateway.outbox import Outbox
 from services.gateway.queue import Queue
 from services.gateway.store import Store
@@ -220,3 +221,25 @@ async def test_concurrent_batches_are_committed_one_by_one(parts: Parts) -> None
     outcomes = await asyncio.gather(*(parts.accept(message(1, "hello")) for _ in range(5)))
 
     assert sorted(outcome for (outcome,) in outcomes) == ["accepted"] + ["duplicate"] * 4
+
+
+@pytest.mark.parametrize(
+    ("language", "days", "kept"),
+    [("en", 0, "until you erase it"), ("en", 30, "for 30 days"), ("ru", 30, "дней: 30")],
+)
+async def test_privacy_tells_what_the_settings_say(
+    tmp_path: Path, language: str, days: int, kept: str
+) -> None:
+    """How long conversations are kept, in the user's language; of groups only in groups."""
+    limits = Limits(user_asks=3, total_asks=5, ask_tokens=500)
+    async with open_store(tmp_path) as store:
+        access = Access(store, frozenset({USER}))
+        inbox = Inbox(store, Queue(), Outbox(store, []), access, limits, history_days=days)
+        alone = message(1, "/privacy", language=language)
+        in_group = message(2, "/privacy", language=language, chat_kind="group", chat_id=-5)
+
+        await inbox.accept(Batch(bot_id=1, updates=[alone, in_group]))
+
+        said = [reply.text for reply in await store.run(store.undelivered_replies)]
+    assert [kept in text for text in said] == [True, True]
+    assert ["group" in text or "групп" in text for text in said] == [False, True]

@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from services.gateway.access import Access
-from services.gateway.inbox import PASTE_SECONDS, Inbox, Limits
+from services.gateway.inbox import PASTE_SECONDS, Inbox
+from services.gateway.limits import Limits
 from services.gateway.outbox import Outbox
 from services.gateway.queue import Queue
 from services.gateway.store import Store
