@@ -21,10 +21,10 @@ from services.relay.notices import Notices
 from services.relay.outbox import Outbox
 from services.relay.pacing import Pacing
 from services.relay.presence import Presence
+from services.relay.profile import keep_profile
 from services.relay.settings import RelaySettings
 from services.relay.telegram import GetRawMe, open_bot
 from services.relay.tenure import Tenure
-from services.relay.texts import COMMANDS
 from services.relay.translation import Doorman
 from services.settings import BadSetting, read_settings
 
@@ -84,27 +84,13 @@ async def run(
         async with asyncio.TaskGroup() as group:
             tasks = [
                 group.create_task(watch_namespace(holder) if holder else watch_namespace()),
-                group.create_task(_prepare(bot)),
+                group.create_task(keep_profile(bot, settings.profile)),
                 group.create_task(outbox.run()),
                 group.create_task(receive()),
             ]
             await stopped.wait()
             for task in tasks:
                 task.cancel()
-
-
-async def _prepare(bot: Bot) -> None:
-    """Remove a webhook, which would keep updates away, and set the menu of commands."""
-    backoff = Backoff()
-    while True:
-        try:
-            await bot.delete_webhook(drop_pending_updates=False)
-            for language, commands in COMMANDS.items():
-                await bot.set_my_commands(commands, language_code=language)
-            return
-        except (AiogramError, OSError) as error:
-            log.warning("not prepared yet", extra={"error": describe_error(error)})
-            await backoff.wait()
 
 
 async def _ask_own_name(bot: Bot) -> str:

@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field
 
+from services.relay.profile import Profile
 from services.settings import LinkToken, LogLevel, Port, Settings, UserIds
 
 
@@ -32,6 +33,15 @@ def _check_url(value: str) -> str:
     return value.rstrip("/")
 
 
+def _at_most(length: int) -> AfterValidator:
+    def check(value: str) -> str:
+        if len(value.strip()) > length:
+            raise ValueError(f"give at most {length} characters")
+        return value.strip()
+
+    return AfterValidator(check)
+
+
 class RelaySettings(Settings):
     """Each field is the environment variable of the same name in capitals."""
 
@@ -47,7 +57,15 @@ class RelaySettings(Settings):
     link_address: Annotated[str, AfterValidator(_check_address)]
     link_port: Port = 8080
     link_token: LinkToken
+    bot_name: Annotated[str, _at_most(64)] = ""
+    bot_about: Annotated[str, _at_most(120)] = ""
+    bot_description: Annotated[str, _at_most(512)] = ""
     log_level: LogLevel = "INFO"
+
+    @property
+    def profile(self) -> Profile:
+        """What Telegram shows of the bot."""
+        return Profile(self.bot_name, self.bot_about, self.bot_description)
 
     @property
     def bot_id(self) -> int:

@@ -43,6 +43,7 @@ class Chain:
     engine: FakeEngine = field(default_factory=FakeEngine)
     tasks: dict[str, asyncio.Task[None]] = field(default_factory=dict)
     relay_options: dict[str, Any] = field(default_factory=dict)
+    relay_settings: dict[str, Any] = field(default_factory=dict)
 
     async def say(self, text: str, user: int = USER) -> int:
         """A user writes to the bot; returns the message's id."""
@@ -85,6 +86,14 @@ class Chain:
             entries = (await response.json())["entries"]
         return [entry["params"] for entry in entries if entry["method"].lower() == method.lower()]
 
+    async def wait_for_calls(self, method: str, count: int) -> list[dict[str, Any]]:
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + 10
+        while len(calls := await self.calls(method)) < count:
+            assert loop.time() < deadline, f"{len(calls)} of {count} calls of {method}"
+            await asyncio.sleep(0.02)
+        return calls
+
     async def wait_until_hit(self) -> None:
         """Wait until every fault that was ordered has struck as often as it was to."""
         loop = asyncio.get_running_loop()
@@ -111,6 +120,7 @@ class Chain:
             link_address="127.0.0.1",
             link_port=gateway_port or self.gateway_port,
             link_token=LINK,
+            **self.relay_settings,
         )
         self.tasks[name] = asyncio.create_task(
             run_relay(settings, holder=str(self.directory / "holder.sock"), **self.relay_options)
