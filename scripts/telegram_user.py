@@ -26,12 +26,18 @@ class BotMessage:
 
     message_id: int
     text: str
-    has_buttons: bool
+    buttons: tuple[str, ...] = ()
+    """What pressing them brings back to the bot, such as `stop:7`."""
+
+    @property
+    def is_growing(self) -> bool:
+        """An answer that is still being written carries a stop button."""
+        return any(data.startswith("stop:") for data in self.buttons)
 
     @property
     def is_final(self) -> bool:
-        """An answer that is still being written carries a stop button; a new one is empty."""
-        return self.text != PLACEHOLDER and not self.has_buttons
+        """A new message is empty."""
+        return self.text != PLACEHOLDER and not self.is_growing
 
 
 @dataclass(frozen=True)
@@ -63,11 +69,10 @@ class TelegramUser:
         said = self._request("POST", "/say", body)
         return Said(said["update_id"], said["message_id"], seq)
 
-    def press(self, message_id: int) -> None:
-        """Press the first button under one of the bot's messages."""
-        chat = self._request("GET", f"/chat/{self.chat_id}")
-        message = next(m for m in chat["messages"] if m["message_id"] == message_id)
-        data = message["reply_markup"]["inline_keyboard"][0][0]["callback_data"]
+    def press(self, message_id: int, verb: str = "stop") -> None:
+        """Press a button under one of the bot's messages."""
+        (message,) = (m for m in self.bot_messages() if m.message_id == message_id)
+        data = next(data for data in message.buttons if data.startswith(f"{verb}:"))
         body = {"user": self.user, "chat_id": self.chat_id, "message_id": message_id, "data": data}
         self._request("POST", "/press", body)
 
@@ -89,7 +94,7 @@ class TelegramUser:
         except LookupError:
             return []
         return [
-            BotMessage(shown["message_id"], shown["text"], bool(shown["reply_markup"]))
+            BotMessage(shown["message_id"], shown["text"], _buttons(shown["reply_markup"]))
             for shown in chat["messages"]
             if shown["from_bot"]
             and shown["message_id"] > after_message
@@ -138,6 +143,11 @@ class TelegramUser:
         if response.status != 200:
             raise ValueError(f"{method} {path.partition('?')[0]}: {answer.get('error', answer)}")
         return dict(answer)
+
+
+def _buttons(markup: dict[str, Any] | None) -> tuple[str, ...]:
+    rows = (markup or {}).get("inline_keyboard", [])
+    return tuple(str(button.get("callback_data", "")) for row in rows for button in row)
 
 
 class _UnixConnection(http.client.HTTPConnection):

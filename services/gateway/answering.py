@@ -12,6 +12,7 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any, Literal, TypeVar, cast
 
+from services.gateway.buttons import again_button, more_button, retry_button
 from services.gateway.engine import (
     CannotResume,
     Engine,
@@ -28,7 +29,6 @@ from services.gateway.queue import Queue, Running
 from services.gateway.store import Ask, Store, StoreError
 from services.gateway.texts import Language, is_visible, say
 from services.log import describe_error
-from services.wire import Button
 
 log = logging.getLogger(__name__)
 
@@ -278,13 +278,18 @@ class Answering:
         }[end]
         shown = f"{said}\n\n{remark}".strip()
         if end == "failed":
-            retry = Button(label=say("retry", language), data=f"retry:{ask.id}")
+            retry = retry_button(ask, language)
             if await self._in_store(self._store.fail_ask, ask, shown, retry, progress.spent):
                 self._outbox.close(ask.reply_id, shown, retry)
             return
         answer = said if end != "too long" else ""
-        if await self._in_store(self._store.finish_ask, ask, answer, shown, progress.spent):
-            self._outbox.close(ask.reply_id, shown)
+        buttons = [again_button(ask, language)] if answer else []
+        if answer and progress.finished and progress.finished.reason == "length":
+            buttons.append(more_button(ask, language))
+        if await self._in_store(
+            self._store.finish_ask, ask, answer, shown, progress.spent, *buttons
+        ):
+            self._outbox.close(ask.reply_id, shown, *buttons)
         if end == "finished":
             seconds = progress.spent.engine_ms / 1000
             self._typical_seconds += 0.2 * (seconds - self._typical_seconds)

@@ -4,12 +4,13 @@ import re
 from typing import cast
 
 from services.gateway.access import Access
+from services.gateway.again import Again
 from services.gateway.effects import Effect, Forgotten, GuestsChanged, Stopped, Withdrawn
 from services.gateway.store import Ask, Chat, Store, Usage
 from services.gateway.texts import Language, is_visible, say
 from services.wire import Update
 
-FOR_ALL = frozenset({"/start", "/help", "/new", "/stop", "/forget", "/usage", "/privacy"})
+FOR_ALL = frozenset({"/start", "/help", "/new", "/stop", "/forget", "/usage", "/privacy", "/retry"})
 FOR_ADMINS = frozenset({"/allow", "/deny"})
 
 USAGE_DAYS = 30
@@ -18,10 +19,11 @@ USAGE_DAYS = 30
 class Commands:
     """Carries out one command and says what the bot replies."""
 
-    def __init__(self, store: Store, access: Access, history_days: int) -> None:
+    def __init__(self, store: Store, access: Access, again: Again, history_days: int) -> None:
         """`history_days` 0: conversations are kept until their user forgets them."""
         self._store = store
         self._access = access
+        self._again = again
         self._history_days = history_days
 
     def knows(self, text: str) -> bool:
@@ -52,6 +54,8 @@ class Commands:
                 asks = [ask for ask in self._store.asks(chat) if ask.user_id == update.user_id]
                 effects.extend(self.stop(ask) for ask in asks)
                 return "" if asks else say("nothing to stop", language)  # the answers say so
+            case "/retry":
+                return self._again.command(update, language, effects)
             case "/usage":
                 return self._usage(update.user_id, language)
             case "/allow" | "/deny":

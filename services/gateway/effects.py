@@ -15,13 +15,6 @@ class Opened:
 
 
 @dataclass(frozen=True)
-class Discarded:
-    """A reply is gone: another one takes its messages over."""
-
-    reply_id: int
-
-
-@dataclass(frozen=True)
 class Asked:
     """An ask waits; or one that waits has become longer, and its delay begins anew."""
 
@@ -65,6 +58,4 @@ class Forgotten:
     """Something was deleted that must leave the journal, too."""
 
 
-Effect: TypeAlias = (
-    Opened | Discarded | Asked | Withdrawn | Stopped | GuestsChanged | Moved | Forgotten
-)
+Effect: TypeAlias = Opened | Asked | Withdrawn | Stopped | GuestsChanged | Moved | Forgotten

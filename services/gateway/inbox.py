@@ -6,10 +6,11 @@ from typing import Any, Literal
 from pydantic import ValidationError
 
 from services.gateway.access import Access
+from services.gateway.again import Again
+from services.gateway.buttons import read_press, stop_button
 from services.gateway.commands import Commands
 from services.gateway.effects import (
     Asked,
-    Discarded,
     Effect,
     Forgotten,
     GuestsChanged,
@@ -23,7 +24,7 @@ from services.gateway.outbox import Outbox
 from services.gateway.queue import Queue
 from services.gateway.store import Ask, Chat, Piece, Store, StoreError
 from services.gateway.texts import Language, language_of, say
-from services.wire import Batch, Button, Receipt, Receipts, Reply, Update
+from services.wire import Batch, Receipt, Receipts, Reply, Update
 
 log = logging.getLogger(__name__)
 
@@ -66,7 +67,8 @@ class Inbox:
         self._access = access
         self._ask_tokens = limits.ask_tokens
         self._allowance = Allowance(store, limits)
-        self._commands = Commands(store, access, history_days)
+        self._again = Again(store, self._allowance)
+        self._commands = Commands(store, access, self._again, history_days)
 
     async def accept(self, batch: Batch) -> Receipts:
         """Commit what can be accepted and answer for each update on its own.
@@ -79,8 +81,6 @@ class Inbox:
             match effect:
                 case Opened(reply):
                     self._outbox.open(reply)
-                case Discarded(reply_id):
-                    self._outbox.discard(reply_id)
                 case Asked(ask, delay_seconds):
                     self._queue.put(ask, delay_seconds)
                 case Withdrawn(ask, shown):
@@ -188,7 +188,7 @@ class Inbox:
             return self._refuse(update, why, effects)
         reply = self._store.add_reply(chat, update.message_id)
         ask = self._store.add_ask(reply.id, update.user_id, chat, language, [piece])
-        effects.append(Opened(self._store.set_button(reply, stop_button(ask, language))))
+        effects.append(Opened(self._store.set_buttons(reply, stop_button(ask, language))))
         effects.append(Asked(ask, _delay(piece)))
         return "accepted"
 
@@ -210,22 +210,16 @@ class Inbox:
 
     def _press(self, update: Update, language: Language, effects: list[Effect]) -> Receipt:
         chat = (update.chat_id, update.thread_id)
-        verb, _, number = update.press_data.partition(":")
-        ask_id = int(number) if number.isascii() and number.isdigit() and len(number) < 19 else 0
+        verb, ask_id = read_press(update.press_data)
         notice = say("too late", language)
-        if verb == "stop":
-            for ask in self._store.asks(chat):
-                if ask.id == ask_id and ask.user_id == update.user_id:
-                    effects.append(self._commands.stop(ask))
-                    notice = say("stopping", language)
-        elif verb == "retry" and (why := self._allowance.refusal(update.user_id, language)):
-            notice = why
-        elif verb == "retry" and (retried := self._store.retry_ask(ask_id, update.user_id, chat)):
-            failed_reply_id, reply, ask = retried
-            effects.append(Discarded(failed_reply_id))
-            effects.append(Opened(self._store.set_button(reply, stop_button(ask, language))))
-            effects.append(Asked(ask))
-            notice = say("retrying", language)
+        match verb:
+            case "stop":
+                for ask in self._store.asks(chat):
+                    if ask.id == ask_id and ask.user_id == update.user_id:
+                        effects.append(self._commands.stop(ask))
+                        notice = say("stopping", language)
+            case "retry" | "again" | "more":
+                notice = self._again.press(verb, ask_id, update, language, effects)
         return _receipt(update.update_id, "accepted", notice)
 
     def _refuse(self, update: Update, sentence: str, effects: list[Effect]) -> Outcome:
@@ -234,11 +228,6 @@ class Inbox:
             reply = self._store.add_reply(chat, update.message_id, sentence, closed=True)
             effects.append(Opened(reply))
         return "refused"
-
-
-def stop_button(ask: Ask, language: Language) -> Button:
-    """The button under an answer that is being written."""
-    return Button(label=say("stop", language), data=f"stop:{ask.id}")
 
 
 def paste_delay(ask: Ask) -> float:

@@ -122,11 +122,6 @@ class Outbox:
                 entry.told = None
                 self._touch(reply.id)
 
-    def discard(self, reply_id: int) -> None:
-        """Forget a reply; it is gone from the store already."""
-        self._entries.pop(reply_id, None)
-        self._changed.pop(reply_id, None)
-
     def tell_guests(self, guests: tuple[int, ...]) -> None:
         """The users beyond the configured list are these now."""
         self._guests = guests
@@ -199,11 +194,15 @@ class Outbox:
         """Tell which chat a reply belongs to. Raises StaleEpoch or UnknownReply."""
         return self._writable(epoch, reply_id).reply.chat_id
 
-    async def drop(self, epoch: int, reply_id: int) -> None:
-        """The reply stands in its chat, or never can. Raises StaleEpoch or UnknownReply."""
+    async def drop(self, epoch: int, reply_id: int, parts: int | None = None) -> None:
+        """The reply stands in its chat, in so many messages, or never can.
+
+        Raises StaleEpoch or UnknownReply.
+        """
         self._writable(epoch, reply_id)
-        await self._store.run(self._store.drop_reply, reply_id)
-        self.discard(reply_id)
+        await self._store.run(self._store.drop_reply, reply_id, parts)
+        self._entries.pop(reply_id, None)
+        self._changed.pop(reply_id, None)
 
     def _writable(self, epoch: int, reply_id: int) -> _Entry:
         if epoch != self._epoch:

@@ -5,6 +5,7 @@ transactions of their own; the others are called within one (`with store.transac
 """
 
 import hashlib
+import json
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -20,6 +21,7 @@ __all__ = [
     "Ask",
     "Chat",
     "Checkpoint",
+    "Exchange",
     "Piece",
     "Store",
     "StoreError",
@@ -113,6 +115,20 @@ class Turn:
 
     role: Literal["user", "assistant"]
     text: str
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """The latest question of a chat that was answered, and where its answer stands."""
+
+    ask_id: int
+    user_id: int
+    message_id: int
+    """Of the question."""
+    first_turn: int
+    """The question's turn; the next one is the answer's."""
+    parts: tuple[int, ...]
+    """The answer's messages; none until the relay is done with them."""
 
 
 @dataclass(frozen=True)
@@ -309,7 +325,7 @@ class Store(Database):
                         "UPDATE replies SET text = ? WHERE id = ?", (point.text, point.reply_id)
                     )
 
-    def finish_ask(self, ask: Ask, answer: str, shown: str, spent: Usage) -> bool:
+    def finish_ask(self, ask: Ask, answer: str, shown: str, spent: Usage, *buttons: Button) -> bool:
         """Close an ask: its reply, its turns in the history and its cost; a transaction.
 
         `answer` is what the conversation remembers, `shown` what the user sees. False if the ask
@@ -318,7 +334,7 @@ class Store(Database):
         with self.transaction():
             is_wanted = self._end_ask(ask.id, "answered")
             if is_wanted:
-                self.close_reply(ask.reply_id, shown)
+                self.close_reply(ask.reply_id, shown, *buttons)
             if is_wanted and answer:
                 self._remember(ask, answer)
             self._charge(ask.user_id, spent)
@@ -331,10 +347,17 @@ class Store(Database):
         )
         if conversation == self.conversation((chat[0], chat[1])):
             now = int(time.time())
-            self._db.executemany(
-                "INSERT INTO turns(chat_id, thread_id, role, text, created_at)"
-                " VALUES(?, ?, ?, ?, ?)",
-                [(*chat, "user", ask.text, now), (*chat, "assistant", answer, now)],
+            first = 0
+            for role, text in (("user", ask.text), ("assistant", answer)):
+                self._db.execute(
+                    "INSERT INTO turns(chat_id, thread_id, role, text, created_at)"
+                    " VALUES(?, ?, ?, ?, ?)",
+                    (*chat, role, text, now),
+                )
+                first = first or self._db.last_insert_rowid()
+            self._db.execute(
+                "INSERT OR REPLACE INTO exchanges VALUES(?, ?, ?, ?, ?, ?, '[]')",
+                (*chat, ask.id, ask.user_id, ask.message_id, first),
             )
 
     def fail_ask(self, ask: Ask, shown: str, retry: Button, spent: Usage) -> bool:
@@ -349,26 +372,72 @@ class Store(Database):
             self._charge(ask.user_id, spent)
         return is_wanted
 
-    def retry_ask(self, ask_id: int, user_id: int, chat: Chat) -> tuple[int, Reply, Ask] | None:
-        """Let a failed ask wait anew, with a new reply in the old one's messages.
-
-        Returns the old reply's id, the new reply and the new ask. None: there is no such ask.
-        """
+    def failed_ask(self, ask_id: int | None, user_id: int, chat: Chat) -> Ask | None:
+        """Find an ask of this user that failed here: this one, or the latest."""
         failed = self._select_asks(
-            "state = 'failed' AND id = ? AND user_id = ? AND chat_id = ? AND thread_id = ?",
-            (ask_id, user_id, *chat),
+            "state = 'failed' AND ? IN (0, id) AND user_id = ? AND chat_id = ? AND thread_id = ?",
+            (ask_id or 0, user_id, *chat),
         )
-        for old in failed:
-            reply = self.add_reply(chat, old.message_id)
-            self._db.execute(
-                "UPDATE parts SET reply_id = ? WHERE reply_id = ?", (reply.id, old.reply_id)
+        return failed[-1] if failed else None
+
+    def retry_ask(self, failed: Ask) -> tuple[Reply, Ask]:
+        """Let a failed ask wait anew, with a new reply in the old one's messages."""
+        reply = self.add_reply(failed.chat, failed.message_id)
+        self._db.execute(
+            "UPDATE parts SET reply_id = ? WHERE reply_id = ?", (reply.id, failed.reply_id)
+        )
+        pieces = failed.pieces
+        ask = self.add_ask(reply.id, failed.user_id, failed.chat, failed.language, pieces)
+        self._delete_asks([failed.id])
+        return reply.model_copy(update={"parts": self._parts(reply.id)}), ask
+
+    def exchange(self, chat: Chat) -> Exchange | None:
+        """Read the latest exchange of the chat's conversation."""
+        row = self._db.execute(
+            "SELECT ask_id, user_id, message_id, first_turn, parts FROM exchanges"
+            " WHERE chat_id = ? AND thread_id = ?",
+            chat,
+        ).fetchone()
+        return Exchange(row[0], row[1], row[2], row[3], tuple(json.loads(row[4]))) if row else None
+
+    def reopen(
+        self,
+        chat: Chat,
+        exchange: Exchange,
+        language: str,
+        *,
+        in_place: bool = True,
+        goes_on: bool = False,
+    ) -> tuple[Reply, Ask]:
+        """Take the latest exchange back, and let its question wait again.
+
+        In the answer's messages or in new ones; `goes_on`: with the answer as a beginning.
+        """
+        question, answer = (
+            row[0]
+            for row in self._db.execute(
+                "SELECT text FROM turns WHERE chat_id = ? AND thread_id = ? AND id >= ?"
+                " ORDER BY id LIMIT 2",
+                (*chat, exchange.first_turn),
             )
-            self._db.execute("DELETE FROM replies WHERE id = ?", (old.reply_id,))
-            ask = self.add_ask(reply.id, user_id, chat, old.language, old.pieces)
-            self._delete_asks([old.id])
-            reply = reply.model_copy(update={"parts": self._parts(reply.id)})
-            return old.reply_id, reply, ask
-        return None
+        )
+        self._db.execute(
+            "DELETE FROM turns WHERE chat_id = ? AND thread_id = ? AND id >= ?",
+            (*chat, exchange.first_turn),
+        )
+        self._forget_exchange(chat)
+        reply = self.add_reply(chat, exchange.message_id, answer if goes_on else "")
+        parts = exchange.parts if in_place else ()
+        self._db.executemany(
+            "INSERT INTO parts VALUES(?, ?, ?)",
+            ((reply.id, position, message_id) for position, message_id in enumerate(parts)),
+        )
+        piece = Piece(exchange.message_id, question, 0)
+        ask = self.add_ask(reply.id, exchange.user_id, chat, language, [piece])
+        return reply.model_copy(update={"parts": parts}), ask
+
+    def _forget_exchange(self, chat: Chat) -> None:
+        self._db.execute("DELETE FROM exchanges WHERE chat_id = ? AND thread_id = ?", chat)
 
     def _delete_asks(self, ask_ids: Iterable[int]) -> None:
         for ask_id in ask_ids:
@@ -398,6 +467,7 @@ class Store(Database):
             chat,
         )
         self._db.execute("DELETE FROM turns WHERE chat_id = ? AND thread_id = ?", chat)
+        self._forget_exchange(chat)
 
     def latest_turns(self, chat: Chat, most: int) -> list[Turn]:
         """Read the last turns of the conversation, oldest first."""
@@ -432,6 +502,7 @@ class Store(Database):
         )
         self._db.execute("DELETE FROM conversations WHERE chat_id = ?", (old_id,))
         self._db.execute("DELETE FROM wordings WHERE chat_id = ?", (old_id,))
+        self._db.execute("DELETE FROM exchanges WHERE chat_id = ?", (old_id,))
         for reply_id in moved:
             self._db.execute("DELETE FROM parts WHERE reply_id = ?", (reply_id,))
             self._db.execute("UPDATE replies SET reply_to = 0 WHERE id = ?", (reply_id,))
@@ -454,8 +525,7 @@ class Store(Database):
     ) -> Reply:
         """Store a reply: a complete one, or an empty one that will grow."""
         self._db.execute(
-            "INSERT INTO replies(chat_id, thread_id, reply_to, text, closed, button_label,"
-            " button_data) VALUES(?, ?, ?, ?, ?, '', '')",
+            "INSERT INTO replies(chat_id, thread_id, reply_to, text, closed) VALUES(?, ?, ?, ?, ?)",
             (*chat, reply_to, text, closed),
         )
         return Reply(
@@ -463,13 +533,17 @@ class Store(Database):
             reply_to=reply_to, text=text, closed=closed,
         )  # fmt: skip
 
-    def set_button(self, reply: Reply, button: Button) -> Reply:
-        """Give a growing reply its button."""
+    def set_buttons(self, reply: Reply, *buttons: Button) -> Reply:
+        """Give a growing reply its buttons."""
         self._db.execute(
-            "UPDATE replies SET button_label = ?, button_data = ? WHERE id = ?",
-            (button.label, button.data, reply.id),
+            "UPDATE replies SET buttons = ? WHERE id = ?", (_written(buttons), reply.id)
         )
-        return reply.model_copy(update={"buttons": (button,)})
+        return reply.model_copy(update={"buttons": buttons})
+
+    def is_open(self, reply_id: int) -> bool:
+        """Tell whether the relay may still be working on a reply."""
+        (count,) = self._row("SELECT count(*) FROM replies WHERE id = ?", (reply_id,))
+        return bool(count)
 
     def count_replies(self, chat: Chat) -> int:
         """Count the replies that this chat has not been shown yet."""
@@ -478,12 +552,11 @@ class Store(Database):
         )
         return int(count)
 
-    def close_reply(self, reply_id: int, text: str, button: Button | None = None) -> None:
-        """Store the reply's whole text, and the button that stays under it."""
+    def close_reply(self, reply_id: int, text: str, *buttons: Button) -> None:
+        """Store the reply's whole text, and the buttons that stay under it."""
         self._db.execute(
-            "UPDATE replies SET text = ?, closed = 1, button_label = ?, button_data = ?"
-            " WHERE id = ?",
-            (text, button.label if button else "", button.data if button else "", reply_id),
+            "UPDATE replies SET text = ?, closed = 1, buttons = ? WHERE id = ?",
+            (text, _written(buttons), reply_id),
         )
 
     def undelivered_replies(self) -> list[Reply]:
@@ -492,11 +565,11 @@ class Store(Database):
             Reply(
                 id=row[0], chat_id=row[1], thread_id=row[2], reply_to=row[3], text=row[4],
                 closed=bool(row[5]), parts=self._parts(row[0]),
-                buttons=(Button(label=row[6], data=row[7]),) if row[7] else (),
+                buttons=tuple(Button(**button) for button in json.loads(row[6])),
             )
             for row in list(self._db.execute(
-                "SELECT id, chat_id, thread_id, reply_to, text, closed, button_label, button_data"
-                " FROM replies ORDER BY id"
+                "SELECT id, chat_id, thread_id, reply_to, text, closed, buttons FROM replies"
+                " ORDER BY id"
             ))
         ]  # fmt: skip
 
@@ -522,18 +595,29 @@ class Store(Database):
         )
         return bool(is_noted)
 
-    def drop_reply(self, reply_id: int) -> None:
+    def drop_reply(self, reply_id: int, parts: int | None = None) -> None:
         """Forget a reply that stands in its chat, and its ask; a transaction.
 
-        Of a failed ask the messages stay known, so that another try can use them.
+        The messages of a failed ask stay known, and those of a chat's latest answer: another try
+        can use them. `parts`: how many there are by now; None: all that were recorded.
         """
         with self.transaction():
             self._db.execute("DELETE FROM replies WHERE id = ?", (reply_id,))
+            if parts is not None:
+                self._db.execute(
+                    "DELETE FROM parts WHERE reply_id = ? AND position >= ?", (reply_id, parts)
+                )
             rows = self._db.execute("SELECT id, state FROM asks WHERE reply_id = ?", (reply_id,))
             asks = list(rows)
-            if not any(state == "failed" for _, state in asks):
-                self._db.execute("DELETE FROM parts WHERE reply_id = ?", (reply_id,))
-                self._delete_asks(ask_id for ask_id, _ in asks)
+            if any(state == "failed" for _, state in asks):
+                return
+            for ask_id, _ in asks:
+                self._db.execute(
+                    "UPDATE exchanges SET parts = ? WHERE ask_id = ?",
+                    (json.dumps(self._parts(reply_id)), ask_id),
+                )
+            self._db.execute("DELETE FROM parts WHERE reply_id = ?", (reply_id,))
+            self._delete_asks(ask_id for ask_id, _ in asks)
 
     # Guests
 
@@ -612,6 +696,9 @@ class Store(Database):
                     self._delete_asks([ask_id])
             if history_seconds is not None:
                 self._db.execute("DELETE FROM turns WHERE created_at < ?", (now - history_seconds,))
+                self._db.execute(
+                    "DELETE FROM exchanges WHERE first_turn NOT IN (SELECT id FROM turns)"
+                )
 
     # Epochs
 
@@ -622,3 +709,7 @@ class Store(Database):
             " ON CONFLICT DO UPDATE SET value = value + 1 RETURNING value"
         )
         return int(epoch)
+
+
+def _written(buttons: Iterable[Button]) -> str:
+    return json.dumps([button.model_dump() for button in buttons])

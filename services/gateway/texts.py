@@ -15,6 +15,7 @@ _TEXTS: dict[str, dict[Language, str]] = {
             "Write a message and I will answer it; I remember our conversation.\n\n"
             "/new — start a new conversation and forget this one\n"
             "/stop — stop the answer that is being written\n"
+            "/retry — answer the last question once more\n"
             "/forget — erase our conversation for good\n"
             "/usage — how much you have used\n"
             "/privacy — what is stored, and for how long\n"
@@ -24,6 +25,7 @@ _TEXTS: dict[str, dict[Language, str]] = {
             "Напишите сообщение, и я отвечу; я помню наш разговор.\n\n"
             "/new — начать новый разговор и забыть этот\n"
             "/stop — остановить ответ, который пишется\n"
+            "/retry — ответить на последний вопрос ещё раз\n"
             "/forget — стереть наш разговор навсегда\n"
             "/usage — сколько вы израсходовали\n"
             "/privacy — что хранится и как долго\n"
@@ -188,6 +190,25 @@ _TEXTS: dict[str, dict[Language, str]] = {
     },
     "retry": {"en": "Try again", "ru": "Ещё раз"},
     "retrying": {"en": "Trying again.", "ru": "Пробую ещё раз."},
+    "again": {"en": "Another answer", "ru": "Другой ответ"},
+    "more": {"en": "Continue", "ru": "Продолжить"},
+    "going on": {"en": "Going on.", "ru": "Продолжаю."},
+    "not the latest": {
+        "en": "Only my latest answer here can be changed, and by who asked for it.",
+        "ru": "Изменить можно только мой последний ответ здесь, и только тому, кто спросил.",
+    },
+    "still answering": {
+        "en": "I am still answering here. Please try again afterwards.",
+        "ru": "Я ещё отвечаю здесь. Повторите, пожалуйста, потом.",
+    },
+    "one moment": {
+        "en": "One moment: please press again.",
+        "ru": "Секунду: нажмите, пожалуйста, ещё раз.",
+    },
+    "nothing to retry": {
+        "en": "There is no answer of mine to your question here that I could change.",
+        "ru": "Здесь нет моего ответа на ваш вопрос, который можно было бы изменить.",
+    },
     "empty": {"en": "(no answer)", "ru": "(нет ответа)"},
 }
 

@@ -131,9 +131,10 @@ class Delivery:
             end = "undeliverable"
         except Moved as move:
             end, moved_to = "moved", move.chat_id
+        parts = len(self._parts) if end == "delivered" else None
         await self._persist(
             lambda epoch: self._link.settle(
-                Outcome(epoch=epoch, outcome=end, moved_to=moved_to), self.reply.id
+                Outcome(epoch=epoch, outcome=end, moved_to=moved_to, parts=parts), self.reply.id
             )
         )
         log.info(end, extra={"reply": self.reply.id, "parts": len(self._parts)})
@@ -187,9 +188,6 @@ class Delivery:
                 self._type()
 
     async def _finish(self, wanted: list[Shown]) -> None:
-        if self.reply.buttons:
-            # Another try will use these messages, and all that the gateway knows must be there.
-            wanted = wanted + [(PLACEHOLDER, ())] * (len(self._parts) - len(wanted))
         await self._assert_final(wanted)
         if self._is_unsettled:
             await asyncio.sleep(SETTLE_SECONDS)

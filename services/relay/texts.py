@@ -8,6 +8,7 @@ COMMANDS: dict[str | None, list[BotCommand]] = {
     None: [
         BotCommand(command="new", description="Start a new conversation"),
         BotCommand(command="stop", description="Stop the answer"),
+        BotCommand(command="retry", description="Answer once more"),
         BotCommand(command="usage", description="How much you have used"),
         BotCommand(command="privacy", description="What is stored, and for how long"),
         BotCommand(command="forget", description="Erase our conversation"),
@@ -16,6 +17,7 @@ COMMANDS: dict[str | None, list[BotCommand]] = {
     "ru": [
         BotCommand(command="new", description="Начать новый разговор"),
         BotCommand(command="stop", description="Остановить ответ"),
+        BotCommand(command="retry", description="Ответить ещё раз"),
         BotCommand(command="usage", description="Сколько вы израсходовали"),
         BotCommand(command="privacy", description="Что хранится и как долго"),
         BotCommand(command="forget", description="Стереть наш разговор"),

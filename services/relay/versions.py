@@ -4,7 +4,7 @@ from services.wire import VERSION, Batch, Outcome, PartRecord, Receipt, Receipts
 
 NEW_UPDATE_FIELDS = {"moved_to"}
 NEW_PART_FIELDS = {"chat_id"}
-NEW_OUTCOME_FIELDS = {"moved_to"}
+NEW_OUTCOME_FIELDS = {"moved_to", "parts"}
 
 
 def write_batch(batch: Batch, version: int) -> bytes:

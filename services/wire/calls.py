@@ -38,3 +38,5 @@ class Outcome(BaseModel):
     epoch: int
     outcome: Literal["delivered", "undeliverable", "moved"]
     moved_to: Number = 0
+    parts: int | None = Field(default=None, ge=0)
+    """Since version 2: how many messages carry it now; None: all that were recorded."""

@@ -57,7 +57,7 @@ class Nodes:
     def wait_for_text(self, said: Said, seconds: float = 30) -> BotMessage:
         """Wait until the answer has begun to grow on the screen."""
         for shown in self.user.watch(said, seconds):
-            if shown and shown[-1].has_buttons and "word" in shown[-1].text:
+            if shown and shown[-1].is_growing and "word" in shown[-1].text:
                 return shown[-1]
         raise AssertionError("the answer was complete before it was seen growing")
 

@@ -27,7 +27,7 @@ def growing(user: TelegramUser, said: Said, characters: int = 40) -> BotMessage:
     """The bot's message once it has some text and more is to come."""
     shown: list[BotMessage] = []
     for shown in user.watch(said, ANSWER_SECONDS):
-        if shown and shown[0].has_buttons and len(shown[0].text) >= characters:
+        if shown and shown[0].is_growing and len(shown[0].text) >= characters:
             return shown[0]
     pytest.fail(f"the answer was complete before it was seen to grow: {shown}")
 

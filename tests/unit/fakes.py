@@ -15,7 +15,7 @@ from services.wire import Update
 KEY = "0" * 63 + "1"
 USER = 7
 
-Script = list[str | Exception | asyncio.Event]
+Script = list[str | Exception | asyncio.Event | Finished]
 
 
 @dataclass
@@ -67,6 +67,9 @@ class FakeEngine:
                         yield Piece(step)
                     case asyncio.Event():
                         await step.wait()
+                    case Finished():
+                        yield step
+                        return
                     case Exception():
                         raise step
         except (GeneratorExit, asyncio.CancelledError):

@@ -60,18 +60,19 @@ def test_hops_are_told_with_the_engines_figures() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "has_buttons", "is_final", "why"),
+    ("text", "buttons", "is_final", "why"),
     [
-        ("…", False, False, "a placeholder"),
-        ("Par", True, False, "still written: it has a stop button"),
-        ("Paris", False, True, "nothing left to stop"),
+        ("…", (), False, "a placeholder"),
+        ("Par", ("stop:1",), False, "still written: it has a stop button"),
+        ("Paris", (), True, "nothing left to stop"),
+        ("Paris", ("again:1", "more:1"), True, "what is offered now is another answer"),
     ],
 )
 def test_answer_is_final_when_it_cannot_be_stopped(
-    text: str, has_buttons: bool, is_final: bool, why: str
+    text: str, buttons: tuple[str, ...], is_final: bool, why: str
 ) -> None:
     """The demonstration ends with the whole answer, not with a part of it."""
-    assert BotMessage(1, text, has_buttons).is_final is is_final, why
+    assert BotMessage(1, text, buttons).is_final is is_final, why
 
 
 class Terminal(io.StringIO):

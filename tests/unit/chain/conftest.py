@@ -50,6 +50,16 @@ class Chain:
         body = {"user": {"id": user, "first_name": "U", "language_code": "en"}, "text": text}
         return int((await self.post("/say", body))["message_id"])
 
+    async def press(self, message: dict[str, Any], verb: str) -> None:
+        """A user presses a button under one of the bot's messages."""
+        body = {
+            "user": {"id": USER, "first_name": "U", "language_code": "en"},
+            "chat_id": USER,
+            "message_id": message["message_id"],
+            "data": buttons_of(message, verb)[0],
+        }
+        await self.post("/press", body)
+
     async def post(self, path: str, body: Any) -> Any:
         async with self.control.post(path, json=body) as response:
             answer = await response.json()
@@ -63,11 +73,11 @@ class Chain:
         return [message for message in chat["messages"] if message["from"]["is_bot"]]
 
     async def answers(self, chat_id: int = USER) -> list[str]:
-        """List the finished texts of the bot in a chat: those without a button, and not empty."""
+        """List the finished texts of the bot in a chat: no stop button, and not empty."""
         return [
             message["text"]
             for message in await self.shown(chat_id)
-            if not message.get("reply_markup") and message["text"] != "…"
+            if message["text"] != "…" and not buttons_of(message, "stop:")
         ]
 
     async def wait_for_answers(self, count: int, chat_id: int = USER) -> list[str]:
@@ -178,6 +188,13 @@ class Chain:
                 await asyncio.wait({answers, serving})
         finally:
             store.close()
+
+
+def buttons_of(message: dict[str, Any], verb: str = "") -> list[str]:
+    """List what the buttons under a message bring back."""
+    rows = (message.get("reply_markup") or {}).get("inline_keyboard", [])
+    data = [str(button["callback_data"]) for row in rows for button in row]
+    return [one for one in data if one.startswith(verb)]
 
 
 def free_port() -> int:

@@ -13,7 +13,7 @@ from services.gateway.outbox import StaleEpoch
 from services.relay import delivery, inbox, pacing
 from services.relay.link import Link
 from services.wire import PartRecord
-from tests.unit.chain.conftest import Chain
+from tests.unit.chain.conftest import Chain, buttons_of
 from tests.unit.fakes import USER, until
 
 FROM = {"id": USER, "is_bot": False, "first_name": "U", "language_code": "en"}
@@ -330,9 +330,9 @@ def asked(chain: Chain) -> list[str]:
 
 
 async def look(chain: Chain) -> list[Look]:
-    """See a chat as its user does: the beginning of each message, and whether it has a button."""
+    """See a chat as its user does: the beginning of each message, and whether it can be stopped."""
     return [
-        (message["text"][:21].strip(), bool(message.get("reply_markup")))
+        (message["text"][:21].strip(), bool(buttons_of(message, "stop:")))
         for message in await chain.shown()
     ]
 

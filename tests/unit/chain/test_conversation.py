@@ -3,8 +3,8 @@
 import asyncio
 
 from services.gateway.engine import EngineFailed, EngineUnavailable, PromptTooLong
-from tests.unit.chain.conftest import Chain
-from tests.unit.fakes import USER, until
+from tests.unit.chain.conftest import Chain, buttons_of
+from tests.unit.fakes import until
 
 
 async def test_question_gets_its_answer(chain: Chain) -> None:
@@ -54,7 +54,9 @@ async def test_answer_grows_on_the_screen(chain: Chain) -> None:
 
     async def beginning() -> bool:
         shown = await chain.shown()
-        return bool(shown) and shown[0]["text"] == "beginning" and "reply_markup" in shown[0]
+        return (
+            bool(shown) and shown[0]["text"] == "beginning" and bool(buttons_of(shown[0], "stop:"))
+        )
 
     while not await beginning():
         await asyncio.sleep(0.02)
@@ -118,19 +120,10 @@ async def test_stop_button(chain: Chain) -> None:
     """A press of the button under the answer stops it and is acknowledged."""
     chain.engine.scripts.append(["long story", asyncio.Event()])
     await chain.say("tell me")
-    while not (shown := await chain.shown()) or not shown[0].get("reply_markup"):
+    while not (shown := await chain.shown()) or not buttons_of(shown[0], "stop:"):
         await asyncio.sleep(0.02)
-    button = shown[0]["reply_markup"]["inline_keyboard"][0][0]
 
-    await chain.post(
-        "/press",
-        {
-            "user": {"id": USER, "first_name": "U", "language_code": "en"},
-            "chat_id": USER,
-            "message_id": shown[0]["message_id"],
-            "data": button["callback_data"],
-        },
-    )
+    await chain.press(shown[0], "stop:")
 
     assert await chain.wait_for_answers(1) == ["long story\n\n(stopped)"]
     answered = await chain.calls("answerCallbackQuery")
@@ -240,3 +233,30 @@ async def test_prompt_that_the_engine_finds_too_long(chain: Chain) -> None:
     await chain.wait_for_answers(2)
 
     assert [message["content"] for message in chain.engine.requests[-1]] == ["be brief", "second"]
+
+
+async def test_another_answer_stands_in_the_place_of_a_longer_one(chain: Chain) -> None:
+    """Its first message is written anew, the others are deleted; the next one uses no other."""
+    long = "word " * 1500
+    chain.engine.scripts.extend([[long], ["short"], ["other"]])
+    await chain.say("tell me")
+    assert len(await chain.wait_for_answers(2)) == 2
+    await chain.wait_until_settled()
+    first, last = await chain.shown()
+    assert not buttons_of(first)
+
+    await chain.press(last, "again:")
+    await until_shown(chain, ["short"])
+    await chain.wait_until_settled()
+    (shown,) = await chain.shown()
+    await chain.press(shown, "again:")
+    await until_shown(chain, ["other"])
+
+    (shown,) = await chain.shown()
+    assert shown["message_id"] == first["message_id"]
+
+
+async def until_shown(chain: Chain, texts: list[str]) -> None:
+    async with asyncio.timeout(15):
+        while await chain.answers() != texts or len(await chain.shown()) != len(texts):
+            await asyncio.sleep(0.02)

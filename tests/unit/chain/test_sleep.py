@@ -15,7 +15,7 @@ from services.gateway.limits import Limits
 from services.relay import inbox, pacing
 from services.relay.texts import say
 from tests.unit.chain import conftest
-from tests.unit.chain.conftest import Chain
+from tests.unit.chain.conftest import Chain, buttons_of
 from tests.unit.fakes import USER
 
 ASLEEP, STILL_ASLEEP = say("asleep", "en"), say("still asleep", "en")
@@ -404,11 +404,10 @@ async def wait_for_reaction(chain: Chain, message_id: int, wanted: list[str] | N
 
 
 async def wait_for_button(chain: Chain) -> dict[str, Any]:
-    """Wait for an answer with a button, and say where it is and what it carries."""
+    """Wait for an answer with a stop button, and say where it is and what that carries."""
     async with asyncio.timeout(10):
         while True:
             for message in await chain.shown():
-                if markup := message.get("reply_markup"):
-                    data = markup["inline_keyboard"][0][0]["callback_data"]
-                    return {"message_id": message["message_id"], "data": data}
+                if stop := buttons_of(message, "stop:"):
+                    return {"message_id": message["message_id"], "data": stop[0]}
             await asyncio.sleep(0.02)

@@ -102,7 +102,7 @@ async def test_deleted_message_counts_as_shown(description: str) -> None:
         telegram, Reply(id=4, chat_id=7, text="hel"), ("hello", ()), ("hello", ())
     )
 
-    assert outcomes == [Outcome(epoch=1, outcome="delivered")]
+    assert outcomes == [Outcome(epoch=1, outcome="delivered", parts=1)]
     assert telegram.count("sendMessage") == 1
 
 
@@ -129,7 +129,7 @@ async def test_closed_reply_shows_its_buttons_under_the_last_part(text: str) -> 
         (text, (BUTTON,)),
     )
 
-    assert outcomes == [Outcome(epoch=1, outcome="delivered")]
+    assert outcomes == [Outcome(epoch=1, outcome="delivered", parts=telegram.count("sendMessage"))]
     shown: dict[int, Any] = {
         call["message_id"]: call.get("reply_markup")
         for name, call in telegram.calls
@@ -166,10 +166,8 @@ async def test_each_try_of_a_final_edit_asks_for_leave() -> None:
     assert telegram.count("editMessageText") == 1
 
 
-async def test_leftover_of_a_failed_reply_is_kept_for_another_try(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """A retry writes into the messages that the gateway knows: none of them may be gone."""
+async def test_leftover_of_an_earlier_try_is_deleted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The gateway is told how many messages are left: another try must use no other."""
     monkeypatch.setattr(delivery, "SETTLE_SECONDS", 0.0)
     telegram = ScriptedTelegram()
     reply = Reply(
@@ -178,10 +176,10 @@ async def test_leftover_of_a_failed_reply_is_kept_for_another_try(
 
     outcomes = await deliver(telegram, reply)
 
-    assert outcomes == [Outcome(epoch=1, outcome="delivered")]
-    assert telegram.count("deleteMessage") == 0
+    assert outcomes == [Outcome(epoch=1, outcome="delivered", parts=1)]
+    assert [c["message_id"] for name, c in telegram.calls if name == "deleteMessage"] == [62]
     edits = {c["message_id"]: c["text"] for name, c in telegram.calls if name == "editMessageText"}
-    assert edits == {61: "It failed.", 62: "…"}
+    assert edits == {61: "It failed."}
 
 
 async def test_nobody_types_for_a_reply_that_waits(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -80,7 +80,8 @@ async def test_gateway_of_the_same_version_is_told_everything() -> None:
         assert (version, [update["kind"] for update in told["updates"]]) == (2, ["move", "message"])
         assert [receipt.update_id for receipt in receipts.receipts] == [2, 3]
         assert outcome == (
-            "/replies/4/outcome", 2, {"epoch": 1, "outcome": "moved", "moved_to": -1005},
+            "/replies/4/outcome", 2,
+            {"epoch": 1, "outcome": "moved", "moved_to": -1005, "parts": None},
         )  # fmt: skip
         assert await events_of(link) == [Hello(epoch=1, undelivered=(), guests=(8,))]
         assert gateway.refused == []

@@ -109,6 +109,8 @@ def test_version_before_is_read(name: str) -> None:
         assert before == now.model_copy(update={"guests": ()})
     elif isinstance(before, PartRecord) and isinstance(now, PartRecord):
         assert before == now.model_copy(update={"chat_id": 0})
+    elif isinstance(before, Outcome) and isinstance(now, Outcome):
+        assert before == now.model_copy(update={"parts": None})
     else:
         assert before == now
 

@@ -1,0 +1,76 @@
+"""Answers once more: a question whose answer failed, was cut short, or could be another one.
+
+All of it in the store's thread, within a batch's transaction.
+"""
+
+from typing import Literal
+
+from services.gateway.buttons import stop_button
+from services.gateway.effects import Asked, Effect, Opened
+from services.gateway.limits import Allowance
+from services.gateway.store import Ask, Chat, Store
+from services.gateway.texts import Language, say
+from services.wire import Reply, Update
+
+Verb = Literal["retry", "again", "more"]
+
+
+class Again:
+    """Puts questions back into the queue."""
+
+    def __init__(self, store: Store, allowance: Allowance) -> None:
+        self._store = store
+        self._allowance = allowance
+
+    def press(
+        self, verb: Verb, ask_id: int, update: Update, language: Language, effects: list[Effect]
+    ) -> str:
+        """Carry a press out; returns what its user is told.
+
+        The messages of the old answer are used again, so the relay must be done with them.
+        """
+        chat = (update.chat_id, update.thread_id)
+        if why := self._allowance.refusal(update.user_id, language):
+            return why
+        if verb == "retry":
+            failed = self._store.failed_ask(ask_id, update.user_id, chat)
+            if failed is None:
+                return say("too late", language)
+            if self._store.is_open(failed.reply_id):
+                return say("one moment", language)
+            self._open(*self._store.retry_ask(failed), language, effects)
+            return say("retrying", language)
+        exchange = self._store.exchange(chat)
+        if not exchange or (exchange.ask_id, exchange.user_id) != (ask_id, update.user_id):
+            return say("not the latest", language)
+        if self._store.asks(chat):
+            return say("still answering", language)
+        if not exchange.parts:
+            return say("one moment", language)
+        reopened = self._store.reopen(chat, exchange, language, goes_on=verb == "more")
+        self._open(*reopened, language, effects)
+        return say("retrying" if verb == "again" else "going on", language)
+
+    def command(self, update: Update, language: Language, effects: list[Effect]) -> str:
+        """Answer the latest question once more, below; returns why not, if it cannot be."""
+        chat: Chat = (update.chat_id, update.thread_id)
+        if why := self._allowance.refusal(update.user_id, language):
+            return why
+        if self._store.asks(chat):
+            return say("still answering", language)
+        exchange = self._store.exchange(chat)
+        failed = self._store.failed_ask(None, update.user_id, chat)
+        if failed and failed.id > (exchange.ask_id if exchange else 0):
+            if self._store.is_open(failed.reply_id):
+                return say("one moment", language)
+            self._open(*self._store.retry_ask(failed), language, effects)
+            return ""
+        if not exchange or exchange.user_id != update.user_id:
+            return say("nothing to retry", language)
+        below = self._store.reopen(chat, exchange, language, in_place=False)
+        self._open(*below, language, effects)
+        return ""
+
+    def _open(self, reply: Reply, ask: Ask, language: Language, effects: list[Effect]) -> None:
+        effects.append(Opened(self._store.set_buttons(reply, stop_button(ask, language))))
+        effects.append(Asked(ask))
