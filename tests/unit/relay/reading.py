@@ -1,0 +1,139 @@
+"""Reads messages as people do: what can be seen of them, and what it looks like.
+
+It shares no code with the product: what is visible is told by the categories of characters alone.
+"""
+
+import html
+import re
+import unicodedata
+from typing import Any
+
+from services.relay.rendering import Rendered
+from tests.stubs.telegram.text import Entity, fix_formatted_text
+
+_SIGNS = {
+    "bold": ("*", "*"),
+    "italic": ("_", "_"),
+    "underline": ("__", "__"),
+    "strikethrough": ("~", "~"),
+    "spoiler": ("||", "||"),
+    "code": ("`", "`"),
+    "blockquote": (">", "<"),
+    "expandable_blockquote": (">>", "<<"),
+}
+_MADE = "•◦▪☐☑—"
+"""What stands for marks of Markdown in a message: bullets, boxes, rules."""
+
+_REMOVED = {*range(0x2028, 0x202F), 0x333, 0x33F, 0x30A}
+"""Telegram shows none of these, whoever sends them."""
+
+
+_TAGS = re.compile(r"<br ?/?>|</?u>")
+
+
+def units(text: str) -> int:
+    return len(text.encode("utf-16-le")) // 2
+
+
+def show(message: Rendered) -> str:
+    """Write a message with its entities as marks, as a test expects it and a person reads it."""
+    marks: list[tuple[int, int, int, str]] = []
+    for entity in message.entities:
+        end = entity.offset + entity.length
+        if entity.type == "pre":
+            before, after = f"[pre {entity.language}]".replace(" ]", "]"), "[/pre]"
+        elif entity.type == "text_link":
+            before, after = "[", f"]({entity.url})"
+        else:
+            before, after = _SIGNS[entity.type]
+        marks.append((entity.offset, 1, -entity.length, before))
+        marks.append((end, 0, -entity.offset, after))
+    encoded = message.text.encode("utf-16-le")
+    shown, place = "", 0
+    for at, _, _, mark in sorted(marks, key=lambda mark: mark[:3]):
+        shown += encoded[2 * place : 2 * at].decode("utf-16-le") + mark
+        place = at
+    return shown + encoded[2 * place :].decode("utf-16-le")
+
+
+def visible(text: str) -> str:
+    """Keep what is visible whatever Markdown makes of it: no ASCII marks, no white space.
+
+    Letters, digits, marks upon them, emoji and what joins them, signs beyond ASCII. Characters that
+    are written as HTML does count as themselves; the two tags that mean something count as nothing.
+    """
+    while (unescaped := html.unescape(text)) != text:
+        text = unescaped
+    text = _TAGS.sub("", text)
+    return "".join(
+        character
+        for character in text.replace("☑", "x")
+        if character not in _MADE and _is_kept(character)
+    ).casefold()
+
+
+def _is_kept(character: str) -> bool:
+    if character.isascii():
+        return character.isalnum()
+    category = unicodedata.category(character)
+    return character == "\u200d" or (category[0] not in "CZ" and ord(character) not in _REMOVED)
+
+
+def told(message: Rendered) -> str:
+    """All that a message tells: its text, languages of its code, addresses behind its links."""
+    additions = [
+        (entity.offset, entity.language) if entity.type == "pre" else (end, entity.url)
+        for entity in message.entities
+        for end in [entity.offset + entity.length]
+    ]
+    encoded = message.text.encode("utf-16-le")
+    shown, place = "", 0
+    for at, addition in sorted(additions, key=lambda addition: addition[0]):
+        shown += encoded[2 * place : 2 * at].decode("utf-16-le") + addition
+        place = at
+    return shown + encoded[2 * place :].decode("utf-16-le")
+
+
+_TABLE = re.compile(r"(?m)^[ >]*\|?[ \t]*:?-+:?[ \t]*(\|[ \t]*:?-+:?[ \t]*)*\|?[ \t]*$")
+
+
+def assert_nothing_lost(source: str, messages: list[Rendered]) -> None:
+    """All that is visible in the source is told, in its order, and nothing else.
+
+    But heads of tables are told again, where rows would not be understood without.
+    """
+    expected = visible(source)
+    got = visible("".join(told(message) for message in messages))
+    if expected == got:
+        return
+    has_table = "|" in source and _TABLE.search(source)
+    rest = iter(got)
+    assert has_table and all(character in rest for character in expected), (expected, got)
+
+
+def assert_taken(message: Rendered) -> None:
+    """Telegram takes a message, and shows it as it was meant: the stub's rules say so."""
+    given = [
+        Entity(e["type"], e["offset"], e["length"], _extra(e))
+        for e in (entity.as_json() for entity in message.entities)
+    ]
+
+    kept = fix_formatted_text(message.text, given, find=False)
+
+    assert kept.text == message.text
+    assert 0 < units(kept.text) <= 4096
+    assert len(given) <= 100
+    assert _looks(kept.text, list(kept.entities)) == _looks(message.text, given)
+
+
+def _extra(entity: dict[str, Any]) -> dict[str, Any]:
+    return {name: entity[name] for name in ("url", "language") if name in entity}
+
+
+def _looks(text: str, entities: list[Entity]) -> list[set[tuple[str, str]]]:
+    """Say of each unit what it looks like."""
+    looks: list[set[tuple[str, str]]] = [set() for _ in range(units(text))]
+    for entity in entities:
+        for unit in range(entity.offset, entity.end):
+            looks[unit].add((entity.type, str(entity.extra)))
+    return looks
