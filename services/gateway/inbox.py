@@ -189,7 +189,7 @@ class Inbox:
     ) -> Outcome:
         if full := self._is_full(update.user_id, language):
             return self._refuse(update, full, effects)
-        reply = self._store.add_reply(chat, update.message_id)
+        reply = self._store.add_reply(chat, update.message_id, markup="markdown")
         ask = self._store.add_ask(reply.id, update.user_id, chat, language, [piece])
         effects.append(Opened(self._store.set_button(reply, stop_button(ask, language))))
         effects.append(Asked(ask, _delay(piece)))

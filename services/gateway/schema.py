@@ -49,5 +49,10 @@ MIGRATIONS = (
     ALTER TABLE asks ADD COLUMN engine_ms INTEGER NOT NULL DEFAULT 0;
     CREATE TABLE guests(user_id INTEGER PRIMARY KEY, since INTEGER NOT NULL);
     """,
+    # 3: how a reply is written: the model writes Markdown, the bot does not.
+    """
+    ALTER TABLE replies ADD COLUMN markup TEXT NOT NULL DEFAULT 'plain';
+    UPDATE replies SET markup = 'markdown' WHERE id IN (SELECT reply_id FROM asks);
+    """,
 )
 """Migration n brings a store of version n to version n + 1. Never edit one that was released."""

@@ -359,7 +359,7 @@ class Store(Database):
             (ask_id, user_id, *chat),
         )
         for old in failed:
-            reply = self.add_reply(chat, old.message_id)
+            reply = self.add_reply(chat, old.message_id, markup="markdown")
             self._db.execute(
                 "UPDATE parts SET reply_id = ? WHERE reply_id = ?", (reply.id, old.reply_id)
             )
@@ -445,17 +445,23 @@ class Store(Database):
     # Replies
 
     def add_reply(
-        self, chat: Chat, reply_to: int, text: str = "", *, closed: bool = False
+        self,
+        chat: Chat,
+        reply_to: int,
+        text: str = "",
+        *,
+        closed: bool = False,
+        markup: Literal["plain", "markdown"] = "plain",
     ) -> Reply:
         """Store a reply: a complete one, or an empty one that will grow."""
         self._db.execute(
             "INSERT INTO replies(chat_id, thread_id, reply_to, text, closed, button_label,"
-            " button_data) VALUES(?, ?, ?, ?, ?, '', '')",
-            (*chat, reply_to, text, closed),
+            " button_data, markup) VALUES(?, ?, ?, ?, ?, '', '', ?)",
+            (*chat, reply_to, text, closed, markup),
         )
         return Reply(
             id=self._db.last_insert_rowid(), chat_id=chat[0], thread_id=chat[1],
-            reply_to=reply_to, text=text, closed=closed,
+            reply_to=reply_to, text=text, closed=closed, markup=markup,
         )  # fmt: skip
 
     def set_button(self, reply: Reply, button: Button) -> Reply:
@@ -487,11 +493,11 @@ class Store(Database):
             Reply(
                 id=row[0], chat_id=row[1], thread_id=row[2], reply_to=row[3], text=row[4],
                 closed=bool(row[5]), parts=self._parts(row[0]),
-                buttons=(Button(label=row[6], data=row[7]),) if row[7] else (),
+                buttons=(Button(label=row[6], data=row[7]),) if row[7] else (), markup=row[8],
             )
             for row in list(self._db.execute(
-                "SELECT id, chat_id, thread_id, reply_to, text, closed, button_label, button_data"
-                " FROM replies ORDER BY id"
+                "SELECT id, chat_id, thread_id, reply_to, text, closed, button_label, button_data,"
+                " markup FROM replies ORDER BY id"
             ))
         ]  # fmt: skip
 

@@ -60,6 +60,7 @@ class Parts:
         """`most_units` are what one part can hold, in UTF-16 units."""
         self._is_markdown = markup == "markdown"
         self._most_units = most_units
+        self._plain: set[int] = set()
         self._begin("")
 
     def _begin(self, text: str) -> None:
@@ -109,18 +110,19 @@ class Parts:
         """Render one part."""
         if position < len(self._full):
             part = self._full[position]
-            return self._render(part.start, part.end, part.state)
+            return self._render(position, part.start, part.end, part.state)
         if not self._last:
-            rendered = self._render(self._start.place, len(self._text), self._start.state)
+            start = self._start
+            rendered = self._render(position, start.place, len(self._text), start.state)
             self._last = hash(rendered), rendered
         return self._last[1]
 
-    def write(self, position: int) -> Rendered:
-        """Give one part as it is written, without any markup."""
+    def give_up(self, position: int) -> None:
+        """Show a part as it is written from now on: what it was rendered as is not taken."""
+        self._plain.add(position)
+        self._last = None
         if position < len(self._full):
-            part = self._full[position]
-            return render_plain(self._text[part.start : part.end])
-        return render_plain(self._text[self._start.place :])
+            self._full[position].token = None
 
     def token(self, position: int) -> int:
         """Tell one content of a part from another; a full part is rendered once for it."""
@@ -133,9 +135,11 @@ class Parts:
         assert self._last
         return self._last[0]
 
-    def _render(self, start: int, end: int, state: State) -> Rendered:
+    def _render(self, position: int, start: int, end: int, state: State) -> Rendered:
         source = self._text[start:end]
-        return render(source, state) if self._is_markdown else render_plain(source)
+        if not self._is_markdown or position in self._plain:
+            return render_plain(source)
+        return render(source, state)
 
     # Cutting
 

@@ -108,7 +108,8 @@ def assert_nothing_lost(source: str, messages: list[Rendered]) -> None:
         return
     has_table = "|" in source and _TABLE.search(source)
     rest = iter(got)
-    assert has_table and all(character in rest for character in expected), (expected, got)
+    assert has_table, (expected, got)
+    assert all(character in rest for character in expected), (expected, got)
 
 
 def assert_taken(message: Rendered) -> None:

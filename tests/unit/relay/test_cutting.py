@@ -6,9 +6,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.relay.rendering import split
+from services.relay.cutting import Parts
 
 TEXTS = st.text(alphabet=st.sampled_from("ab\u0416\U0001f600. \n"), max_size=300)
+
+
+def split(text: str, most_units: int) -> list[str]:
+    parts = Parts("plain", most_units)
+    parts.read(text)
+    return [parts.render(position).text for position in range(len(parts))]
 
 
 def units(text: str) -> int:
