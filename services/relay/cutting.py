@@ -31,6 +31,7 @@ _PARAGRAPH, _BLOCK, _LINE, _CODE_PARAGRAPH, _CODE = 5, 4, 3, 2, 1
 _BLOCKS = (Kind.HEADING, Kind.RULE, Kind.ITEM, Kind.FENCE)
 _SENTENCE_END = re.compile(r"[.!?…؟۔](?=\s)|[。！？]")
 _SOMETHING = re.compile(r"\S")
+_SIGN = re.compile(r"[*`_\[|#~]")
 _STYLED = re.compile(r"\*+|(?<!\w)_+|_+(?!\w)|`+|~~|\|\||\]\(")
 
 
@@ -80,7 +81,7 @@ class Parts:
             if cost > self._most_units // 4:
                 state, cost = state._replace(table=None), 0
         self._start = self._here = _Cut(cut.place, cost, 0, state)
-        self._before: Line | None = None
+        self._is_below_blank = self._is_below_heading = False
         self._best: dict[int, _Cut] = {}
 
     def __len__(self) -> int:
@@ -168,7 +169,9 @@ class Parts:
             cost = self._cost(raw, here.state)
         styled = here.styled + (0 if line.after.fence else self._count_styled(raw))
         self._here = _Cut(end + 1, here.cost + cost + 1, styled, line.after)
-        self._before = line
+        self._is_below_blank = line.kind is Kind.BLANK
+        if not self._is_below_blank:
+            self._is_below_heading = line.kind is Kind.HEADING
         return True
 
     def _overflows(self, here: _Cut, cost: int, window: int, end: int) -> bool:
@@ -196,7 +199,8 @@ class Parts:
         cost = count_units(line)
         if not self._is_markdown:
             return cost
-        cost += 3 * line.count("\t")
+        if "\t" in line:
+            cost += 3 * line.count("\t")
         if state.items and not state.fence:
             indent = len(INDENT) * min(len(state.items) + 1, MOST_INDENTS)
             cost += max(0, indent - (len(line) - len(line.lstrip(" "))))
@@ -209,7 +213,7 @@ class Parts:
 
     def _count_styled(self, line: str) -> int:
         """Estimate how many entities a line takes."""
-        if not self._is_markdown:
+        if not self._is_markdown or not _SIGN.search(line):
             return 0
         found = _STYLED.findall(line)
         links = found.count("](")
@@ -217,21 +221,14 @@ class Parts:
 
     def _rank(self, line: Line | None) -> int:
         """Say how good the place before a line is; None: nothing is known of the line."""
-        before = self._before
         state = self._here.state
-        if state.fence:
+        if state.fence or state.math or state.table or state.is_indented:
             return _CODE_PARAGRAPH if state.is_blank else _CODE
-        if state.math or state.table or state.is_indented:
-            return _CODE_PARAGRAPH if state.is_blank else _CODE
-        if self._ends_in_heading:
-            return _CODE_PARAGRAPH
-        if before and before.kind is Kind.BLANK:
+        if self._is_below_heading:
+            return _CODE_PARAGRAPH  # what it is the heading of shall stand below it
+        if self._is_below_blank:
             return _PARAGRAPH
         return _BLOCK if line and line.kind in _BLOCKS else _LINE
-
-    @property
-    def _ends_in_heading(self) -> bool:
-        return self._before is not None and self._before.kind is Kind.HEADING
 
     def _note(self, place: _Cut, rank: int) -> None:
         self._best[rank] = place

@@ -7,7 +7,7 @@ be shown by entities is left as it is written.
 import json
 import unicodedata
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from services.relay.markdown import Kind, Line, State, clean, count_units, read_line
 from services.relay.spans import (
@@ -45,11 +45,11 @@ _TYPES = {
     SPOILER: "spoiler",
     CODE: "code",
 }
+_QUOTES = ("blockquote", "expandable_blockquote")
 _MOST_NEEDED = ("text_link", "pre", "code")
 
 
-@dataclass(frozen=True, slots=True)
-class Entity:
+class Entity(NamedTuple):
     """A stretch of a message that looks another way; offset and length in UTF-16 units."""
 
     type: str
@@ -72,8 +72,7 @@ class Entity:
         return written
 
 
-@dataclass(frozen=True, slots=True)
-class Rendered:
+class Rendered(NamedTuple):
     """One message as Telegram is to show it."""
 
     text: str
@@ -133,7 +132,8 @@ class _Page:
         self._is_blank = False
         """A blank line is to be shown before what comes next."""
         self._stretches: list[_Stretch] = []
-        self._last: dict[str, _Stretch] = {}
+        self._nested: list[_Stretch] = []
+        """Those that may go on in the next span of the line, the outermost first."""
         self._quote: tuple[int, int] | None = None
         """Where the quote begins, in units and pieces."""
         self._math = state.math
@@ -147,51 +147,51 @@ class _Page:
 
     def add(self, line: Line) -> None:
         """Add the next line."""
-        before = self.state
-        if line.quote != before.quote:
+        kind, before = line.kind, self.state
+        if kind is Kind.CODE:
+            self._code.append(line.text)
+            return
+        quote = line.after.quote
+        if quote != before.quote:
             self._end_block(before)
-            if not line.quote or not before.quote:
+            if not quote or not before.quote:
                 self._end_quote()
-        if line.kind is Kind.TEXT and line.continues and (self._paragraph or not self._pieces):
+        if kind is Kind.TEXT and line.continues and (self._paragraph or not self._pieces):
             self._paragraph.append(line)
             return
-        if line.kind is Kind.TABLE:
-            if self._paragraph:
-                self._paragraph.pop()  # it is the table's head
-            self._end_block(before)
-            self._has_head = True
-            return
-        if line.kind is Kind.UNDERLINE and self._paragraph:
-            self._end_paragraph(BOLD)
-            return
-        if line.kind is Kind.BLANK and before.is_indented:
+        if kind is Kind.BLANK and before.is_indented:
             self._code.append("")
             return
-        if line.kind not in (Kind.CODE, Kind.ROW, Kind.INDENTED):
+        if kind is Kind.ROW:
+            self._rows.append(line.text)
+            return
+        if kind is Kind.UNDERLINE and self._paragraph:
+            self._end_paragraph(BOLD)
+            return
+        if kind is Kind.TABLE and self._paragraph:
+            self._paragraph.pop()  # it is the table's head
+        if kind is not Kind.INDENTED or not self._code:
             self._end_block(before)
-        match line.kind:
+        match kind:
             case Kind.BLANK:
                 self._is_blank = True
-            case Kind.TEXT | Kind.ITEM | Kind.HEADING:
+            case Kind.TEXT | Kind.ITEM:
                 self._paragraph.append(line)
-                if line.kind is Kind.HEADING:
-                    self._end_block(before)
+            case Kind.HEADING:
+                self._paragraph.append(line)
+                self._end_paragraph()
             case Kind.RULE:
-                self._write_line([Span(RULE)], line.quote)
+                self._write_line([Span(RULE)], quote)
             case Kind.UNDERLINE:
-                self._write_line([Span(line.text)], line.quote)
+                self._write_line([Span(line.text)], quote)
             case Kind.FENCE:
                 self._fence = line
                 if line.marker:
-                    self._write_line([Span(_marker(line))], line.quote, line.depth - 1)
-            case Kind.CODE:
-                self._code.append(line.text)
+                    self._write_line([Span(_marker(line))], quote, line.depth - 1)
             case Kind.INDENTED:
-                if not self._code:
-                    self._end_block(before)
                 self._code.append(line.text)
-            case Kind.ROW:
-                self._rows.append(line.text)
+            case Kind.TABLE:
+                self._has_head = True
 
     def finish(self) -> Rendered:
         """End what is open, and give the message as Telegram will keep it."""
@@ -201,7 +201,7 @@ class _Page:
         shown = text.rstrip("\n ")
         end = count_units(shown)
         stretches = [s for s in self._stretches if s.start < min(s.end, end)]
-        stretches.sort(key=lambda s: (s.start, -s.end))
+        stretches.sort(key=lambda s: (s.start, -s.end, s.type not in _QUOTES))
         leading = len(shown) - len(shown.lstrip("\n "))
         if stretches:
             leading = min(leading, stretches[0].start)
@@ -281,8 +281,7 @@ class _Page:
         (start, piece), self._quote = self._quote, None
         lines = "".join(self._pieces[piece:]).count("\n") + 1
         is_long = lines > LONG_QUOTE_LINES or self._units - start > LONG_QUOTE_UNITS
-        kind = "expandable_blockquote" if is_long else "blockquote"
-        self._stretches.append(_Stretch(kind, start, self._units))
+        self._stretches.append(_Stretch(_QUOTES[is_long], start, self._units))
 
     # Text
 
@@ -309,12 +308,9 @@ class _Page:
                 text = text.replace("\n", f"\n{indent}{hang}")
             start = self._units
             self._put(text)
-            if url:
-                self._stretch("text_link", start, url=url)
-            while style:
-                bit = style & -style
-                self._stretch(_TYPES[bit], start)
-                style ^= bit
+            if url or style or self._nested:
+                self._nest(start, style, url)
+        self._nested = []
 
     def _write_code(self, code: str, language: str, quote: int) -> None:
         self._begin_line(quote)
@@ -322,14 +318,23 @@ class _Page:
         self._put(code)
         self._stretches.append(_Stretch("pre", start, self._units, language=language))
 
-    def _stretch(self, kind: str, start: int, url: str = "") -> None:
-        """Lengthen the entity that ends here, or begin one."""
-        last = self._last.get(kind)
-        if last and last.end == start and last.url == url:
-            last.end = self._units
-            return
-        self._last[kind] = stretch = _Stretch(kind, start, self._units, url)
-        self._stretches.append(stretch)
+    def _nest(self, start: int, style: int, url: str) -> None:
+        """Lengthen the entities that go on, begin new ones; none overlaps another in part."""
+        wanted = [(kind, "") for bit, kind in _TYPES.items() if style & bit]
+        if url:
+            wanted.insert(0, ("text_link", url))
+        kept = 0
+        for stretch in self._nested:
+            if (stretch.type, stretch.url) not in wanted:
+                break
+            wanted.remove((stretch.type, stretch.url))
+            stretch.end = self._units
+            kept += 1
+        del self._nested[kept:]
+        for kind, address in wanted:
+            stretch = _Stretch(kind, start, self._units, address)
+            self._nested.append(stretch)
+            self._stretches.append(stretch)
 
 
 def _marker(line: Line) -> str:

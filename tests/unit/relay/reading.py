@@ -4,12 +4,14 @@ It shares no code with the product: what is visible is told by the categories of
 """
 
 import html
+import json
 import re
 import unicodedata
-from typing import Any
 
 from services.relay.rendering import Rendered
-from tests.stubs.telegram.text import Entity, fix_formatted_text
+from tests.stubs.telegram.inputs import read_text
+from tests.stubs.telegram.params import Params
+from tests.stubs.telegram.text import QUOTES, SPLITTABLE, Entity, fix_formatted_text
 
 _SIGNS = {
     "bold": ("*", "*"),
@@ -114,21 +116,35 @@ def assert_nothing_lost(source: str, messages: list[Rendered]) -> None:
 
 def assert_taken(message: Rendered) -> None:
     """Telegram takes a message, and shows it as it was meant: the stub's rules say so."""
-    given = [
-        Entity(e["type"], e["offset"], e["length"], _extra(e))
-        for e in (entity.as_json() for entity in message.entities)
-    ]
+    written = [entity.as_json() for entity in message.entities]
+    read = read_text(
+        Params({"text": message.text, "entities": json.dumps(written)}), "text", "entities"
+    )
+    given = list(read.entities)
 
-    kept = fix_formatted_text(message.text, given, find=False)
+    kept = fix_formatted_text(read.text, given, find=False)
 
     assert kept.text == message.text
     assert 0 < units(kept.text) <= 4096
-    assert len(given) <= 100
+    assert len(given) == len(written) <= 100
     assert _looks(kept.text, list(kept.entities)) == _looks(message.text, given)
+    assert_nested(given)
 
 
-def _extra(entity: dict[str, Any]) -> dict[str, Any]:
-    return {name: entity[name] for name in ("url", "language") if name in entity}
+def assert_nested(entities: list[Entity]) -> None:
+    """Entities are nested as https://core.telegram.org/bots/api#formatting-options has it."""
+    for position, outer in enumerate(entities):
+        for inner in entities[position + 1 :]:
+            if inner.offset >= outer.end or inner.end <= outer.offset:
+                continue
+            assert outer.offset <= inner.offset, "they are in order"
+            assert inner.end <= outer.end, "one contains the other"
+            kinds = {outer.type, inner.type}
+            assert len(kinds) == 2
+            if kinds & {"pre", "code"}:
+                assert outer.type in QUOTES
+            assert not kinds <= QUOTES
+            assert kinds & {*SPLITTABLE, *QUOTES}
 
 
 def _looks(text: str, entities: list[Entity]) -> list[set[tuple[str, str]]]:
