@@ -1,8 +1,9 @@
 """Reads what stands inside a paragraph: emphasis, code, links, formulas.
 
-The rules are CommonMark's (https://spec.commonmark.org/0.31.2/#inlines), with four differences:
+The rules are CommonMark's (https://spec.commonmark.org/0.31.2/#inlines), with five differences:
 formulas keep every character; HTML stays visible, but for <u> and <br>; references to links stay
-as they are written; and emphasis may begin and end at East Asian punctuation.
+as they are written; emphasis may begin and end at East Asian punctuation, and `_` does not end it
+before a call or a suffix.
 """
 
 import html
@@ -96,6 +97,7 @@ _LINK = re.compile(
 _DOLLARS = re.compile(r"\$(?=[^\s$])[^$\n]*(?<=[^\s\\])\$(?!\d)")
 _ESCAPED = re.compile(r"\\([!-/:-@\[-`{-~])")
 _LINKED = re.compile(r"(?i)https?://(?:[\w-]+\.)+[\w-]{2,}(?::(\d{1,5}))?(?:[/?#]\S*)?$")
+_CALL = re.compile(r"\(|\.\w")
 _WORD = re.compile(r"[^\W\d_]{3}")
 
 
@@ -267,6 +269,8 @@ class _Reader:
         if character == "_":
             can_open = opens_left and (not closes_right or _is_mark(before))
             can_close = closes_right and (not opens_left or _is_mark(after))
+            if after in "(." and _CALL.match(text, match.end()):
+                can_close = False  # __init__() and __init__.py are names
         elif character in "~|" and len(run) != 2:
             can_open = can_close = False
         self._nodes.append(_Node(run))

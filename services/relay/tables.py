@@ -22,8 +22,8 @@ def bound_row(table: Table) -> int:
 
 def lay_out(table: Table, rows: Sequence[str]) -> list[list[Span]] | str:
     """Lay out head and rows: as one text of columns, or as lines of spans."""
-    head = [read_spans(cell) for cell in split_row(table.head)]
-    body = [_fill([read_spans(cell) for cell in split_row(row)], len(head)) for row in rows]
+    head = _read(table.head)
+    body = [_fill(_read(row), len(head)) for row in rows]
     if not any(span.url or "\n" in span.text for row in [head, *body] for c in row for span in c):
         texts = [[_text(cell) for cell in row] for row in [head, *body]]
         widths = [max(map(_width, column)) for column in zip(*texts, strict=False)]
@@ -32,6 +32,10 @@ def lay_out(table: Table, rows: Sequence[str]) -> list[list[Span]] | str:
         ):
             return _columns(texts, widths, table.alignments)
     return _records(head, body)
+
+
+def _read(row: str) -> list[list[Span]]:
+    return [read_spans(cell) if cell else [] for cell in split_row(row)]
 
 
 def _fill(cells: list[list[Span]], count: int) -> list[list[Span]]:

@@ -40,7 +40,7 @@ def units(text: str) -> int:
 def show(message: Rendered) -> str:
     """Write a message with its entities as marks, as a test expects it and a person reads it."""
     marks: list[tuple[int, int, int, str]] = []
-    for entity in message.entities:
+    for number, entity in enumerate(message.entities):
         end = entity.offset + entity.length
         if entity.type == "pre":
             before, after = f"[pre {entity.language}]".replace(" ]", "]"), "[/pre]"
@@ -48,8 +48,8 @@ def show(message: Rendered) -> str:
             before, after = "[", f"]({entity.url})"
         else:
             before, after = _SIGNS[entity.type]
-        marks.append((entity.offset, 1, -entity.length, before))
-        marks.append((end, 0, -entity.offset, after))
+        marks.append((entity.offset, 1, number, before))
+        marks.append((end, 0, -number, after))
     encoded = message.text.encode("utf-16-le")
     shown, place = "", 0
     for at, _, _, mark in sorted(marks, key=lambda mark: mark[:3]):
