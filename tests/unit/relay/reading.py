@@ -26,7 +26,19 @@ _SIGNS = {
 _MADE = "•◦▪☐☑—"
 """What stands for marks of Markdown in a message: bullets, boxes, rules."""
 
-_REMOVED = {*range(0x2028, 0x202F), 0x333, 0x33F, 0x30A}
+_REMOVED = dict.fromkeys(
+    [
+        *range(10),
+        11,
+        12,
+        *range(13, 32),
+        *range(127, 160),
+        *range(0x2028, 0x202F),
+        0x333,
+        0x33F,
+        0x30A,
+    ]
+)
 """Telegram shows none of these, whoever sends them."""
 
 
@@ -61,9 +73,10 @@ def show(message: Rendered) -> str:
 def visible(text: str) -> str:
     """Keep what is visible whatever Markdown makes of it: no ASCII marks, no white space.
 
-    Letters, digits, marks upon them, emoji and what joins them, signs beyond ASCII. Characters that
+    Letters, digits, marks upon them, emoji, signs beyond ASCII. Characters that
     are written as HTML does count as themselves; the two tags that mean something count as nothing.
     """
+    text = text.translate(_REMOVED)
     while (unescaped := html.unescape(text)) != text:
         text = unescaped
     text = _TAGS.sub("", text)
@@ -77,8 +90,7 @@ def visible(text: str) -> str:
 def _is_kept(character: str) -> bool:
     if character.isascii():
         return character.isalnum()
-    category = unicodedata.category(character)
-    return character == "\u200d" or (category[0] not in "CZ" and ord(character) not in _REMOVED)
+    return unicodedata.category(character)[0] not in "CZ" and ord(character) not in _REMOVED
 
 
 def told(message: Rendered) -> str:
