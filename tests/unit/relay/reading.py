@@ -93,10 +93,23 @@ def _is_kept(character: str) -> bool:
     return unicodedata.category(character)[0] not in "CZ" and ord(character) not in _REMOVED
 
 
-def told(message: Rendered) -> str:
-    """All that a message tells: its text, languages of its code, addresses behind its links."""
+def told(message: Rendered, before: Rendered | None = None) -> str:
+    """All that a message tells: its text, languages of its code, addresses behind its links.
+
+    Code that goes on from the message before tells its language again, which counts once.
+    """
+    open_language = "".join(
+        entity.language
+        for entity in (before.entities if before else ())
+        if before and entity.offset + entity.length == units(before.text)
+    )
     additions = [
-        (entity.offset, entity.language) if entity.type == "pre" else (end, entity.url)
+        (
+            entity.offset,
+            "" if not entity.offset and entity.language == open_language else entity.language,
+        )
+        if entity.type == "pre"
+        else (end, entity.url)
         for entity in message.entities
         for end in [entity.offset + entity.length]
     ]
@@ -117,7 +130,8 @@ def assert_nothing_lost(source: str, messages: list[Rendered]) -> None:
     But heads of tables are told again, where rows would not be understood without.
     """
     expected = visible(source)
-    got = visible("".join(told(message) for message in messages))
+    pairs = zip(messages, [None, *messages], strict=False)
+    got = visible("".join(told(message, before) for message, before in pairs))
     if expected == got:
         return
     has_table = "|" in source and _TABLE.search(source)
