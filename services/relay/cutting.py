@@ -271,9 +271,8 @@ class Parts:
             ends = [found.end() for found in _SENTENCE_END.finditer(line, least, most)]
             if ends := [end for end in ends if 0 < end <= most]:
                 return next((end for end in reversed(ends) if _is_even(line[:end])), ends[-1])
-        spaces = [
-            place for place in range(max(least, 1), most + 1) if line[place : place + 1] == " "
-        ]
+        # White space at the end of the line was taken off: its end is a border as well.
+        spaces = [at for at in range(max(least, 1), most + 1) if line[at : at + 1] in ("", " ")]
         if spaces:
             return next((end for end in reversed(spaces) if _is_even(line[:end])), spaces[-1])
         return last_border(line, max(least, 1), most)
