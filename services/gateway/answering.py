@@ -27,7 +27,7 @@ from services.gateway.outbox import Outbox
 from services.gateway.progress import Progress
 from services.gateway.queue import Queue, Running
 from services.gateway.store import Ask, Store, StoreError
-from services.gateway.texts import Language, is_visible, say
+from services.gateway.texts import Language, add_remark, is_visible, say
 from services.log import describe_error
 
 log = logging.getLogger(__name__)
@@ -276,7 +276,7 @@ class Answering:
             "failed": say("failed", language),
             "too long": say("too long", language),
         }[end]
-        shown = f"{said}\n\n{remark}".strip()
+        shown = add_remark(said, remark)
         if end == "failed":
             retry = retry_button(ask, language)
             if await self._in_store(self._store.fail_ask, ask, shown, retry, progress.spent):

@@ -7,7 +7,7 @@ from services.gateway.access import Access
 from services.gateway.again import Again
 from services.gateway.effects import Effect, Forgotten, GuestsChanged, Stopped, Withdrawn
 from services.gateway.store import Ask, Chat, Store, Usage
-from services.gateway.texts import Language, is_visible, say
+from services.gateway.texts import Language, add_remark, is_visible, say
 from services.wire import Update
 
 FOR_ALL = frozenset({"/start", "/help", "/new", "/stop", "/forget", "/usage", "/privacy", "/retry"})
@@ -72,7 +72,7 @@ class Commands:
         return self._withdraw(ask, said.strip() if is_visible(said) else "")
 
     def _withdraw(self, ask: Ask, said: str = "") -> Effect:
-        shown = f"{said}\n\n{say('stopped', cast(Language, ask.language))}".strip()
+        shown = add_remark(said, say("stopped", cast(Language, ask.language)))
         self._store.withdraw_ask(ask, shown, said)
         return Withdrawn(ask, shown)
 

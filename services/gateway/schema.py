@@ -49,13 +49,16 @@ MIGRATIONS = (
     ALTER TABLE asks ADD COLUMN engine_ms INTEGER NOT NULL DEFAULT 0;
     CREATE TABLE guests(user_id INTEGER PRIMARY KEY, since INTEGER NOT NULL);
     """,
-    # 3: several buttons under a reply; the latest exchange of each chat, for another answer to it.
+    # 3: several buttons under a reply; how it is written: the model writes Markdown, the bot does
+    # not; the latest exchange of each chat, for another answer to it.
     """
     ALTER TABLE replies ADD COLUMN buttons TEXT NOT NULL DEFAULT '[]';
     UPDATE replies SET buttons = json_array(json_object('label', button_label, 'data', button_data))
         WHERE button_data != '';
     ALTER TABLE replies DROP COLUMN button_label;
     ALTER TABLE replies DROP COLUMN button_data;
+    ALTER TABLE replies ADD COLUMN markup TEXT NOT NULL DEFAULT 'plain';
+    UPDATE replies SET markup = 'markdown' WHERE id IN (SELECT reply_id FROM asks);
     CREATE TABLE exchanges(
         chat_id INTEGER, thread_id INTEGER, ask_id INTEGER NOT NULL, user_id INTEGER NOT NULL,
         message_id INTEGER NOT NULL, first_turn INTEGER NOT NULL, parts TEXT NOT NULL,

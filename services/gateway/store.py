@@ -382,7 +382,7 @@ class Store(Database):
 
     def retry_ask(self, failed: Ask) -> tuple[Reply, Ask]:
         """Let a failed ask wait anew, with a new reply in the old one's messages."""
-        reply = self.add_reply(failed.chat, failed.message_id)
+        reply = self.add_reply(failed.chat, failed.message_id, markup="markdown")
         self._db.execute(
             "UPDATE parts SET reply_id = ? WHERE reply_id = ?", (reply.id, failed.reply_id)
         )
@@ -426,7 +426,8 @@ class Store(Database):
             (*chat, exchange.first_turn),
         )
         self._forget_exchange(chat)
-        reply = self.add_reply(chat, exchange.message_id, answer if goes_on else "")
+        beginning = answer if goes_on else ""
+        reply = self.add_reply(chat, exchange.message_id, beginning, markup="markdown")
         parts = exchange.parts if in_place else ()
         self._db.executemany(
             "INSERT INTO parts VALUES(?, ?, ?)",
@@ -521,16 +522,23 @@ class Store(Database):
     # Replies
 
     def add_reply(
-        self, chat: Chat, reply_to: int, text: str = "", *, closed: bool = False
+        self,
+        chat: Chat,
+        reply_to: int,
+        text: str = "",
+        *,
+        closed: bool = False,
+        markup: Literal["plain", "markdown"] = "plain",
     ) -> Reply:
         """Store a reply: a complete one, or an empty one that will grow."""
         self._db.execute(
-            "INSERT INTO replies(chat_id, thread_id, reply_to, text, closed) VALUES(?, ?, ?, ?, ?)",
-            (*chat, reply_to, text, closed),
+            "INSERT INTO replies(chat_id, thread_id, reply_to, text, closed, markup)"
+            " VALUES(?, ?, ?, ?, ?, ?)",
+            (*chat, reply_to, text, closed, markup),
         )
         return Reply(
             id=self._db.last_insert_rowid(), chat_id=chat[0], thread_id=chat[1],
-            reply_to=reply_to, text=text, closed=closed,
+            reply_to=reply_to, text=text, closed=closed, markup=markup,
         )  # fmt: skip
 
     def set_buttons(self, reply: Reply, *buttons: Button) -> Reply:
@@ -565,11 +573,11 @@ class Store(Database):
             Reply(
                 id=row[0], chat_id=row[1], thread_id=row[2], reply_to=row[3], text=row[4],
                 closed=bool(row[5]), parts=self._parts(row[0]),
-                buttons=tuple(Button(**button) for button in json.loads(row[6])),
+                buttons=tuple(Button(**button) for button in json.loads(row[6])), markup=row[7],
             )
             for row in list(self._db.execute(
-                "SELECT id, chat_id, thread_id, reply_to, text, closed, buttons FROM replies"
-                " ORDER BY id"
+                "SELECT id, chat_id, thread_id, reply_to, text, closed, buttons, markup"
+                " FROM replies ORDER BY id"
             ))
         ]  # fmt: skip
 

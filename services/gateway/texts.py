@@ -1,5 +1,6 @@
 """Every sentence that the bot says, in the user's language: the relay knows none of them."""
 
+import re
 import unicodedata
 from typing import Literal
 
@@ -216,6 +217,34 @@ _TEXTS: dict[str, dict[Language, str]] = {
 def is_visible(text: str) -> bool:
     """Tell whether a reader would see anything: not only spaces, controls and joiners."""
     return any(unicodedata.category(character)[0] not in "CZ" for character in text)
+
+
+def add_remark(said: str, remark: str) -> str:
+    """End an answer with a sentence of ours, which a code block that was cut must not swallow."""
+    if said and remark and (fence := _open_fence(said)):
+        said = f"{said}\n{fence}"
+    return f"{said}\n\n{remark}".strip()
+
+
+def _open_fence(text: str) -> str:
+    """Find what closes the code block at the end of a text; nothing if none is open.
+
+    A block in a quote ends with the quote.
+    """
+    fence, is_quoted = "", False
+    for line in text.split("\n"):
+        bare = line.strip()
+        if fence and not (is_quoted and not bare.startswith(">")):
+            bare = bare.lstrip("> ") if is_quoted else bare
+            if bare.startswith(fence) and not bare.strip(fence[0]):
+                fence = ""
+        else:
+            found = _FENCE.match(bare)
+            fence, is_quoted = (found[1] if found else ""), bare.startswith(">")
+    return "" if is_quoted else fence
+
+
+_FENCE = re.compile(r"[> ]*(?:(?:[-*+]|\d{1,9}[.)]) +)?(`{3,}(?=[^`]*$)|~{3,})")
 
 
 def language_of(tag: str) -> Language:

@@ -23,10 +23,11 @@ from aiogram.types import InlineKeyboardButton, InlineKeyboardMarkup, ReplyParam
 
 from services.log import describe_error
 from services.relay.backoff import Backoff
+from services.relay.cutting import Parts
 from services.relay.decorations import DECORATION_SECONDS
 from services.relay.link import Link, LinkDown, Rejected, Settled, Superseded
 from services.relay.pacing import Pacing
-from services.relay.rendering import PLACEHOLDER, split
+from services.relay.rendering import PLACEHOLDER, Rendered
 from services.relay.telegram import EditText, SendText, is_gone, is_shown
 from services.wire import Button, Outcome, PartRecord, Reply
 
@@ -51,7 +52,8 @@ class Moved(Exception):
         self.chat_id = chat_id
 
 
-Shown = tuple[str, tuple[Button, ...]]
+Shown = tuple[int, tuple[Button, ...]]
+"""What a part shows: its content, by its hash, since long answers are many; and its buttons."""
 
 
 class Delivery:
@@ -79,6 +81,7 @@ class Delivery:
         self._epoch = epoch
         self._changed = asyncio.Event()
         self._closed = asyncio.Event()
+        self._content = Parts(reply.markup)
         self._parts = list(reply.parts)
         self._shown: list[Shown | None] = [None] * len(reply.parts)
         # An earlier relay may have edits of these parts on their way.
@@ -145,11 +148,11 @@ class Delivery:
         reply = self.reply
         if not self._parts and not reply.text:
             self._type()
-        while len(self._parts) < len(_texts(reply)):
+        while len(self._parts) < len(self._wanted(reply)):
             await self._send_placeholder()
         self.begun.set()
         if reply.closed:
-            await self._finish(_wanted(reply))
+            await self._finish(self._wanted(reply))
             return True
         if self._first_difference(reply) is None:
             await self._wait_for_change()
@@ -161,11 +164,27 @@ class Delivery:
         reply = self.reply  # what there is by now: the turn may have been long in coming
         position = self._first_difference(reply)
         if position is not None and not reply.closed and position < len(self._parts):
-            await self._edit(position, *_wanted(reply)[position])
+            _, buttons = self._wanted(reply)[position]
+            await self._edit(position, buttons)
         return False
 
+    def _wanted(self, reply: Reply) -> list[Shown]:
+        """Say what each part should show: the buttons stand under the last one."""
+        self._content.read(reply.text)
+        last = max(1, len(self._content)) - 1
+        return [
+            *((self._content.token(position), ()) for position in range(last)),
+            (hash(self._message(last)), reply.buttons),
+        ]
+
+    def _message(self, position: int) -> Rendered:
+        """Render a part; one without text shows what it waits for."""
+        if position < len(self._content):
+            return self._content.render(position)
+        return Rendered((not position and self.reply.status) or PLACEHOLDER)
+
     def _first_difference(self, reply: Reply) -> int | None:
-        for position, wanted in enumerate(_wanted(reply)):
+        for position, wanted in enumerate(self._wanted(reply)):
             if position >= len(self._shown) or self._shown[position] != wanted:
                 return position
         return None
@@ -197,7 +216,7 @@ class Delivery:
     async def _assert_final(self, wanted: list[Shown]) -> None:
         for position, shown in enumerate(wanted):
             if self._shown[position] != shown:
-                await self._try_until_done(partial(self._edit, position, *shown, is_final=True))
+                await self._try_until_done(partial(self._edit, position, shown[1], is_final=True))
         while len(self._parts) > len(wanted):
             # The answer began anew and is shorter now.
             await self._try_until_done(lambda: self._delete(self._parts[-1]))
@@ -249,16 +268,18 @@ class Delivery:
             )
         )
         self._parts.append(message_id)
-        self._shown.append((PLACEHOLDER, ()))
+        self._shown.append(_EMPTY)
 
     async def _edit(
-        self, position: int, text: str, buttons: tuple[Button, ...], *, is_final: bool = False
+        self, position: int, buttons: tuple[Button, ...], *, is_final: bool = False
     ) -> bool:
         """Edit one part; False if it should be tried again."""
+        message = self._message(position)
         try:
             await self._bot(
                 EditText(
-                    text=text,
+                    text=message.text,
+                    entities=message.entities_json(),
                     chat_id=self.reply.chat_id,
                     message_id=self._parts[position],
                     reply_markup=_keyboard(buttons),
@@ -269,6 +290,12 @@ class Delivery:
                 raise Undeliverable from None
             # What the user deleted stays deleted, and counts as shown.
             if not is_shown(error):
+                if message.entities:
+                    log.error(
+                        "formatting refused", extra={"reply": self.reply.id, "part": position}
+                    )
+                    self._content.give_up(position)
+                    return False
                 log.error("edit refused", extra={"reply": self.reply.id, "part": position})
                 if is_final:
                     # No repetition mends it. At least no button shall promise that it goes on.
@@ -281,7 +308,7 @@ class Delivery:
             if not self._may_pass(error):
                 raise Undeliverable from None
             return False
-        self._shown[position] = (text, buttons)
+        self._shown[position] = (hash(message), buttons)
         return True
 
     async def _delete(self, message_id: int) -> bool:
@@ -354,14 +381,7 @@ class Delivery:
             )
 
 
-def _texts(reply: Reply) -> list[str]:
-    return split(reply.text) or [reply.status or PLACEHOLDER]
-
-
-def _wanted(reply: Reply) -> list[Shown]:
-    """Say what each part should show: the buttons stand under the last one."""
-    *full, last = _texts(reply)
-    return [*((text, ()) for text in full), (last, reply.buttons)]
+_EMPTY: Shown = (hash(Rendered(PLACEHOLDER)), ())
 
 
 def _keyboard(buttons: tuple[Button, ...]) -> InlineKeyboardMarkup | None:

@@ -82,6 +82,8 @@ class EditText(TelegramMethod[RawMessage]):
     chat_id: int
     message_id: int
     text: str
+    entities: str | None = None
+    """A list, as JSON: within a list aiogram would write its numbers as words."""
     reply_markup: InlineKeyboardMarkup | None = None
 
 

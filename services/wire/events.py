@@ -34,6 +34,8 @@ class Reply(BaseModel):
     buttons: tuple[Button, ...] = ()
     parts: tuple[int, ...] = ()
     """Telegram's ids of the messages that carry it so far, first part first."""
+    markup: Literal["plain", "markdown"] = "plain"
+    """Since version 2: how the text is written. The bot's own sentences are plain."""
 
 
 class Hello(BaseModel):

@@ -8,7 +8,7 @@ from typing import Any
 
 from tests.stubs.telegram.errors import BotApiError, bad_request
 from tests.stubs.telegram.params import Params, leading_integer
-from tests.stubs.telegram.parsing import parse
+from tests.stubs.telegram.parsing import checked_link, parse
 from tests.stubs.telegram.text import FOUND_TYPES, USER_TYPES, Entity
 
 _MAX_TEXT_BYTES = 1 << 15
@@ -102,6 +102,10 @@ def _entity(item: Any) -> Entity | None:
             extra[name] = value
         elif kind != "pre":
             raise _FieldError(f'Can\'t find field "{name}"')
+    if kind == "text_link":
+        extra["url"] = checked_link(_string(item, "url"))
+        if not extra["url"]:
+            return None  # Telegram drops a link that it does not know, and keeps its text
     return Entity(kind, offset, length, extra)
 
 

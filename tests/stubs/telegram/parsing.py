@@ -69,7 +69,7 @@ class _Parser:
             mentioned = {"id": user, "is_bot": False, "first_name": "User"}
             self._add("text_mention", offset, user=mentioned)
             return
-        checked = _checked_link(url)
+        checked = checked_link(url)
         if checked:
             self._add("text_link", offset, url=checked)
 
@@ -523,7 +523,7 @@ def _linked_user(url: str) -> int | None:
     return int(match.group(1)) if match else None
 
 
-def _checked_link(url: str) -> str:
+def checked_link(url: str) -> str:
     """Return the link as Telegram stores it, or "" where Telegram drops it."""
     url = url.strip()
     lowered = url.lower()
