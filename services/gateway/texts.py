@@ -229,13 +229,14 @@ def add_remark(said: str, remark: str) -> str:
 def _open_fence(text: str) -> str:
     """Find what closes the code block at the end of a text; nothing if none is open.
 
-    A block in a quote ends with the quote.
+    The relay reads the same lines in the same way. A block in a quote ends with the quote.
     """
     fence, is_quoted = "", False
     for line in text.split("\n"):
-        bare = line.strip()
-        if fence and not (is_quoted and not bare.startswith(">")):
-            bare = bare.lstrip("> ") if is_quoted else bare
+        bare = _UNSEEN.sub("", line).expandtabs(4).strip(" ")
+        if fence and (bare.startswith(">") or not is_quoted):
+            if is_quoted:
+                bare = bare.lstrip("> ")
             if bare.startswith(fence) and not bare.strip(fence[0]):
                 fence = ""
         else:
@@ -245,6 +246,7 @@ def _open_fence(text: str) -> str:
 
 
 _FENCE = re.compile(r"[> ]*(?:(?:[-*+]|\d{1,9}[.)]) +)?(`{3,}(?=[^`]*$)|~{3,})")
+_UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e]")
 
 
 def language_of(tag: str) -> Language:

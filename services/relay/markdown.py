@@ -110,6 +110,7 @@ class Line(NamedTuple):
 
 _QUOTE = re.compile(r"[ ]*(>(?:[ ]{0,3}>)*)[ ]?")
 _FENCE = re.compile(r"([ ]*)(`{3,}(?=[^`]*$)|~{3,})(.*)$")
+_FENCE_IN_ITEM = re.compile(rf"[ ]*(?:(?:[-*+]|\d{{1,9}}[.)])[ ]+)?{_FENCE.pattern}")
 _LANGUAGE = re.compile(r"([\w+#./-]{1,32})(?:[ ]+|$)")
 _HEADING = re.compile(r"[ ]*(#{1,6})(?: (.*))?$")
 _RULE = re.compile(r"[ ]*+([-*_])(?:[ ]*+\1){2,}+[ ]*+$")
@@ -137,7 +138,7 @@ def read_line(line: str, state: State) -> Line:
         return _read_code(rest, state)
     if not rest or rest.isspace():
         return Line(Kind.BLANK, "", _after_blank(state))
-    if state.math:
+    if state.math and not _FENCE_IN_ITEM.match(rest):
         return _read_text(rest, state)
     return _read_block(rest, state)
 
@@ -189,9 +190,7 @@ def _read_block(rest: str, state: State) -> Line:
         after = state._replace(is_indented=True, is_blank=False, is_paragraph=False, head="")
         return Line(Kind.INDENTED, rest[4:], after)
     if state.head and first in "|:-" and (alignments := _alignments(rest, state.head)):
-        after = state._replace(
-            table=Table(state.head, alignments), head="", is_paragraph=False, is_blank=False,
-        )  # fmt: skip
+        after = _after(state, state.items)._replace(table=Table(state.head, alignments))
         return Line(Kind.TABLE, rest, after)
     if first in "`~" and (match := _FENCE.match(rest)):
         return _open_fence(rest, match, state, len(match[1]))
@@ -213,10 +212,14 @@ def _open_fence(
 ) -> Line:
     info = match[3].strip(" ")
     known = _LANGUAGE.match(info)
-    after = state._replace(
-            fence=match[2], language=known[1] if known else "", indent=indent,
-        is_paragraph=False, is_blank=False, is_indented=False, head="",
-    )  # fmt: skip
+    after = State(
+        state.quote,
+        match[2],
+        known[1] if known else "",
+        indent,
+        items=state.items,
+        is_blank=False,
+    )
     text = info[known.end() :] if known else info
     return Line(Kind.FENCE, text, after, len(after.items), marker)
 
@@ -266,9 +269,7 @@ def _after(
 
 
 def _after_blank(state: State) -> State:
-    return State(
-        state.quote, items=state.items, is_indented=state.is_indented, is_midline=False
-    )  # fmt: skip
+    return State(state.quote, items=state.items, is_indented=state.is_indented)
 
 
 def _unclose(heading: str) -> str:

@@ -47,6 +47,7 @@ async def test_version_1_becomes_todays(tmp_path: Path) -> None:
     empty, half = await store.run(store.undelivered_replies)
     assert (empty.parts, empty.buttons[0].data) == ((91,), "stop:4")
     assert half.text == "half"
+    assert [empty.markup, half.markup] == ["markdown", "markdown"]
     assert await store.run(store.conversation, (7, 0)) == 3
     assert [turn.text for turn in await store.run(store.latest_turns, (7, 0), 9)] == ["earlier"]
     assert not await store.run(store.remember_update, 1, 10, b"\0")

@@ -42,6 +42,7 @@ _REMOVED = dict.fromkeys(
 """Telegram shows none of these, whoever sends them."""
 
 
+_MARKS = re.compile(r"[*_`~|\\\[\]]")
 _TAGS = re.compile(r"<br ?/?>|</?u>")
 
 
@@ -76,7 +77,7 @@ def visible(text: str) -> str:
     Letters, digits, marks upon them, emoji, signs beyond ASCII. Characters that
     are written as HTML does count as themselves; the two tags that mean something count as nothing.
     """
-    text = text.translate(_REMOVED)
+    text = _MARKS.sub("", text.translate(_REMOVED))
     while (unescaped := html.unescape(text)) != text:
         text = unescaped
     text = _TAGS.sub("", text)

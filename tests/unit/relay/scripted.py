@@ -22,6 +22,8 @@ class ScriptedTelegram(BaseSession):
         self.answers: dict[str, Answer] = {}
         self.calls: list[tuple[str, dict[str, Any]]] = []
         self.held: dict[str, asyncio.Event] = {}
+        self.formatting: Answer | None = None
+        """What is answered to whatever has entities."""
         self.bot = Bot("123456:" + "A" * 35, session=self)
 
     def count(self, method: str) -> int:
@@ -43,6 +45,8 @@ class ScriptedTelegram(BaseSession):
         if name == "setMyCommands":
             self.marker = method.commands[0].description  # type: ignore[attr-defined]  # that method
         status, content = self.answers.get(name, (200, {"ok": True, "result": success}))
+        if self.formatting and getattr(method, "entities", None):
+            status, content = self.formatting
         response = self.check_response(bot, method, status, json.dumps(content))
         return response.result  # type: ignore[return-value]  # as in aiogram's own session
 

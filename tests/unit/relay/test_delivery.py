@@ -1,16 +1,20 @@
 """A reply ends once, whatever Telegram refuses, and shows its buttons where they belong."""
 
 import asyncio
+import json
 from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
 
-from services.relay import delivery
+from services.relay import cutting, delivery, rendering
 from services.relay.delivery import Delivery
 from services.relay.link import Settled
+from services.relay.markdown import State
 from services.relay.pacing import Pacing
+from services.relay.rendering import Rendered
 from services.wire import Button, Outcome, Reply
+from tests.unit.fakes import until
 from tests.unit.relay.scripted import Answer, ScriptedTelegram, refusal
 
 CHAT = -5
@@ -194,3 +198,129 @@ async def test_nobody_types_for_a_reply_that_waits(monkeypatch: pytest.MonkeyPat
     await asyncio.wait({running})
 
     assert telegram.count("sendChatAction") == 0
+
+
+MARKDOWN = "**bold** and [link](https://example.org)\n\n```py\nx = 1\n```"
+UNPARSED = refusal(400, "Bad Request: can't parse entities: something new")
+
+
+def edits(telegram: ScriptedTelegram) -> list[dict[str, Any]]:
+    return [call for name, call in telegram.calls if name == "editMessageText"]
+
+
+async def test_markdown_is_sent_as_entities() -> None:
+    """The text without its marks, and what they meant beside it."""
+    telegram = ScriptedTelegram()
+    reply = Reply(id=4, chat_id=7, text=MARKDOWN, closed=True, markup="markdown")
+
+    outcomes = await deliver(telegram, reply)
+
+    assert outcomes == [Outcome(epoch=1, outcome="delivered")]
+    (edit,) = edits(telegram)
+    assert edit["text"] == "bold and link\n\nx = 1"
+    assert json.loads(edit["entities"]) == [
+        {"type": "bold", "offset": 0, "length": 4},
+        {"type": "text_link", "offset": 9, "length": 4, "url": "https://example.org"},
+        {"type": "pre", "offset": 15, "length": 5, "language": "py"},
+    ]
+
+
+async def test_plain_text_is_sent_as_it_is() -> None:
+    """What the bot itself says may hold any characters."""
+    telegram = ScriptedTelegram()
+
+    await deliver(telegram, Reply(id=4, chat_id=7, text=MARKDOWN, closed=True))
+
+    (edit,) = edits(telegram)
+    assert edit["text"] == MARKDOWN
+    assert "entities" not in edit
+
+
+async def test_refused_formatting_goes_out_plain() -> None:
+    """Once, as it was written: what Telegram does not understand costs no answer."""
+    telegram = ScriptedTelegram()
+    telegram.formatting = UNPARSED
+    reply = Reply(id=4, chat_id=7, text=MARKDOWN, closed=True, markup="markdown")
+
+    outcomes = await deliver(telegram, reply)
+
+    assert outcomes == [Outcome(epoch=1, outcome="delivered")]
+    first, second = edits(telegram)
+    assert "entities" in first
+    assert (second["text"], "entities" in second) == (MARKDOWN, False)
+
+
+async def test_growing_answer_whose_formatting_is_refused_stays_plain() -> None:
+    """Its part is not formatted again; another part of it is."""
+    telegram = ScriptedTelegram()
+    telegram.formatting = UNPARSED
+    reply = Reply(id=4, chat_id=7, text="**bold** ", markup="markdown")
+    full = ("**bold** " + "words " * 660).strip()
+    long = f"{full}\n\n**end** {'of it ' * 60}"
+
+    running = asyncio.create_task(deliver(telegram, reply, (long, ())))
+    await until(lambda: len(edits(telegram)) >= 2, "the refused edit and its plain repetition")
+    telegram.formatting = None
+    outcomes = await running
+
+    assert outcomes == [Outcome(epoch=1, outcome="delivered")]
+    last = {edit["message_id"]: edit for edit in edits(telegram)}
+    texts = [last[message_id]["text"] for message_id in sorted(last)]
+    assert texts == [full, f"end {'of it ' * 60}".strip()]
+    assert ["entities" in last[message_id] for message_id in sorted(last)] == [False, True]
+
+
+async def test_plain_edit_that_is_refused_ends_the_reply() -> None:
+    """Not every refusal is the formatting's fault: then nothing is repeated for ever."""
+    telegram = ScriptedTelegram()
+    telegram.answers["editMessageText"] = refusal(400, "Bad Request: not today")
+    reply = Reply(id=4, chat_id=7, text=MARKDOWN, closed=True, markup="markdown")
+
+    outcomes = await deliver(telegram, reply)
+
+    assert outcomes == [Outcome(epoch=1, outcome="undeliverable")]
+    assert len(edits(telegram)) == 2
+
+
+async def test_another_relay_edits_the_same_messages_to_the_same_contents(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Given the text and the messages, it finds the same parts: nothing is sent a second time."""
+    monkeypatch.setattr(delivery, "SETTLE_SECONDS", 0.0)
+    text = "\n\n".join(f"**{n}** " + "`word` " * 60 for n in range(20))
+    first, second = ScriptedTelegram(), ScriptedTelegram()
+    await deliver(first, Reply(id=4, chat_id=7, text=text, closed=True, markup="markdown"))
+    shown = {edit["message_id"]: (edit["text"], edit["entities"]) for edit in edits(first)}
+    parts = tuple(sorted(shown))
+
+    await deliver(
+        second,
+        Reply(
+            id=4, chat_id=7, text=f"{text}\n\n*more*", closed=True, markup="markdown", parts=parts
+        ),
+    )
+
+    again = {edit["message_id"]: (edit["text"], edit["entities"]) for edit in edits(second)}
+    assert len(parts) > 2
+    assert second.count("sendMessage") == 0
+    assert [again[part] for part in parts[:-1]] == [shown[part] for part in parts[:-1]]
+    assert again[parts[-1]][0] == f"{shown[parts[-1]][0]}\n\nmore"
+
+
+async def test_full_parts_are_rendered_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While an answer grows, what stands already costs nothing more."""
+    rendered: list[int] = []
+    original = rendering.render
+
+    def counted(source: str, state: State) -> Rendered:
+        rendered.append(len(source))
+        return original(source, state)
+
+    monkeypatch.setattr(cutting, "render", counted)
+    reply = Reply(id=4, chat_id=7, markup="markdown")
+    growing = Delivery(reply, None, None, None, None)  # type: ignore[arg-type]  # nothing is sent
+    for length in range(300, 30_000, 300):
+        growing.grow(0, ("word " * 6000)[:length])
+        growing._wanted(growing.reply)
+
+    assert sum(rendered) < 100 * 2500 + 30_000
