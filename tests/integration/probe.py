@@ -8,6 +8,7 @@ import ssl
 import struct
 import sys
 import threading
+import time
 from collections.abc import Callable
 from typing import NoReturn
 
@@ -88,6 +89,35 @@ def bulk(address: str, port: str, size_bytes: str) -> str:
     return str(len(payload))
 
 
+def pump(address: str, port: str, seconds: str) -> str:
+    """Send to an echo as fast as it goes; return the megabits a second that came back."""
+    stop = threading.Event()
+    received = 0
+    with socket.create_connection((address, int(port)), PATIENCE_SECONDS) as connection:
+        connection.settimeout(PATIENCE_SECONDS)
+        sender = threading.Thread(target=send_until, args=(connection, stop))
+        sender.start()
+        begun = time.monotonic()
+        while (passed := time.monotonic() - begun) < float(seconds):
+            received += len(connection.recv(65536)) or int(fail("closed early"))
+        stop.set()
+        drain(connection)
+        sender.join()
+    return f"{received * 8 / passed / 1e6:.1f}"
+
+
+def send_until(connection: socket.socket, stop: threading.Event) -> None:
+    payload = bytes(65536)
+    while not stop.is_set():
+        connection.sendall(payload)
+    connection.shutdown(socket.SHUT_WR)
+
+
+def drain(connection: socket.socket) -> None:
+    while connection.recv(65536):
+        pass
+
+
 def unix(path: str) -> socket.socket:
     connection = socket.socket(socket.AF_UNIX)
     connection.settimeout(PATIENCE_SECONDS)
@@ -116,6 +146,7 @@ ACTIONS: dict[str, Callable[..., str]] = {
     "hold-tls": hold_tls,
     "plain": plain,
     "bulk": bulk,
+    "pump": pump,
 }
 
 if __name__ == "__main__":
