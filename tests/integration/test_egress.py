@@ -79,7 +79,7 @@ def start_world(lab: Lab, certificates: Path, hosts: Path) -> World:
     resolver = lab.run(
         "resolver",
         PEER,
-        RESOLVER,
+        [*RESOLVER, "--hostsdir=/hosts"],
         address=53,
         volumes=[(str(hosts.parent), "/hosts", "ro")],
         hardened=False,
