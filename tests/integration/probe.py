@@ -3,7 +3,9 @@
 Runs in the image `peer`, which has Python's standard library alone.
 """
 
+import http.server
 import socket
+import socketserver
 import ssl
 import struct
 import sys
@@ -118,6 +120,31 @@ def drain(connection: socket.socket) -> None:
         pass
 
 
+def bot_api(port: str, certificate: str) -> str:
+    """Serve as a Bot API server does, over TLS; tell of the host that each caller asked for."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            print(f"asked host={self.headers['Host']}", flush=True)
+            body = b'{"ok": true, "result": {"username": "own"}}'
+            self.send_response(200)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate)
+    server = socketserver.TCPServer(("0.0.0.0", int(port)), Handler)  # HTTPServer asks for its name
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+    print("listening", flush=True)
+    server.serve_forever()
+    return "ended"
+
+
 def unix(path: str) -> socket.socket:
     connection = socket.socket(socket.AF_UNIX)
     connection.settimeout(PATIENCE_SECONDS)
@@ -147,6 +174,7 @@ ACTIONS: dict[str, Callable[..., str]] = {
     "plain": plain,
     "bulk": bulk,
     "pump": pump,
+    "bot-api": bot_api,
 }
 
 if __name__ == "__main__":
