@@ -51,6 +51,9 @@ class Keys:
         path.write_text(key + "\n", encoding="ascii")
         path.chmod(0o600)
 
+    def private(self, name: str) -> str:
+        return (self.folder / name).read_text(encoding="ascii").strip()
+
     def volumes_of(self, end: str) -> list[tuple[str, str, str]]:
         return [
             (str(self.folder / end), "/run/secrets/tunnel_private_key", "ro"),
