@@ -2,10 +2,11 @@
 
 Runs in the image `peer`, which has Python's standard library alone:
 
-    flood.py one ADDRESS PORT RATE                      from this container's own address
-    flood.py many ADDRESS PORT RATE INTERFACE MAC SOURCES  out of an interface, as so many strangers
+    flood.py one PORT RATE ADDRESS...                      from this container's own address
+    flood.py many PORT RATE SOURCES ADDRESS/INTERFACE/MAC...  as so many strangers
 
-It says each second how much it has sent, and ends after two minutes at the latest.
+Of several targets each gets half a second in turn, by the clock. It says each second how much it
+has sent, and ends after two minutes at the latest.
 """
 
 import contextlib
@@ -17,30 +18,46 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from probe import phase
+
 LONGEST_SECONDS = 120.0
 INITIATION = b"\x01\0\0\0" + b"\x5a" * 144  # the right type and length, no valid authentication
 
 
 def main(arguments: list[str]) -> None:
     match arguments:
-        case ["one", address, port, rate]:
-            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
-                sender.connect((address, int(port)))
-                flood(sender.send, itertools.repeat(INITIATION), int(rate))
-        case ["many", address, port, rate, interface, mac, sources]:
-            with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as sender:
-                sender.bind((interface, 0))
-                frames = list(spoofed(address, int(port), interface, mac, int(sources)))
-                flood(sender.send, itertools.cycle(frames), int(rate))
+        case ["one", port, rate, *addresses]:
+            senders = [sender_of_one(address, int(port)) for address in addresses]
+        case ["many", port, rate, sources, *targets]:
+            senders = [
+                sender_of_many(*target.split("/"), int(port), int(sources)) for target in targets
+            ]
+    flood(senders, int(rate))
 
 
-def flood(send: Callable[[bytes], int], packets: Iterator[bytes], rate: int) -> None:
+def sender_of_one(address: str, port: int) -> Callable[[], object]:
+    sender = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    sender.connect((address, port))
+    return lambda: sender.send(INITIATION)
+
+
+def sender_of_many(
+    address: str, interface: str, mac: str, port: int, sources: int
+) -> Callable[[], object]:
+    sender = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
+    sender.bind((interface, 0))
+    frames = itertools.cycle(list(spoofed(address, port, interface, mac, sources)))
+    return lambda: sender.send(next(frames))
+
+
+def flood(senders: list[Callable[[], object]], rate: int) -> None:
     begun = told = time.monotonic()
     sent = 0
     while (now := time.monotonic()) - begun < LONGEST_SECONDS:
-        for _ in range(max(0, min(1000, int((now - begun) * rate) - sent))):
+        send = senders[phase() % len(senders)]
+        for _ in range(max(0, min(200, int((now - begun) * rate) - sent))):
             with contextlib.suppress(OSError):  # a full queue is no reason to stop
-                send(next(packets))
+                send()
             sent += 1
         if now - told >= 1:
             told = now

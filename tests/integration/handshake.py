@@ -1,4 +1,4 @@
-"""Makes the first message of WireGuard's handshake, dated as wanted (section 5.4.2 of its paper)."""
+"""Makes the first message of WireGuard's handshake, dated as wanted (its paper, 5.4.2)."""
 
 import base64
 import hashlib

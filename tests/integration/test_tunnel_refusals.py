@@ -1,4 +1,4 @@
-"""What the ends of the tunnel do when they do not agree: wrong keys, a wrong clock, nobody there."""
+"""What the tunnel's ends do when they do not agree: wrong keys, a wrong clock, nobody there."""
 
 import time
 from collections.abc import Iterator
