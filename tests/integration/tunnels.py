@@ -14,6 +14,7 @@ from tests.integration.lab import (
     attempt,
     probe,
     require,
+    sysctls_of,
     wait_until_healthy,
 )
 
@@ -21,6 +22,7 @@ ADDRESSES = {"listen": "10.66.0.1", "dial": "10.66.0.2"}
 OUTSIDE = {"listen": 10, "dial": 30}
 OTHER = {"listen": "dial", "dial": "listen"}
 ENDS = ("listen", "dial")
+NODES = {"listen": "vps", "dial": "gpu"}  # as the Compose files are named
 
 
 @dataclass
@@ -162,7 +164,7 @@ def start_uplink(
         volumes=keys.volumes_of(end),
         devices=["/dev/net/tun"],
         sysctls={
-            "net.ipv6.conf.all.disable_ipv6": "1",
+            **sysctls_of(NODES[end], "uplink"),
             "net.ipv4.conf.all.rp_filter": "0",  # tests come from addresses that have no route
         },
         restart="always",

@@ -1,6 +1,5 @@
 """Owns what tests of the egress share: a way out, the relay before it, and who stands behind."""
 
-import functools
 import json
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -11,7 +10,7 @@ from typing import Any
 import trustme
 from python_on_whales import Container
 
-from tests.integration.lab import EGRESS, PEER, ROOT, Lab, probe
+from tests.integration.lab import EGRESS, PEER, Lab, probe, sysctls_of
 
 HOST = "api.telegram.org"
 SOCKET = "/run/egress/telegram.sock"
@@ -102,7 +101,7 @@ def start_way(
         capabilities=["NET_ADMIN", "SETUID", "SETGID", "SETPCAP"],
         settings=settings,
         volumes=[(volume, "/run/egress", "rw")],
-        sysctls=sysctls_of_egress(),
+        sysctls=sysctls_of("vps", "egress"),
         memory="48m",
     )
     relay = lab.run(
@@ -113,20 +112,6 @@ def start_way(
         user=RELAY_USER,
     )
     return Way(egress, relay)
-
-
-@functools.cache
-def sysctls_of_egress() -> dict[str, str]:
-    """As the Compose file gives them: how long the kernel tries is part of the promise."""
-    shown = subprocess.run(
-        ["docker", "compose", "--env-file", ".env.vps.example", "-f", "compose.vps.yml"]
-        + ["config", "--format", "json"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    return dict(json.loads(shown.stdout)["services"]["egress"]["sysctls"])
 
 
 def make_certificates(folder: Path, name: str = HOST) -> Path:
