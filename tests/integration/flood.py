@@ -18,8 +18,6 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from probe import phase
-
 LONGEST_SECONDS = 120.0
 INITIATION = b"\x01\0\0\0" + b"\x5a" * 144  # the right type and length, no valid authentication
 
@@ -29,9 +27,7 @@ def main(arguments: list[str]) -> None:
         case ["one", port, rate, *addresses]:
             senders = [sender_of_one(address, int(port)) for address in addresses]
         case ["many", port, rate, sources, *targets]:
-            senders = [
-                sender_of_many(*target.split("/"), int(port), int(sources)) for target in targets
-            ]
+            senders = [sender_of_many(target, int(port), int(sources)) for target in targets]
     flood(senders, int(rate))
 
 
@@ -41,9 +37,8 @@ def sender_of_one(address: str, port: int) -> Callable[[], object]:
     return lambda: sender.send(INITIATION)
 
 
-def sender_of_many(
-    address: str, interface: str, mac: str, port: int, sources: int
-) -> Callable[[], object]:
+def sender_of_many(target: str, port: int, sources: int) -> Callable[[], object]:
+    address, interface, mac = target.split("/")
     sender = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
     sender.bind((interface, 0))
     frames = itertools.cycle(list(spoofed(address, port, interface, mac, sources)))
@@ -54,7 +49,8 @@ def flood(senders: list[Callable[[], object]], rate: int) -> None:
     begun = told = time.monotonic()
     sent = 0
     while (now := time.monotonic()) - begun < LONGEST_SECONDS:
-        send = senders[phase() % len(senders)]
+        half_second = int(time.time() * 2)  # probe.py counts by the same
+        send = senders[half_second % len(senders)]
         for _ in range(max(0, min(200, int((now - begun) * rate) - sent))):
             with contextlib.suppress(OSError):  # a full queue is no reason to stop
                 send()

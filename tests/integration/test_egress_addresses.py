@@ -184,11 +184,11 @@ def silence(lab: Lab, _stranger: Container) -> list[str]:
     resolver = lab.run("mute-resolver", PEER, ["sh", "-c", mute], address=55, hardened=False)
     way = start_way(lab, "unheard", 46, settings_for(55))
     told = told_of_refusal(way, "unheard")
-    speaks = (
+    speaks = (  # once more, until the port is free
         f"kill $(cat /tmp/pid); dnsmasq --user=root --no-resolv --no-hosts --pid-file=/tmp/pid"
         f" --host-record={HOST},{TELEGRAM}"
     )
-    assert attempt(resolver, "sh", "-c", speaks)[0]
+    wait_until(lambda: attempt(resolver, "sh", "-c", speaks)[0], "it speaks", 10)
     wait_until(lambda: way.greets("plain").was_served, "served when it speaks", 30)
     told.append("served when it speaks")
     counts = "kill $(cat /tmp/pid); (socat -u UDP-RECV:53,reuseaddr OPEN:/tmp/heard,creat,append &)"

@@ -142,8 +142,7 @@ class Story:
     sizes: tuple[int, ...]
     fragments: tuple[int, ...]
     passed_after_idling: bool = False
-    healed_by_keepalive_after: float = 0.0
-    healed_from_elsewhere_after: float = 0.0
+    healed_after_seconds: float = 0.0
     endpoint: str = ""
 
 
@@ -171,22 +170,17 @@ def patient_router(lab: Lab, keys: Keys) -> Story:
 
 
 def forgetful_router(lab: Lab, keys: Keys) -> Story:
-    """It forgets before the keepalive comes, then translates to another port and address."""
+    """It forgets before the keepalive comes, and then translates to another port and address."""
     nodes, router = pair_behind_router(lab, keys, "forgetful", 14, 1280)
     story = transfer(nodes, router, 16)
     router.forget_after(5)
+    assert attempt(router.box, "ip", "address", "add", f"{SUBNET}.17/24", "dev", "eth0")[0]
+    router.translate(40000, 17)
     began = time.monotonic()
     idle(nodes, PASSIVE_KEEPALIVE_SECONDS + 5 + 3)
     story.passed_after_idling = passes(nodes)
     wait_until(lambda: passes(nodes), "the keepalive has come", 60)
-    story.healed_by_keepalive_after = time.monotonic() - began
-
-    assert attempt(router.box, "ip", "address", "add", f"{SUBNET}.17/24", "dev", "eth0")[0]
-    router.translate(40000, 17)
-    idle(nodes, PASSIVE_KEEPALIVE_SECONDS + 5 + 3)
-    began = time.monotonic()
-    wait_until(lambda: passes(nodes), "the peer is found again", 60)
-    story.healed_from_elsewhere_after = time.monotonic() - began
+    story.healed_after_seconds = time.monotonic() - began
     story.endpoint = attempt(nodes["listen"].uplink, "wg", "show", "all", "endpoints")[1]
     return story
 
@@ -227,12 +221,10 @@ def test_keepalive_keeps_the_way_through_nat_open(stories: dict[str, Future[Stor
 
 
 def test_keepalive_finds_a_way_that_nat_has_forgotten(stories: dict[str, Future[Story]]) -> None:
-    """It comes no later than 25 s after the last word, from whatever port and address."""
+    """It comes no later than 25 s after the last word, here from another port and address."""
     story = stories["forgetful"].result(timeout=200)
 
-    longest = KEEPALIVE_SECONDS + PASSIVE_KEEPALIVE_SECONDS + 6
-    assert story.healed_by_keepalive_after < longest
-    assert story.healed_from_elsewhere_after < longest
+    assert story.healed_after_seconds < KEEPALIVE_SECONDS + PASSIVE_KEEPALIVE_SECONDS + 6
     assert f"{SUBNET}.17:4" in story.endpoint
 
 
