@@ -10,7 +10,7 @@ load_rules() { # FILE NAME=VALUE...
   for definition; do
     definitions+=(--define "$definition")
   done
-  nft "${definitions[@]}" --file "$file"
+  nft "${definitions[@]}" --file "$file" || return # what stood before still stands, and is still what health expects
   standing_rules >"$loaded_rules"
 }
 
@@ -31,11 +31,24 @@ standing_rules() {
 outside_interfaces() {
   local path names=
   for path in /sys/class/net/*; do
-    [[ ${path##*/} == lo || ! -e $path/address || ${path##*/} == wg-new ]] || names+="${names:+, }\"${path##*/}\""
+    ! is_outside "$path" || names+="${names:+, }\"${path##*/}\""
   done
   [[ -n $names ]] || {
     echo "no outside interface: attach this container to a network" >&2
     return 1
   }
   printf '{ %s }' "$names"
+}
+
+is_outside() { # /sys/class/net/NAME
+  [[ ${1##*/} != lo && ${1##*/} != wg-new && -e $1/address ]]
+}
+
+# Which interfaces those are, by numbers that never come twice; starts no process.
+outside_indices() { # VARIABLE
+  local path index found=
+  for path in /sys/class/net/*; do
+    ! is_outside "$path" || ! read -r index <"$path/ifindex" || found+=" $index"
+  done 2>/dev/null
+  printf -v "$1" '%s' "$found"
 }

@@ -100,6 +100,24 @@ is_network() { # TEXT
   is_destination "$address" && [[ $length =~ ^([89]|[12][0-9]|3[0-2])$ && $1 == */* ]]
 }
 
+is_within() { # ADDRESS NETWORKS: both checked before
+  local network length
+  local -a networks
+  IFS=', ' read -ra networks <<<"$2"
+  for network in "${networks[@]}"; do
+    is_network "$network" || continue
+    length=${network##*/}
+    (($(number_of "$1") >> (32 - length) != $(number_of "${network%/*}") >> (32 - length))) || return 0
+  done
+  return 1
+}
+
+number_of() { # ADDRESS
+  local -a octets
+  IFS=. read -ra octets <<<"$1"
+  printf '%d' $((octets[0] << 24 | octets[1] << 16 | octets[2] << 8 | octets[3]))
+}
+
 # Compose silently ignores a misspelt name in .env, and its default would stand; so every name must be a known one.
 require_known_names() { # ENV EXAMPLE
   local name

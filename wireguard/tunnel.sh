@@ -51,17 +51,25 @@ keep_endpoint() { # INTERFACE
   wg set "$1" peer "$key" persistent-keepalive 0 # it was for the first call only: a peer that is off is left in peace
 }
 
-# Sets the peer anew, as it was, when nothing has come from it for half a minute; that makes a new handshake. The keys
-# stay within the pipe.
+# When nothing has come from the peer for half a minute, it is called anew. The log says so once, and once when it is back.
 refresh_when_silent() { # INTERFACE
   local received
   read -r _ received _ < <(wg show "$1" transfer) || return 0
   if [[ $received != "${last_received-}" ]]; then
     last_received=$received last_heard=$SECONDS
+    [[ -z ${peer_is_silent-} ]] || event peer-heard
+    peer_is_silent=
   elif ((SECONDS - last_heard >= 30)); then
-    wg showconf "$1" | wg setconf "$1" /dev/stdin
+    [[ -n ${peer_is_silent-} ]] || event peer-silent seconds=30
+    peer_is_silent=yes
+    set_peer_anew "$1"
     last_received=0 last_heard=$SECONDS
   fi
+}
+
+# As it was, which makes a new handshake. The keys stay within the pipe.
+set_peer_anew() { # INTERFACE
+  wg showconf "$1" | wg setconf "$1" /dev/stdin
 }
 
 is_running() { # PID

@@ -2,6 +2,7 @@
 
 import ipaddress
 import re
+import ssl
 from pathlib import Path
 from typing import Annotated, ClassVar
 from urllib.parse import urlsplit
@@ -33,6 +34,7 @@ def _check_url(value: str) -> str:
     return value.rstrip("/")
 
 
+<<<<<<< HEAD
 def _at_most(length: int) -> AfterValidator:
     def check(value: str) -> str:
         if len(value.strip()) > length:
@@ -40,6 +42,16 @@ def _at_most(length: int) -> AfterValidator:
         return value.strip()
 
     return AfterValidator(check)
+=======
+def _check_certificates(value: Path) -> Path:
+    try:
+        ssl.create_default_context(cafile=str(value))
+    except OSError:  # SSLError is one
+        raise ValueError(
+            "give a file of certificates in PEM that user 10001 may read, or leave it out"
+        ) from None
+    return value
+>>>>>>> edges
 
 
 class RelaySettings(Settings):
@@ -53,7 +65,7 @@ class RelaySettings(Settings):
     bot_token: Annotated[str, AfterValidator(_check_token)]
     telegram_api: Annotated[str, AfterValidator(_check_url)] = "https://api.telegram.org"
     telegram_socket: Path = Path("/run/egress/telegram.sock")
-    telegram_ca_file: Path | None = None
+    telegram_ca_file: Annotated[Path, AfterValidator(_check_certificates)] | None = None
     link_address: Annotated[str, AfterValidator(_check_address)]
     link_port: Port = 8080
     link_token: LinkToken

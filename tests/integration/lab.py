@@ -2,6 +2,7 @@
 
 import fcntl
 import functools
+import json
 import os
 import signal
 import subprocess
@@ -198,6 +199,16 @@ def docker_says(*command: str, timeout: float | None = None) -> subprocess.Compl
     return subprocess.run(
         ["docker", *command], capture_output=True, text=True, timeout=timeout, check=True
     )
+
+
+@functools.cache
+def sysctls_of(node: str, service: str) -> dict[str, str]:
+    """A service's kernel settings as the Compose file of a node (vps, gpu) gives them."""
+    command = ["docker", "compose", "--project-directory", str(ROOT)]
+    command += ["--env-file", str(ROOT / f".env.{node}.example")]
+    command += ["-f", str(ROOT / f"compose.{node}.yml"), "config", "--format", "json"]
+    shown = subprocess.run(command, capture_output=True, text=True, check=True)
+    return dict(json.loads(shown.stdout)["services"][service]["sysctls"])
 
 
 @functools.cache

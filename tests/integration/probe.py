@@ -3,11 +3,14 @@
 Runs in the image `peer`, which has Python's standard library alone.
 """
 
+import http.server
 import socket
+import socketserver
 import ssl
 import struct
 import sys
 import threading
+import time
 from collections.abc import Callable
 from typing import NoReturn
 
@@ -88,6 +91,65 @@ def bulk(address: str, port: str, size_bytes: str) -> str:
     return str(len(payload))
 
 
+def pump(address: str, port: str, seconds: str) -> str:
+    """Send to an echo as fast as it goes; return what came back in even and in odd phases."""
+    stop = threading.Event()
+    received = [0, 0]
+    with socket.create_connection((address, int(port)), PATIENCE_SECONDS) as connection:
+        connection.settimeout(PATIENCE_SECONDS)
+        sender = threading.Thread(target=send_until, args=(connection, stop))
+        sender.start()
+        end = time.monotonic() + float(seconds)
+        while time.monotonic() < end:
+            received[phase() % 2] += len(connection.recv(65536)) or int(fail("closed early"))
+        stop.set()
+        drain(connection)
+        sender.join()
+    return f"{received[0]} {received[1]}"
+
+
+def phase() -> int:
+    """The number of the present half second: the same in every process of this machine."""
+    return int(time.time() * 2)
+
+
+def send_until(connection: socket.socket, stop: threading.Event) -> None:
+    payload = bytes(65536)
+    while not stop.is_set():
+        connection.sendall(payload)
+    connection.shutdown(socket.SHUT_WR)
+
+
+def drain(connection: socket.socket) -> None:
+    while connection.recv(65536):
+        pass
+
+
+def bot_api(port: str, certificate: str) -> str:
+    """Serve as a Bot API server does, over TLS; tell of the host that each caller asked for."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            print(f"asked host={self.headers['Host']}", flush=True)
+            body = b'{"ok": true, "result": {"username": "own"}}'
+            self.send_response(200)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate)
+    server = socketserver.TCPServer(("0.0.0.0", int(port)), Handler)  # HTTPServer asks for its name
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+    print("listening", flush=True)
+    server.serve_forever()
+    return "ended"
+
+
 def unix(path: str) -> socket.socket:
     connection = socket.socket(socket.AF_UNIX)
     connection.settimeout(PATIENCE_SECONDS)
@@ -116,6 +178,8 @@ ACTIONS: dict[str, Callable[..., str]] = {
     "hold-tls": hold_tls,
     "plain": plain,
     "bulk": bulk,
+    "pump": pump,
+    "bot-api": bot_api,
 }
 
 if __name__ == "__main__":

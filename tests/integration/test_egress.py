@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import IO
 
 import pytest
-import trustme
 from python_on_whales import Container, DockerClient
 
 from tests.integration.lab import (
@@ -23,15 +22,23 @@ from tests.integration.lab import (
     wait_until,
     wait_until_healthy,
 )
+from tests.integration.ways import (
+    AUTHORITY,
+    HOST,
+    RESOLVER,
+    SOCKET,
+    TELEGRAM,
+    Way,
+    log_of,
+    make_certificates,
+    start_way,
+)
 
 SUBNET = "198.18.65"
-HOST = "api.telegram.org"
-SOCKET = "/run/egress/telegram.sock"
-AUTHORITY = "/certificates/authority.pem"
 
 
 @dataclass
-class World:
+class World(Way):
     """Two addresses of Telegram, a stranger that listens as well, a resolver, egress and relay."""
 
     lab: Lab
@@ -39,13 +46,7 @@ class World:
     moved_telegram: Container
     stranger: Container
     resolver: Container
-    egress: Container
-    relay: Container
     hosts: Path
-
-    def calls(self, server_name: str) -> bool:
-        """Whether a TLS call from the relay arrives and the certificate is the far end's own."""
-        return probe(self.relay, "tls", SOCKET, server_name, AUTHORITY) == (True, "ping")
 
     def dialled(self) -> int:
         """How many connections Telegram has accepted so far."""
@@ -59,16 +60,6 @@ def world(docker: DockerClient, tmp_path_factory: pytest.TempPathFactory) -> Ite
     hosts.write_text(f"{SUBNET}.20 {HOST}\n", encoding="ascii")
     with Lab(docker, "egress-lab", SUBNET) as lab:
         yield start_world(lab, certificates, hosts)
-
-
-def make_certificates(folder: Path) -> Path:
-    """Telegram's certificate by a test authority: that it verifies proves TLS untouched."""
-    authority = trustme.CA()
-    authority.cert_pem.write_to_path(folder / "authority.pem")
-    authority.issue_cert(HOST).private_key_and_cert_chain_pem.write_to_path(folder / "telegram.pem")
-    folder.chmod(0o755)
-    (folder / "authority.pem").chmod(0o644)
-    return folder
 
 
 def start_world(lab: Lab, certificates: Path, hosts: Path) -> World:
@@ -88,68 +79,35 @@ def start_world(lab: Lab, certificates: Path, hosts: Path) -> World:
     resolver = lab.run(
         "resolver",
         PEER,
-        RESOLVER,
+        [*RESOLVER, "--hostsdir=/hosts"],
         address=53,
         volumes=[(str(hosts.parent), "/hosts", "ro")],
         hardened=False,
     )
-    options = "uid=10002,gid=10010,mode=2750,size=64k,noexec,nosuid,nodev"
-    volume = lab.volume("socket", {"type": "tmpfs", "device": "tmpfs", "o": options})
-    egress = lab.run(
+    way = start_way(
+        lab,
         "egress",
-        EGRESS,
-        ["egress"],
-        address=11,
-        capabilities=["NET_ADMIN", "SETUID", "SETGID", "SETPCAP"],
-        settings={
+        11,
+        {
             "TELEGRAM_HOST": HOST,
             "TELEGRAM_NETWORKS": f"{SUBNET}.20/31",
             "RESOLVER": f"{SUBNET}.53",
         },
-        volumes=[(volume, "/run/egress", "rw")],
-        sysctls={"net.ipv6.conf.all.disable_ipv6": "1"},
-        memory="48m",
+        mounted,
     )
-    relay = lab.run(
-        "relay",
-        PEER,
-        ["sleep", "infinity"],
-        volumes=[(volume, "/run/egress", "ro"), *mounted],
-        user="10001:10010",
-    )
-    wait_until_healthy(egress)
+    wait_until_healthy(way.egress)
     world = World(
+        way.egress,
+        way.relay,
         lab,
         servers["telegram"],
         servers["moved-telegram"],
         servers["stranger"],
         resolver,
-        egress,
-        relay,
         hosts,
     )
     wait_until(lambda: world.calls(HOST), "the first call arrives", 15)
     return world
-
-
-# Every server echoes lines in TLS on 443 and in the clear on 80, and tells of each connection.
-TELEGRAM = (
-    "sh",
-    "-c",
-    "socat -d -d OPENSSL-LISTEN:443,cert=/certificates/telegram.pem,verify=0,fork,reuseaddr"
-    " SYSTEM:'tee -a /tmp/received' & socat TCP-LISTEN:80,fork,reuseaddr EXEC:cat & wait",
-)
-RESOLVER = (
-    *("dnsmasq", "--keep-in-foreground", "--user=root", "--no-resolv", "--no-hosts"),
-    *("--hostsdir=/hosts", "--log-queries", "--log-facility=-"),
-)
-
-
-def log_of(container: Container) -> str:
-    done = subprocess.run(
-        ["docker", "logs", container.id], capture_output=True, text=True, check=True
-    )
-    return done.stdout + done.stderr
 
 
 # Whom it lets through
@@ -440,6 +398,11 @@ SETTINGS = {"RESOLVER": f"{SUBNET}.53", "TELEGRAM_NETWORKS": f"{SUBNET}.0/24"}
 @pytest.mark.parametrize(
     ("setting", "value", "remedy"),
     [
+        ("TELEGRAM_ADDRESSES", "198.18.66.1", "give one to four IPv4 addresses of the Bot API"),
+        ("TELEGRAM_ADDRESSES", "api.telegram.org", "give one to four IPv4 addresses of the Bot"),
+        ("TELEGRAM_ADDRESSES", f"{SUBNET}.0/24", "give one to four IPv4 addresses of the Bot"),
+        ("TELEGRAM_ADDRESSES", ",".join([f"{SUBNET}.9"] * 5), "give one to four IPv4 addresses"),
+        ("TELEGRAM_PORT", "70000", "give a port between 1 and 65535"),
         ("RESOLVER", "", "give the IPv4 address of a name server outside this container"),
         ("RESOLVER", "dns.example.org", "give the IPv4 address of a name server outside"),
         ("RESOLVER", "127.0.0.11", "give the IPv4 address of a name server outside"),
@@ -462,4 +425,24 @@ def test_bad_setting_stops_the_start(setting: str, value: str, remedy: str) -> N
 
     assert code == 78
     assert said.startswith(f'{setting} is "{value}": {remedy}')
+    assert len(said.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"TELEGRAM_HOST": "bot.example.org"}, 'TELEGRAM_NETWORKS is "": give IPv4 networks'),
+        ({"TELEGRAM_ADDRESSES": f"{SUBNET}.20"}, 'TELEGRAM_ADDRESSES is "198.18.65.20": give one'),
+    ],
+    ids=["own server", "an address that Telegram does not publish"],
+)
+def test_published_networks_are_telegrams_alone(settings: dict[str, str], sentence: str) -> None:
+    """A server of one's own needs its networks; Telegram's addresses must be Telegram's."""
+    settings = settings | {"RESOLVER": f"{SUBNET}.53"}
+    options = [word for name, text in settings.items() for word in ("-e", f"{name}={text}")]
+
+    code, said = start_and_fail(EGRESS, "--network", "none", *options, EGRESS)
+
+    assert code == 78
+    assert said.startswith(sentence)
     assert len(said.splitlines()) == 1

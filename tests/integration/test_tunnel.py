@@ -2,10 +2,8 @@
 
 import os
 import signal
-import subprocess
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -19,62 +17,25 @@ from tests.integration.lab import (
     kill_process,
     probe,
     process_ids,
-    require,
     start_and_fail,
     wait_until,
     wait_until_healthy,
 )
+from tests.integration.tunnels import (
+    ADDRESSES,
+    ENDS,
+    OTHER,
+    SERVERS,
+    Keys,
+    Node,
+    passes,
+    start_holder,
+    start_node,
+    start_uplink,
+    status,
+)
 
-ADDRESSES = {"listen": "10.66.0.1", "dial": "10.66.0.2"}
-OUTSIDE = {"listen": 10, "dial": 30}
-OTHER = {"listen": "dial", "dial": "listen"}
-ENDS = ("listen", "dial")
 NET_ADMIN_ALONE = f"{1 << 12:016x}"
-
-
-@dataclass
-class Node:
-    """One end: the holder of the namespace, the uplink, and a bystander in the namespace."""
-
-    end: str
-    holder: Container
-    uplink: Container
-    workload: Container
-
-
-class Keys:
-    """A pair of WireGuard keys and the preshared one, as files that root owns."""
-
-    def __init__(self, folder: Path) -> None:
-        require(WIREGUARD)
-        self.folder = folder
-        self.public: dict[str, str] = {}
-        for end in ENDS:
-            private = wg("genkey")
-            self.public[end] = wg("pubkey", private)
-            self.write(end, private)
-        self.write("preshared", wg("genpsk"))
-
-    def write(self, name: str, key: str) -> None:
-        path = self.folder / name
-        path.write_text(key + "\n", encoding="ascii")
-        path.chmod(0o600)
-
-    def volumes_of(self, end: str) -> list[tuple[str, str, str]]:
-        return [
-            (str(self.folder / end), "/run/secrets/tunnel_private_key", "ro"),
-            (str(self.folder / "preshared"), "/run/secrets/tunnel_preshared_key", "ro"),
-        ]
-
-
-def wg(command: str, stdin: str = "") -> str:
-    return subprocess.run(
-        ["docker", "run", "--rm", "--interactive", "--network", "none", WIREGUARD, "wg", command],
-        input=stdin,
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout.strip()
 
 
 @pytest.fixture(scope="module")
@@ -94,69 +55,6 @@ def nodes(lab: Lab, keys: Keys) -> dict[str, Node]:
     nodes = {end: start_node(lab, keys, end) for end in ENDS}
     wait_until(lambda: passes(nodes), "the first bytes pass the tunnel", 15)
     return nodes
-
-
-def start_node(lab: Lab, keys: Keys, end: str) -> Node:
-    holder = start_holder(lab, end)
-    wait_until_healthy(holder)
-    uplink = start_uplink(lab, keys, end, holder)
-    workload = lab.run("workload-" + end, PEER, SERVERS, namespace_of=holder, hardened=False)
-    wait_until_healthy(uplink)
-    return Node(end, holder, uplink, workload)
-
-
-# Echoes on every address, of which only the tunnel's port 8080 at the dialling end may be reached.
-SERVERS = (
-    "sh",
-    "-c",
-    "for port in 8080 8081; do"
-    " socat TCP-LISTEN:$port,fork,reuseaddr EXEC:cat & socat UDP-RECVFROM:$port,fork EXEC:cat &"
-    " done; wait",
-)
-
-
-def start_holder(lab: Lab, end: str, name: str = "holder") -> Container:
-    return lab.run(
-        f"{name}-{end}",
-        WIREGUARD,
-        ["sidecar"],
-        capabilities=["NET_ADMIN"],
-        settings={
-            "TUNNEL_END": end,
-            "TUNNEL_ADDRESS": ADDRESSES[end],
-            "TUNNEL_PEER_ADDRESS": ADDRESSES[OTHER[end]],
-        },
-        sysctls={"net.ipv4.ip_nonlocal_bind": "1", "net.ipv6.conf.all.disable_ipv6": "1"},
-        restart="always",
-        memory="32m",
-    )
-
-
-def start_uplink(
-    lab: Lab, keys: Keys, end: str, holder: Container, name: str = "uplink", address: int = 0
-) -> Container:
-    return lab.run(
-        f"{name}-{end}",
-        WIREGUARD,
-        ["uplink"],
-        address=address or OUTSIDE[end],
-        processes_of=holder,
-        capabilities=["NET_ADMIN"],
-        settings={
-            "TUNNEL_END": end,
-            "TUNNEL_PEER_ADDRESS": ADDRESSES[OTHER[end]],
-            "TUNNEL_PEER_KEY": keys.public[OTHER[end]],
-            "TUNNEL_ENDPOINT": f"{lab.subnet}.{OUTSIDE['listen']}:51820",
-        },
-        volumes=keys.volumes_of(end),
-        devices=["/dev/net/tun"],
-        sysctls={"net.ipv6.conf.all.disable_ipv6": "1"},
-        restart="always",
-    )
-
-
-def passes(nodes: dict[str, Node]) -> bool:
-    return probe(nodes["listen"].workload, "tcp", ADDRESSES["dial"], "8080")[0]
 
 
 # What passes and what does not
@@ -383,8 +281,8 @@ def test_holder_leaves_no_zombies(nodes: dict[str, Node]) -> None:
 @pytest.mark.parametrize("part", ["uplink", "holder"])
 def test_stop_takes_no_grace_period(lab: Lab, keys: Keys, part: str) -> None:
     """SIGTERM ends either container at once and in order: Docker need not kill it."""
-    holder = start_holder(lab, "listen", "stopping-holder")
-    uplink = start_uplink(lab, keys, "listen", holder, "stopping-uplink", 60)
+    holder = start_holder(lab, "listen", "stopping")
+    uplink = start_uplink(lab, keys, "listen", holder, name="stopping", address=60)
     wait_until_healthy(uplink)
     container = {"uplink": uplink, "holder": holder}[part]
     try:
@@ -403,11 +301,11 @@ def test_stop_takes_no_grace_period(lab: Lab, keys: Keys, part: str) -> None:
 
 def test_listening_end_is_healthy_alone(lab: Lab, keys: Keys) -> None:
     """A node that boots while the other one is off comes up: a handshake is no part of health."""
-    holder = start_holder(lab, "listen", "lonely-holder")
+    holder = start_holder(lab, "listen", "lonely")
     try:
         wait_until_healthy(holder)
         assert attempt(holder, "ls", "/sys/class/net")[1].split() == ["lo"], "before the tunnel"
-        uplink = start_uplink(lab, keys, "listen", holder, "lonely-uplink", 61)
+        uplink = start_uplink(lab, keys, "listen", holder, name="lonely", address=61)
         wait_until_healthy(uplink)
         wait_until_healthy(holder)
 
@@ -432,12 +330,6 @@ def test_status_tells_handshake_and_refusals(nodes: dict[str, Node]) -> None:
     assert int(namespace["refused_out_packets"]) > 0
 
 
-def status(container: Container) -> dict[str, str]:
-    answered, text = attempt(container, "status")
-    assert answered
-    return dict(line.split("=", 1) for line in text.splitlines())
-
-
 @pytest.mark.parametrize(
     "damage",
     [
@@ -449,7 +341,7 @@ def status(container: Container) -> dict[str, str]:
 )
 def test_health_sees_damaged_rules(lab: Lab, damage: str) -> None:
     """A holder whose rules were flushed or changed is not healthy, and says nothing about it."""
-    holder = start_holder(lab, "listen", "damaged-holder")
+    holder = start_holder(lab, "listen", "damaged")
     try:
         wait_until_healthy(holder)
 

@@ -56,6 +56,8 @@ def test_settings_of_single_users_are_read(secrets: Path) -> None:
         ({"LINK_ADDRESS": "home.example"}, 'LINK_ADDRESS is "home.example": give the IPv4 address'),
         ({"TELEGRAM_API": "ftp://x"}, 'TELEGRAM_API is "ftp://x": give the Bot API server'),
         ({"LOG_LEVEL": "LOUD"}, 'LOG_LEVEL is "LOUD": give DEBUG, INFO'),
+        ({"TELEGRAM_CA_FILE": "/none"}, 'TELEGRAM_CA_FILE is "/none": give a file of certificates'),
+        ({"TELEGRAM_CA_FILE": "/dev/null"}, 'TELEGRAM_CA_FILE is "/dev/null": give a file of cert'),
     ],
 )
 def test_bad_relay_setting(secrets: Path, changes: dict[str, str], sentence: str) -> None:
