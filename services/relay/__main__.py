@@ -20,6 +20,7 @@ from services.relay.link import open_link
 from services.relay.notices import Notices
 from services.relay.outbox import Outbox
 from services.relay.pacing import Pacing
+from services.relay.polls import PollSign
 from services.relay.presence import Presence
 from services.relay.settings import RelaySettings
 from services.relay.telegram import GetRawMe, open_bot
@@ -78,7 +79,8 @@ async def run(
         async def receive() -> None:
             username = await _ask_own_name(bot)
             doorman = Doorman(settings.allowed_users, presence, Identity(bot.id, username))
-            await Inbox(bot, link, doorman, presence, notices, patience_seconds).run()
+            inbox = Inbox(bot, link, doorman, presence, notices, patience_seconds, PollSign())
+            await inbox.run()
 
         stopped = _catch_signals()
         async with asyncio.TaskGroup() as group:
