@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
-from pathlib import Path
 
 from scripts.doctor.finding import Check, Finding, failure, ok, warning
 from scripts.node.node import Node
@@ -63,8 +61,6 @@ def look(node: Node) -> Iterator[Finding]:
 
 
 def is_expected(socket: Socket, tunnel_ports: set[int]) -> bool:
-    if socket.protocol == "packet" and socket.process == own_name():
-        return True
     if socket.protocol in ("packet", "raw"):
         return socket.process in ADDRESS_CLIENTS
     if socket.is_loopback:
@@ -74,11 +70,6 @@ def is_expected(socket: Socket, tunnel_ports: set[int]) -> bool:
     if socket.process in SSH or (socket.process in ("systemd", "") and socket.port == SSH_PORT):
         return socket.protocol == "tcp"
     return socket.process in ADDRESS_CLIENTS and socket.port in ADDRESS_PORTS
-
-
-def own_name() -> str:
-    """This process as the kernel calls it: a `prove` holds packet sockets of its own."""
-    return Path(f"/proc/{os.getpid()}/comm").read_text(encoding="utf-8").strip()
 
 
 def published_ports(node: Node) -> set[int]:
@@ -116,8 +107,8 @@ CHECK = Check(
     "open sockets",
     "Whether something on this machine can be reached from outside besides sshd and, where the "
     "Compose file publishes it, the tunnel's UDP port; and whether something reads packets. "
-    "Sockets on loopback addresses count as closed, and clients that fetch the machine's address as "
-    "known.",
+    "Sockets on loopback addresses count as closed, and clients that fetch the machine's address "
+    "as known.",
     (UNEXPECTED, PUBLISHED, NOT_PUBLISHED, READING),
     look,
 )

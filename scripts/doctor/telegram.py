@@ -14,6 +14,7 @@ from scripts.doctor.finding import (
     ok,
     warning,
 )
+from scripts.doctor.states import moment
 from scripts.node.node import Container, Node
 from scripts.node.tools import CannotLook
 
@@ -68,7 +69,10 @@ def look(node: Node) -> Iterator[Finding]:
         return
     answered = sign.get("answered_at", 0)
     egress = node.containers["egress"].name if "egress" in node.containers else "egress"
-    if not answered:
+    started = moment(str(relay.raw["State"]["StartedAt"]))
+    if not answered and now - started <= SILENT_SECONDS:
+        yield could_not_look("The relay was only just started; look again in two minutes.")
+    elif not answered:
         yield NEVER.found(name=relay.name)
     elif now - answered > SILENT_SECONDS:
         yield SILENT.found(age=round(now - answered), egress=egress)

@@ -13,8 +13,6 @@ from scripts.node.tools import CannotLook
 
 LOAD_AND_PRINT = r"""
 set -euo pipefail
-# A bridge of the same name stands for each outside interface: Docker needs that kind itself.
-for name in $OUTSIDE; do ip link add "$name" type bridge; done
 # The entrypoint's functions, without its last line, which calls them.
 source <(grep -vx 'main "\$@"' "$(command -v "$1")")
 eval "loading_$(declare -f load_rules)"
@@ -23,6 +21,7 @@ load_rules() {
   for family in inet netdev; do nft --stateless list table "$family" node 2>/dev/null || true; done
   exit 0 # no further than the rules
 }
+outside_interfaces() { echo '{ "lo" }'; } # stands for those outside, which are put in its place
 require_key() { :; } # keys are no part of the rules, and stay where they are
 require_key_file() { :; }
 main
@@ -58,24 +57,24 @@ def golden_rules(node: Node, service: str, container: Container) -> str:
         *("docker", "run", "--rm", "--interactive", "--network=none", "--pull=never"),
         *("--cap-drop=ALL", "--cap-add=NET_ADMIN", "--security-opt=no-new-privileges:true"),
         *("--read-only", "--tmpfs=/run:size=1m,noexec,nosuid,nodev", "--memory=64m"),
-        *(f"--label={THROWAWAY}", f"--env=OUTSIDE={' '.join(outside_interfaces(node, container))}"),
+        f"--label={THROWAWAY}",
         *(f"--env={name}={value}" for name, value in settings.items() if value is not None),
         *("--entrypoint=bash", container.image, "-s", str(command[0])),
         stdin=LOAD_AND_PRINT,
     )
     if said.code != 0 or "table inet node" not in said.out:
         raise CannotLook(f"the rules of {service} could not be loaded for comparison ({said.why})")
-    return without_learnt(said.out)
+    return without_learnt(said.out.replace('device "lo"', devices(node, container)))
 
 
 THROWAWAY = "node-check=throwaway"
 """The label of containers that are removed at once."""
 
 
-def outside_interfaces(node: Node, container: Container) -> list[str]:
-    """Names of a container's interfaces that lead out of it, but for the tunnel's own."""
-    names = interfaces(node, container)
-    return [] if not container.networks else sorted(names - {"lo", "wg0", "wg-new"})
+def devices(node: Node, container: Container) -> str:
+    """A container's interfaces that lead out of it, as nft prints those of a chain."""
+    names = [f'"{it}"' for it in sorted(interfaces(node, container) - {"lo", "wg0", "wg-new"})]
+    return f"device {names[0]}" if len(names) == 1 else f"devices = {{ {', '.join(names)} }}"
 
 
 def interfaces(node: Node, container: Container) -> set[str]:

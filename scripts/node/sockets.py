@@ -27,7 +27,7 @@ class Socket:
         return bool(self.address) and ipaddress.ip_address(self.address).is_loopback
 
     def __str__(self) -> str:
-        who = f"`{self.process}`" if self.process else "a process that only root can see"
+        who = f"`{self.process}`" if self.process else "a process that cannot be seen from here"
         if self.protocol == "packet":
             return f"a packet socket, which reads along ({who})"
         if self.protocol == "raw":

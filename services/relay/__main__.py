@@ -74,12 +74,14 @@ async def run(
         stack.push_async_callback(link.close)
         pacing, presence = Pacing(), Presence()
         outbox = Outbox(bot, link, pacing, presence, Tenure())
-        notices = Notices(bot, pacing, clock)
+        notices, sign = Notices(bot, pacing, clock), PollSign()
 
         async def receive() -> None:
+            sign.begin()
             username = await _ask_own_name(bot)
+            sign.answered()
             doorman = Doorman(settings.allowed_users, presence, Identity(bot.id, username))
-            inbox = Inbox(bot, link, doorman, presence, notices, patience_seconds, PollSign())
+            inbox = Inbox(bot, link, doorman, presence, notices, patience_seconds, sign)
             await inbox.run()
 
         stopped = _catch_signals()

@@ -20,8 +20,12 @@ class PollSign:
         self._answered_at = self._waiting_since = 0
         self._waiting = 0
 
+    def begin(self) -> None:
+        """Telegram has not answered yet."""
+        self._write()
+
     def answered(self) -> None:
-        """Telegram has answered a poll."""
+        """Telegram has answered."""
         self._answered_at = int(self._clock())
         self._write()
 
