@@ -60,6 +60,8 @@ def look(node: Node) -> Iterator[Finding]:
 def of_carrier(node: Node, statuses: dict[str, dict[str, str]]) -> Iterator[Finding]:
     uplink = node.running[UPLINK].name
     carrying = [it for it in statuses.values() if it.get("carrier") in ("kernel", "userspace")]
+    if not carrying and any("carrier" not in status for status in statuses.values()):
+        raise CannotLook("who carries the tunnel is not told where there are no rules")
     if not carrying:
         yield NONE.found(uplink=UPLINK, holder=HOLDER, name=uplink)
         return

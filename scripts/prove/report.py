@@ -126,11 +126,9 @@ def as_text(report: dict[str, Any]) -> str:
     lines += ["", "Digests"]
     lines += [f"  {name}: {digest}" for name, digest in report["compose"].items()]
     lines += [f"  image of {name}: {it['id']}" for name, it in report["images"].items()]
-    lines += [
-        f"  ruleset of {name}: {it['standing']}"
-        f" ({'the golden one' if it['golden'] == it['standing'] else "golden: " + it['golden']})"
-        for name, it in report["rulesets"].items()
-    ]
+    for name, it in report["rulesets"].items():
+        golden = "the golden one" if it["golden"] == it["standing"] else f"golden: {it['golden']}"
+        lines.append(f"  ruleset of {name}: {it['standing']} ({golden})")
     lines += [f"  program {report['program']['version']}: {report['program']['digest']}"]
     lines += [f"  {name}: {value}" for name, value in report["machine"].items()]
     lines += ["", "Not looked at", *(f"  - {it}" for it in report["not_looked_at"])]
