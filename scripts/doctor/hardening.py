@@ -75,7 +75,9 @@ def told_apart(name: str, wanted: Any, actual: Any) -> dict[str, str]:
 
 def in_words(value: Any) -> str:
     if isinstance(value, frozenset):
-        return ", ".join(sorted(map(str, value))) or "nothing more"
+        return ", ".join(sorted(map(in_words, value))) or "nothing more"
+    if isinstance(value, tuple):
+        return " ".join(map(str, value))
     if isinstance(value, Mapping):
         return ", ".join(f"{key}: {in_words(it)}" for key, it in value.items())
     return str(value) if value not in ("", None) else "nothing"

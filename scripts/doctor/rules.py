@@ -18,7 +18,7 @@ GONE = failure(
 )
 CHANGED = failure(
     "rules-changed",
-    "The ruleset of {service} is not the one that its settings give; first difference: {line}",
+    "The ruleset of {service} is not the one that its settings give; difference: {line}",
     "Restart it (`docker restart {name}`), and find out who changed its rules; after a change of "
     "settings, `docker compose … up -d`.",
 )
@@ -54,10 +54,11 @@ def look(node: Node) -> Iterator[Finding]:
 
 
 def first_difference(golden: str, standing: str) -> str:
-    """`+` what is there and should not be, `-` what is missing."""
+    """The first line that is missing, with `-`, and the first that is too many, with `+`."""
     lines = difflib.unified_diff(golden.splitlines(), standing.splitlines(), n=0, lineterm="")
     changed = [line for line in lines if line[:1] in "+-" and line[:3] not in ("+++", "---")]
-    return " ".join(changed[0].split()) if changed else "none"
+    first = [next((line for line in changed if line[0] == sign), "") for sign in "-+"]
+    return " ".join(" ".join(first).split()) or "none"
 
 
 CHECK = Check(

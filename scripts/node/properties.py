@@ -64,7 +64,11 @@ def wanted_properties(node: Node, service: str, container: Container) -> dict[st
         "environment": environment,
         "entrypoint": list(image.get("Entrypoint") or []) if entrypoint is None else entrypoint,
         "command": list(command or []),
-        "log": ((want.get("logging") or {}).get("driver"), *pairs(want.get("logging"), "options")),
+        **(
+            {"log": (want["logging"]["driver"], *pairs(want["logging"], "options"))}
+            if (want.get("logging") or {}).get("driver")
+            else {}  # then it is the daemon's own setting
+        ),
         "health check": list(health or (image.get("Healthcheck") or {}).get("Test") or []),
     }
 
@@ -82,25 +86,25 @@ def actual_properties(node: Node, container: Container) -> dict[str, Any]:
         "capabilities added": names(host["CapAdd"]),
         # A label is SELinux' own affair: Docker adds one where namespaces are shared.
         "security options": frozenset(
-            it for it in host["SecurityOpt"] or [] if not it.startswith("label=")
+            it for it in host.get("SecurityOpt") or [] if not it.startswith("label=")
         ),
         "read-only root": bool(host["ReadonlyRootfs"]),
-        "user": str(config["User"] or ""),
-        "groups": frozenset(host["GroupAdd"] or []),
+        "user": str(config.get("User") or ""),
+        "groups": frozenset(host.get("GroupAdd") or []),
         "network mode": mode if shares else "",
         "networks": on_networks - {"none"} if not shares else on_networks - {"none", "host"},
         "published ports": frozenset(
             (str(it["HostIp"]).replace("0.0.0.0", ""), str(it["HostPort"]), port)
-            for port, bindings in (host["PortBindings"] or {}).items()
+            for port, bindings in (host.get("PortBindings") or {}).items()
             for it in bindings or []
         ),
-        "process namespace": str(host["PidMode"] or ""),
-        "IPC": str(host["IpcMode"] or "private"),
-        "user namespace": str(host["UsernsMode"] or ""),
-        "host name namespace": str(host["UTSMode"] or ""),
+        "process namespace": str(host.get("PidMode") or ""),
+        "IPC": str(host.get("IpcMode") or "private"),
+        "user namespace": str(host.get("UsernsMode") or ""),
+        "host name namespace": str(host.get("UTSMode") or ""),
         "devices": frozenset(
             (it["PathOnHost"], it["PathInContainer"], it["CgroupPermissions"])
-            for it in host["Devices"] or []
+            for it in host.get("Devices") or []
         ),
         "device requests": frozenset(
             (
@@ -108,11 +112,11 @@ def actual_properties(node: Node, container: Container) -> dict[str, Any]:
                 int(it["Count"]),
                 *names(c for group in it["Capabilities"] for c in group),
             )
-            for it in host["DeviceRequests"] or []
+            for it in host.get("DeviceRequests") or []
         ),
         "tmpfs": {
             target: frozenset(options.split(","))
-            for target, options in (host["Tmpfs"] or {}).items()
+            for target, options in (host.get("Tmpfs") or {}).items()
         },
         "mounts": frozenset(
             (
@@ -124,21 +128,21 @@ def actual_properties(node: Node, container: Container) -> dict[str, Any]:
             for it in container.raw["Mounts"]
             if it["Type"] != "tmpfs"
         ),
-        "process limit": int(host["PidsLimit"] or 0),
+        "process limit": int(host.get("PidsLimit") or 0),
         "memory limit": int(host["Memory"]),
         "memory and swap limit": int(host["MemorySwap"]),
         "shared memory": int(host["ShmSize"]),
         "resource limits": {
-            it["Name"]: (int(it["Soft"]), int(it["Hard"])) for it in host["Ulimits"] or []
+            it["Name"]: (int(it["Soft"]), int(it["Hard"])) for it in host.get("Ulimits") or []
         },
         "restart": str(host["RestartPolicy"]["Name"] or "no"),
-        "init process": bool(host["Init"]) if "Init" in host else False,
+        "init process": bool(host.get("Init")),
         "sysctls": dict(host.get("Sysctls") or {}),
-        "extra hosts": frozenset(host["ExtraHosts"] or []),
-        "name servers": frozenset(host["Dns"] or []),
-        "environment": dict(entry.partition("=")[::2] for entry in config["Env"] or []),
-        "entrypoint": list(config["Entrypoint"] or []),
-        "command": list(config["Cmd"] or []),
+        "extra hosts": frozenset(host.get("ExtraHosts") or []),
+        "name servers": frozenset(host.get("Dns") or []),
+        "environment": dict(entry.partition("=")[::2] for entry in config.get("Env") or []),
+        "entrypoint": list(config.get("Entrypoint") or []),
+        "command": list(config.get("Cmd") or []),
         "log": (host["LogConfig"]["Type"], *pairs(host["LogConfig"], "Config")),
         "health check": list((config.get("Healthcheck") or {}).get("Test") or []),
     }

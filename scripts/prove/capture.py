@@ -23,6 +23,8 @@ EVERY_PROTOCOL = 0x0003
 SOL_PACKET, PACKET_ADD_MEMBERSHIP, PACKET_STATISTICS, PACKET_MR_PROMISC = 263, 1, 6, 1
 SO_RCVBUFFORCE = 33
 BUFFER_BYTES = 16 << 20
+BRIDGE, OUTSIDE = "bridge", "outside"
+"""How an interface's role begins; what a container may send is judged at its bridge."""
 MARK_BYTES = 2
 """How many characters after the run's mark tell which canary it is, after the sender's letter."""
 
@@ -137,7 +139,7 @@ class Capture:
         canary = self.canary_in(frame, data)
         if canary:
             seen.canaries[canary] += 1
-        forbidden = self._judge(seen.interface, frame)
+        forbidden = self._judge(seen.interface, frame) if seen.role.startswith(BRIDGE) else None
         if forbidden:
             seen.forbidden[forbidden] += 1
 
