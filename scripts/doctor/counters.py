@@ -7,7 +7,6 @@ until the machine is restarted.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -72,9 +71,7 @@ def recall(node: Node) -> dict[str, dict[str, int]]:
 
 
 def memory_of(node: Node) -> Path:
-    """A file on a file system in memory, for root or for this user."""
-    folder = "/run" if node.tools.is_root else os.environ.get("XDG_RUNTIME_DIR", "/nonexistent")
-    return Path(folder, "node-check", f"{node.project}.json")
+    return node.tools.memory / "node-check" / f"{node.project}.json"
 
 
 def key_of(container: Container) -> str:

@@ -22,8 +22,8 @@ PUBLISHED = warning(
 NOT_PUBLISHED = failure(
     "tunnel-port-closed",
     "Nothing publishes the tunnel's UDP port {port}, so the other node cannot reach this one.",
-    "Make the container anew: `docker compose … up -d --force-recreate uplink`; does another "
-    "program hold the port?",
+    "Make the container anew: `docker compose … up -d --force-recreate uplink`; if that fails, "
+    "another program holds the port.",
 )
 READING = warning(
     "packets-read",

@@ -58,6 +58,11 @@ class Tools:
     def is_root(self) -> bool:
         return os.geteuid() == 0
 
+    @property
+    def memory(self) -> Path:
+        """A folder in memory, of root's or of this user's, that lasts until the machine stops."""
+        return Path("/run" if self.is_root else os.environ.get("XDG_RUNTIME_DIR", "/nonexistent"))
+
     def run(
         self,
         *command: str,

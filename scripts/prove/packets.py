@@ -113,6 +113,8 @@ def kind_of(frame: Frame, tunnels: tuple[Tunnel, ...]) -> str:
     """A frame's kind, in which no address is told."""
     if any(tunnel.has(frame) for tunnel in tunnels):
         return "tunnel"
+    if frame.protocol == "udp" and any(tunnel.port in frame.ports for tunnel in tunnels):
+        return "udp on the tunnel's port that is not the tunnel's"
     if frame.ethertype == ARP:
         return "arp"
     if frame.ethertype not in (IPV4, IPV6):

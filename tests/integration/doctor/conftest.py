@@ -22,6 +22,7 @@ from tests.conftest import ROOT, STATE, running
 from tests.integration.lab import VERSION
 
 SUBNET = "198.18.8"
+TARGET_NAME = "test-doctor-target"
 TARGET = f"{SUBNET}.200"
 """Where canaries go: a machine of nobody else's on the test internet."""
 
@@ -93,6 +94,7 @@ def docker(*arguments: str) -> str:
 
 @pytest.fixture(scope="package")
 def nodes() -> Iterator[Nodes]:
+    remove_target()  # of an interrupted run: it would keep the network
     pair = Pair(name="test-doctor", subnet=SUBNET, state=STATE / "doctor", engine="stub")
     with contextmanager(running)(pair):
         variables = {**pair.environment(), "VERSION": VERSION}
@@ -158,17 +160,19 @@ def bench(tmp_path: Path) -> Iterator[Bench]:
 @pytest.fixture(scope="package")
 def target(nodes: Nodes) -> Iterator[str]:
     """A machine on the test internet that canaries can be sent to."""
-    name = "test-doctor-target"
-    subprocess.run(["docker", "rm", "-f", name], capture_output=True, check=False)
     docker(
-        *("run", "--detach", "--name", name, "--label", f"lab={name}", "--pull=never"),
-        *("--network", nodes.pair.internet, "--ip", TARGET, f"node-test/peer:{VERSION}"),
-        *("sleep", "infinity"),
+        *("run", "--detach", "--name", TARGET_NAME, "--label", f"lab={TARGET_NAME}"),
+        *("--pull=never", "--network", nodes.pair.internet, "--ip", TARGET),
+        *(f"node-test/peer:{VERSION}", "sleep", "infinity"),
     )
     try:
         yield TARGET
     finally:
-        docker("rm", "-f", name)
+        remove_target()
+
+
+def remove_target() -> None:
+    subprocess.run(["docker", "rm", "-f", TARGET_NAME], capture_output=True, check=False)
 
 
 Undo = Callable[..., None]

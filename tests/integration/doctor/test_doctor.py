@@ -28,7 +28,16 @@ from scripts.doctor.examination import checks_of
 from scripts.doctor.model import engine, gpu
 from scripts.node.kinds import kinds
 from tests.conftest import ROOT
-from tests.integration.doctor.conftest import SUBNET, Bench, Later, Nodes, Undo, docker, problems_of
+from tests.integration.doctor.conftest import (
+    SUBNET,
+    TARGET_NAME,
+    Bench,
+    Later,
+    Nodes,
+    Undo,
+    docker,
+    problems_of,
+)
 from tests.integration.lab import PEER, wait_until
 
 OF_THE_NODE = (
@@ -156,7 +165,7 @@ def test_growing_counters_are_told_once(nodes: Nodes, target: str) -> None:
         capture_output=True, text=True,
     )  # fmt: skip
     address = f"{SUBNET}.11"
-    docker("exec", "test-doctor-target", "sh", "-c", f"echo | socat -u - UDP-SENDTO:{address}:9")
+    docker("exec", TARGET_NAME, "sh", "-c", f"echo | socat -u - UDP-SENDTO:{address}:9")
 
     assert "not permitted" in refused.stderr
     found = nodes.find("relay", counters.CHECK)

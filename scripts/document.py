@@ -1,4 +1,4 @@
-"""Writes docs/doctor.md from the checks themselves: `python -P -m scripts.doctor.document`."""
+"""Writes docs/doctor.md from the checks themselves: `python -P -m scripts.document`."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ Everything that it can find amiss is listed here, with the name that `--json` gi
 remedy. Words in braces stand for what it has found.
 
 This page is made from the checks themselves \
-(`python3 -m scripts.doctor.document >docs/doctor.md`); a test keeps it so.
+(`python3 -m scripts.document >docs/doctor.md`); a test keeps it so.
 """
 
 
