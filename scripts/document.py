@@ -12,8 +12,8 @@ INTRODUCTION = """\
 # The doctor
 
 `scripts/adyton doctor` looks at the node that runs on this machine, in the order below, and says \
-of each thing whether it is in order, and if it is not, what to do. It changes nothing and sends \
-nothing beyond this machine.
+of each thing whether it is in order, and if it is not, what to do. It changes nothing, sends \
+nothing beyond this machine, and keeps nothing but the counters of refused packets, under /run.
 
     scripts/adyton doctor                      # the node that runs here, by the files' own names
     scripts/adyton doctor --node relay -p relay -f compose.vps.yml --env-file .env

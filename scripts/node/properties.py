@@ -46,7 +46,11 @@ def wanted_properties(node: Node, service: str, container: Container) -> dict[st
         "host name namespace": str(want.get("uts") or ""),
         "devices": frozenset(device_wanted(device) for device in want.get("devices") or []),
         "device requests": frozenset(
-            (str(it.get("driver", "")), number(it.get("count"), -1), *names(it.get("capabilities")))
+            (
+                str(it.get("driver", "")),
+                number(it.get("count"), -1),
+                *sorted(names(it.get("capabilities"))),
+            )
             for it in reservations(want).get("devices") or []
         ),
         "tmpfs": dict(tmpfs_wanted(entry) for entry in want.get("tmpfs") or []),
@@ -110,7 +114,7 @@ def actual_properties(node: Node, container: Container) -> dict[str, Any]:
             (
                 it["Driver"],
                 int(it["Count"]),
-                *names(c for group in it["Capabilities"] for c in group),
+                *sorted(names(c for group in it["Capabilities"] for c in group)),
             )
             for it in host.get("DeviceRequests") or []
         ),

@@ -86,11 +86,18 @@ class Permitted:
         if service is None or frame.ethertype == ARP:
             return None
         kind = kind_of(frame, self._tunnels)
-        if service == UPLINK and kind == "tunnel":
+        if service == UPLINK and self._is_for_the_other_node(frame, kind):
             return None
         if service == EGRESS and self._is_for_telegram(frame):
             return None
         return f"{service}: {kind}"
+
+    def _is_for_the_other_node(self, frame: Frame, kind: str) -> bool:
+        """A packet of the tunnel, or a later fragment of UDP, which has no port to know it by."""
+        ends = {tunnel.endpoint for tunnel in self._tunnels} - {""}
+        if ends and frame.destination not in ends:
+            return False
+        return kind == "tunnel" or (frame.is_fragment and frame.protocol == "udp")
 
     def _is_for_telegram(self, frame: Frame) -> bool:
         if frame.protocol in ("tcp", "udp") and frame.destination == self._resolver:

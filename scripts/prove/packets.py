@@ -104,8 +104,6 @@ class Tunnel:
             return False
         if self.endpoint and self.endpoint not in (frame.source, frame.destination):
             return False
-        if frame.is_fragment:
-            return True
         return frame.payload[:1] in (b"\1", b"\2", b"\3", b"\4") and frame.payload[1:4] == b"\0\0\0"
 
 

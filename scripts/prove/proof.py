@@ -36,6 +36,8 @@ NOT_LOOKED_AT = (
     "anything before the first and after the last moment named above, starts and stops included",
     "interfaces other than those named above, and what a network card does by itself",
     "what is inside the tunnel's packets: they are known by address, port and form",
+    "later fragments of UDP from the tunnel's container, which carry no port: they pass for the "
+    "tunnel's",
     "what other programs of this machine send: it is counted by kind on the outside interface, and "
     "not judged",
     "the other node: it has a report of its own",

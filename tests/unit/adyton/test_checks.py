@@ -264,6 +264,36 @@ def test_ruleset_that_cannot_be_compared_is_not_taken_for_golden(node: Nodes) ->
     assert "no space left" in found.text
 
 
+LEARNT = """\
+		elements = { 198.18.8.30 limit rate 10/second expires 9s, 198.18.8.31 limit rate 10/second expires 2s }
+"""
+SETS = """table inet node {
+	set strangers {
+		type ipv4_addr
+		size 16384
+		flags dynamic,timeout
+		timeout 10s
+LEARNT	}
+
+	set telegram {
+		type ipv4_addr
+		flags interval
+		elements = { 198.18.8.20 }
+	}
+}
+"""
+
+
+def test_learnt_addresses_are_no_difference_and_given_ones_are(node: Nodes) -> None:
+    """The kernel fills a dynamic set by itself; nobody but somebody fills the other."""
+    golden, standing = SETS.replace("LEARNT", ""), SETS.replace("LEARNT", LEARNT)
+    guarded(node, standing, golden)
+    assert node.problems(rules.CHECK) == set()
+
+    guarded(node, standing.replace("198.18.8.20", "198.18.8.20, 198.18.8.21"), golden)
+    assert node.problems(rules.CHECK) == {"rules-changed"}
+
+
 COUNTERS = "counter refused_in {{\n packets {0} bytes 1\n}}\ncounter refused_out {{\n packets {1}"
 
 

@@ -10,12 +10,15 @@ from typing import Any
 
 import pytest
 
+from scripts.node.kinds import kinds
+from scripts.node.node import Node
 from scripts.prove import canary
 from scripts.prove.capture import Capture, Seen
-from scripts.prove.outside import range_of
+from scripts.prove.outside import Bridge, Permitted, range_of
 from scripts.prove.packets import Frame, Tunnel, kind_of, read_frame
 from scripts.prove.report import Damaged, as_text, check_whole, verdict_of
 from scripts.prove.signature import as_signers
+from tests.unit.adyton.recorded import Nodes
 
 MAC = bytes.fromhex("02420a000001")
 MARK = "canary-0123456789ab-"
@@ -154,6 +157,80 @@ def test_forbidden_frames_are_counted() -> None:
 def test_networks_as_nft_prints_them(text: str, first: str, last: str) -> None:
     """Addresses, networks and merged ranges."""
     assert tuple(map(str, range_of(text))) == (first, last)
+
+
+def permitted(node: Nodes, service: str) -> Permitted:
+    """A judge of what a service may send, at a bridge where it has the address of these frames."""
+    node.add(service)
+    bridge = Bridge("br", {MAC.hex(":"): service})
+    made = Node(kinds()[node.kind], node.tools, Path("/nowhere"), (), ("compose.yml",))
+    node.find()  # lays out what the machine answers
+    return Permitted(made, [bridge], DIALLING if node.kind == "model" else LISTENING)
+
+
+@pytest.mark.parametrize(
+    ("data", "forbidden"),
+    [
+        (ipv4(17, udp(40000, 51820, DATA), to="198.18.8.10"), None),
+        (ipv4(17, b"later", to="198.18.8.10", offset=185), None),
+        (ethernet(0x0806, b"\0" * 28), None),
+        (ipv4(17, b"later", to="198.18.8.11", offset=185), "uplink: udp fragment"),
+        (ipv4(17, udp(4, 51820, DATA), "198.18.8.30", "198.18.8.11"), f"uplink: {STRANGE}"),
+        (ipv4(17, udp(4, 51820, DATA), "198.18.8.10", "198.18.8.11"), "uplink: tunnel"),
+        (ipv4(17, udp(40000, 51820, b"clear"), to="198.18.8.10"), f"uplink: {STRANGE}"),
+        (ipv4(17, udp(40000, 53, b"?"), to="198.18.8.10"), "uplink: udp 53"),
+        (ipv4(6, tcp(40000, 443), to="198.18.8.10"), "uplink: tcp 443"),
+    ],
+)
+def test_uplink_may_send_the_tunnels_packets_alone(
+    tmp_path: Path, data: bytes, forbidden: str | None
+) -> None:
+    """To the endpoint, in WireGuard's form; and ARP. A sender that is forged does not help."""
+    judge = permitted(Nodes(tmp_path, "model"), "uplink").judge
+    frame = read_frame(data)
+
+    assert judge("br", frame) == forbidden
+    assert judge("another", frame) is None, "nobody of ours is there"
+
+
+TELEGRAM = """table inet node {
+	set telegram {
+		type ipv4_addr
+		flags interval
+		elements = { 198.18.8.16/28, 198.18.9.1 }
+	}
+}
+"""
+
+
+@pytest.mark.parametrize(
+    ("data", "forbidden"),
+    [
+        (ipv4(6, tcp(40000, 443), to="198.18.8.20"), None),
+        (ipv4(6, tcp(40000, 443), to="198.18.9.1"), None),
+        (ipv4(17, udp(40000, 53, b"?"), to="198.18.8.53"), None),
+        (ipv4(6, tcp(40000, 53), to="198.18.8.53"), None),
+        (ipv4(6, tcp(40000, 443), to="198.18.8.40"), "egress: tcp 443"),
+        (ipv4(6, tcp(40000, 80), to="198.18.8.20"), "egress: tcp 80"),
+        (ipv4(17, udp(40000, 443, b"quic"), to="198.18.8.20"), "egress: udp 443"),
+        (ipv4(17, udp(40000, 53, b"?"), to="198.18.8.54"), "egress: udp 53"),
+        (ipv4(17, udp(40000, 51820, DATA), to="198.18.8.20"), "egress: tunnel"),
+    ],
+)
+def test_egress_may_call_telegram_and_one_name_server(
+    tmp_path: Path, data: bytes, forbidden: str | None
+) -> None:
+    """By the networks of its ruleset, and the address of its settings."""
+    node = Nodes(tmp_path)
+    node.add("egress")
+    node.services["egress"]["environment"] = {"RESOLVER": "198.18.8.53"}
+    node.tools.answers["docker exec id-of-egress nft --stateless list table inet"] = TELEGRAM
+    node.tools.answers["docker exec id-of-egress nft --stateless list table netdev"] = TELEGRAM
+    node.find()
+    made = Node(kinds()["relay"], node.tools, Path("/nowhere"), (), ("compose.yml",))
+    judge = Permitted(made, [Bridge("br", {MAC.hex(":"): "egress"})], LISTENING).judge
+
+    assert judge("br", read_frame(data)) == forbidden
 
 
 # The verdict
