@@ -1,4 +1,4 @@
-"""Checks that Docker and Compose are there, answer, and are new enough for the Compose files."""
+"""Checks that Docker and Compose are there, new enough, and can read the Compose files."""
 
 from __future__ import annotations
 
@@ -38,6 +38,11 @@ COMPOSE_OLD = failure(
     "Compose {version} is too old: the Compose files need 2.24.4.",
     "Upgrade the Compose plugin to 2.24.4 or newer.",
 )
+SETTINGS = failure(
+    "settings-unreadable",
+    "Compose cannot read its files or settings: {why}.",
+    "Do what it says; -f, --env-file and --project-directory are given as to Docker Compose.",
+)
 
 
 def look(node: Node) -> Iterator[Finding]:
@@ -68,6 +73,8 @@ def look(node: Node) -> Iterator[Finding]:
         if numbers(version) >= COMPOSE
         else COMPOSE_OLD.found(version=version)
     )
+    if node.why_unreadable:
+        yield SETTINGS.found(why=node.why_unreadable.rstrip("."))
 
 
 def numbers(version: str) -> tuple[int, ...]:
@@ -77,7 +84,8 @@ def numbers(version: str) -> tuple[int, ...]:
 
 CHECK = Check(
     "versions",
-    "Whether Docker and Compose are installed, answer, and are new enough for the Compose files.",
-    (MISSING, UNREACHABLE, OLD, COMPOSE_MISSING, COMPOSE_OLD),
+    "Whether Docker and Compose are installed, answer, and are new enough for the Compose files; "
+    "and whether Compose can read these with their settings.",
+    (MISSING, UNREACHABLE, OLD, COMPOSE_MISSING, COMPOSE_OLD, SETTINGS),
     look,
 )

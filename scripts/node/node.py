@@ -85,10 +85,18 @@ class Node:
     @cached_property
     def config(self) -> dict[str, Any]:
         """What the Compose files want, with every setting filled in. Raises CannotLook."""
-        said = self.tools.run(*self.compose, "config", "--format", "json")
-        if said.code != 0:
-            raise CannotLook(f"Compose cannot read its files ({said.why})")
-        return dict(json.loads(said.out))
+        if self._resolved.code != 0:
+            raise CannotLook("Compose does not tell what it wants: see the first check")
+        return dict(json.loads(self._resolved.out))
+
+    @property
+    def why_unreadable(self) -> str:
+        """Why Compose cannot read its files; nothing where it can."""
+        return self._resolved.why if self._resolved.code != 0 else ""
+
+    @cached_property
+    def _resolved(self) -> Said:
+        return self.tools.run(*self.compose, "config", "--format", "json")
 
     @property
     def services(self) -> dict[str, dict[str, Any]]:

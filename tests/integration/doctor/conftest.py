@@ -19,7 +19,7 @@ from scripts.node.tools import Tools
 from scripts.pair import USER, Pair
 from scripts.telegram_user import TelegramUser
 from tests.conftest import ROOT, STATE, running
-from tests.integration.lab import VERSION
+from tests.integration.lab import PEER, VERSION
 
 SUBNET = "198.18.8"
 TARGET_NAME = "test-doctor-target"
@@ -163,7 +163,7 @@ def target(nodes: Nodes) -> Iterator[str]:
     docker(
         *("run", "--detach", "--name", TARGET_NAME, "--label", f"lab={TARGET_NAME}"),
         *("--pull=never", "--network", nodes.pair.internet, "--ip", TARGET),
-        *(f"node-test/peer:{VERSION}", "sleep", "infinity"),
+        *(PEER, "sleep", "infinity"),
     )
     try:
         yield TARGET

@@ -74,6 +74,20 @@ def test_docker_that_is_not_there_or_does_not_answer(node: Nodes) -> None:
     assert found.level is Level.COULD_NOT_LOOK
 
 
+def test_settings_that_compose_refuses_are_told_once(node: Nodes) -> None:
+    """With Compose's own sentence; the other checks only refer to it."""
+    node.tools.answers["docker version"] = docker_version("26.1.5")
+    node.tools.answers["docker compose version"] = "2.26.1"
+    why = "required variable RESOLVER is missing a value: put one into .env"
+    node.tools.answers["docker compose -f compose.yml config"] = Said(1, "", f"error: {why}\n")
+
+    found = node.find(versions.CHECK, states.CHECK, census.CHECK)
+
+    assert [it.problem for it in found if it.problem] == ["settings-unreadable"]
+    assert sum(why in it.text for it in found) == 1
+    assert [it.level for it in found[-2:]] == [Level.COULD_NOT_LOOK] * 2
+
+
 def test_without_docker_other_checks_say_that_they_cannot_look(node: Nodes) -> None:
     """None of them takes silence for health."""
     node.tools.answers = {"docker": Said(1, "", "Cannot connect to the Docker daemon")}
@@ -265,7 +279,7 @@ def test_ruleset_that_cannot_be_compared_is_not_taken_for_golden(node: Nodes) ->
 
 
 LEARNT = """\
-		elements = { 198.18.8.30 limit rate 10/second expires 9s, 198.18.8.31 limit rate 10/second expires 2s }
+		elements = { 198.18.8.30 limit rate 10/second expires 9s, 198.18.8.31 expires 2s }
 """
 SETS = """table inet node {
 	set strangers {
