@@ -151,7 +151,7 @@ class Capture:
         if at >= 0:
             start = at + len(self._mark)
             return data[start : start + 1 + MARK_BYTES].decode("ascii", "replace")
-        if self._target != frame.destination:
+        if frame.protocol != "tcp" or frame.destination != self._target:
             return ""
         for first, letter in self._first_ports.items():
             if first <= frame.destination_port < first + 64:

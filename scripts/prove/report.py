@@ -1,6 +1,6 @@
 """Owns the report: its form, its verdict, which follows from what stands in it, and its text.
 
-A report claims no more than was seen. It names no address and no host.
+A report claims no more than was seen. One without failures names no address and no host.
 """
 
 from __future__ import annotations
