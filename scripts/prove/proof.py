@@ -30,8 +30,8 @@ CHECKS = (
     *(counters.CHECK, refusals.CHECK),
 )
 CONTROL_LETTER = "z"
-FIRST_PORT = 20_000
-PORTS_EACH = 64
+LOWEST_PORT, PORTS_EACH, PLACES = 20_000, 64, 400
+"""Where a run's ports begin is drawn: another run's connections must not pass for its own."""
 NOT_LOOKED_AT = (
     "anything before the first and after the last moment named above, starts and stops included",
     "interfaces other than those named above, and what a network card does by itself",
@@ -75,8 +75,9 @@ def prove(node: Node, plan: Plan, say: Callable[[str], None]) -> dict[str, Any]:
     roles += [(bridge.interface, bridge.role) for bridge in bridges]
     mark = f"canary-{secrets.token_hex(6)}-"
     senders = dict(zip("abcdefghij", refusals.one_a_namespace(node), strict=False))
+    first = LOWEST_PORT + PORTS_EACH * secrets.randbelow(PLACES)
     ports = {
-        FIRST_PORT + PORTS_EACH * at: letter for at, letter in enumerate([*senders, CONTROL_LETTER])
+        first + PORTS_EACH * at: letter for at, letter in enumerate([*senders, CONTROL_LETTER])
     }
     judge = Permitted(node, bridges, tunnels).judge
     capture = Capture(roles, tunnels, mark, plan.target, ports, judge)

@@ -100,6 +100,7 @@ def capture(judge: str | None = None) -> tuple[Capture, Seen]:
         (ethernet(0x1234, f"...{MARK}c15...".encode()), {"c15": 1}),
         (ipv4(6, tcp(50000, 20_007), to="198.18.8.200"), {"a07": 1}),
         (ipv4(6, tcp(50000, 20_007), to="198.18.8.201"), {}),
+        (ipv4(17, udp(50000, 20_007, b"another run's"), to="198.18.8.200"), {}),
         (ipv4(6, tcp(50000, 30_000), to="198.18.8.200"), {}),
         (ipv4(1, f"..{MARK}b07".encode(), source="198.18.8.200"), {}),
         (ipv4(17, udp(5, 9, b"canary-ba9876543210-b07")), {}),
