@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from scripts.node.node import Node
+from scripts.node.tools import printable
 
 
 class Level(StrEnum):
@@ -39,8 +40,9 @@ class Problem:
     remedy: str
 
     def found(self, **details: object) -> Finding:
+        words = {name: printable(str(value)) for name, value in details.items()}
         return Finding(
-            self.level, self.says.format(**details), self.remedy.format(**details), self.name
+            self.level, self.says.format(**words), self.remedy.format(**words), self.name
         )
 
 

@@ -26,7 +26,12 @@ class Said:
     def why(self) -> str:
         """The last line of complaint, for a sentence."""
         lines = [line.strip() for line in (self.err or self.out).splitlines() if line.strip()]
-        return lines[-1] if lines else f"exit status {self.code}"
+        return printable(lines[-1]) if lines else f"exit status {self.code}"
+
+
+def printable(text: str) -> str:
+    """Without signs that steer a terminal: a container chooses what it says."""
+    return "".join(sign if sign.isprintable() else "?" for sign in text)
 
 
 class CannotLook(Exception):

@@ -14,6 +14,7 @@ import pytest
 from scripts.commands import VERSION
 from scripts.commands.__main__ import available, load, main
 from scripts.commands.doctor import show, summary
+from scripts.doctor import states
 from scripts.doctor.examination import status_of
 from scripts.doctor.finding import Check, Finding, Level, could_not_look, ok, warning
 from tests.unit.adyton.recorded import Nodes
@@ -124,6 +125,17 @@ def test_check_that_breaks_hides_no_other(tmp_path: Path) -> None:
     assert found[0].level is Level.COULD_NOT_LOOK
     assert "KeyError at" in found[0].text
     assert "secret" not in found[0].text
+
+
+def test_words_of_containers_do_not_steer_the_terminal(tmp_path: Path) -> None:
+    """What a container says last is shown, and does nothing."""
+    node = Nodes(tmp_path)
+    node.add("relay", Status="exited")
+    node.tools.answers["docker logs"] = "all is \x1b[2Jwell\x07\n"
+
+    (found,) = node.find(states.CHECK)
+
+    assert "all is ?[2Jwell?" in found.text
 
 
 def test_interpreter_of_the_command_needs_no_packages() -> None:
