@@ -87,7 +87,7 @@ def look(node: Node) -> Iterator[Finding]:
 
 
 def sign_of(node: Node, relay: Container) -> dict[str, int] | None:
-    # By its own `cat`, which ends: whoever has taken over the relay chooses what kind of file it is.
+    # By its own `cat`, whose end is awaited for a while only: the relay chooses what the file is.
     said = node.execute(relay, "cat", SIGN)
     if said.code != 0:
         return None
