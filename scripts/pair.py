@@ -187,7 +187,12 @@ class Pair:
     def environment(self) -> dict[str, str]:
         """The variables of the overlays; the nodes' own settings stand in their env files."""
         return compose_environment(
-            {"SUBNET": self.subnet, "INTERNET": self.internet, "STATE": str(self.state)}
+            {
+                "SUBNET": self.subnet,
+                "INTERNET": self.internet,
+                "STATE": str(self.state),
+                "VERSION": os.environ.get("VERSION", VERSION),
+            }
         )
 
     def _up(self, step: Step, seconds: Mapping[str, int]) -> None:

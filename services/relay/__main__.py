@@ -20,6 +20,7 @@ from services.relay.link import open_link
 from services.relay.notices import Notices
 from services.relay.outbox import Outbox
 from services.relay.pacing import Pacing
+from services.relay.polls import PollSign
 from services.relay.presence import Presence
 from services.relay.profile import keep_profile
 from services.relay.settings import RelaySettings
@@ -73,12 +74,15 @@ async def run(
         stack.push_async_callback(link.close)
         pacing, presence = Pacing(), Presence()
         outbox = Outbox(bot, link, pacing, presence, Tenure())
-        notices = Notices(bot, pacing, clock)
+        notices, sign = Notices(bot, pacing, clock), PollSign()
 
         async def receive() -> None:
+            sign.begin()
             username = await _ask_own_name(bot)
+            sign.answered()
             doorman = Doorman(settings.allowed_users, presence, Identity(bot.id, username))
-            await Inbox(bot, link, doorman, presence, notices, patience_seconds).run()
+            inbox = Inbox(bot, link, doorman, presence, notices, patience_seconds, sign)
+            await inbox.run()
 
         stopped = _catch_signals()
         async with asyncio.TaskGroup() as group:

@@ -26,6 +26,7 @@ from services.relay.backoff import Backoff
 from services.relay.decorations import DECORATION_SECONDS
 from services.relay.link import Link, LinkDown, Rejected
 from services.relay.notices import Notices
+from services.relay.polls import PollSign
 from services.relay.presence import Presence
 from services.relay.telegram import GetRawUpdates, RawUpdate
 from services.relay.translation import (
@@ -69,8 +70,10 @@ class Inbox:
         presence: Presence,
         notices: Notices,
         patience_seconds: float = PATIENCE_SECONDS,
+        sign: PollSign | None = None,
     ) -> None:
         """Prepare. Chats are told that they must wait after `patience_seconds` of waiting."""
+        self._sign = sign
         self._bot = bot
         self._link = link
         self._doorman = doorman
@@ -87,6 +90,8 @@ class Inbox:
         try:
             while True:
                 raw_updates = await self._fetch()
+                if self._sign:
+                    self._sign.answered()
                 returned = self._presence.returned
                 if await self._take(raw_updates) or await backoff.wait(until=returned):
                     backoff.reset()
@@ -135,6 +140,8 @@ class Inbox:
         waiting = window[len(decided) :]
         if waiting and self._presence.away_seconds >= self._patience_seconds:
             self._notices.tell([it[1] for it in waiting if isinstance(it[1], Update)])
+        if self._sign:
+            self._sign.waiting(len(waiting))
         return not waiting
 
     def _is_wanted(self, verdict: Verdict) -> TypeGuard[Update]:

@@ -1,0 +1,55 @@
+"""Owns how a node is named on the command line, and which one is meant when it is not."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from scripts.node.kinds import Kind, kinds
+from scripts.node.node import Node
+from scripts.node.tools import CannotLook, Tools
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def add_node_arguments(parser: argparse.ArgumentParser) -> None:
+    known = sorted(kinds())
+    group = parser.add_argument_group("the node", "As Docker Compose is called for it.")
+    group.add_argument("--node", choices=known, help="which kind; found out where it is clear")
+    group.add_argument("-p", "--project-name", metavar="PROJECT", help="the file's own by default")
+    group.add_argument("-f", "--file", action="append", default=[], metavar="FILE")
+    group.add_argument("--env-file", action="append", default=[], metavar="FILE")
+    group.add_argument("--project-directory", metavar="FOLDER")
+
+
+def node_of(arguments: argparse.Namespace, tools: Tools) -> Node:
+    """The node that the arguments mean. Raises CannotLook where they leave it open."""
+    options: list[str] = []
+    if arguments.project_name:
+        options += ["-p", arguments.project_name]
+    for file in arguments.env_file:
+        options += ["--env-file", file]
+    if arguments.project_directory:
+        options += ["--project-directory", arguments.project_directory]
+
+    def make(kind: Kind) -> Node:
+        return Node(kind, tools, ROOT, tuple(options), tuple(arguments.file))
+
+    if arguments.node:
+        return make(kinds()[arguments.node])
+    here = [
+        kind
+        for kind in kinds().values()
+        if kind.file in {Path(file).name for file in arguments.file}
+        or (not arguments.file and (ROOT / kind.file).exists())
+    ]
+    if len(here) > 1:
+        here = [kind for kind in here if runs_here(kind, tools)] or here
+    if len(here) == 1:
+        return make(here[0])
+    raise CannotLook("which node is meant is not clear: give --node")
+
+
+def runs_here(kind: Kind, tools: Tools) -> bool:
+    label = f"label=com.docker.compose.service={kind.mark}"
+    return bool(tools.run("docker", "ps", "-q", "--filter", label).out.strip())

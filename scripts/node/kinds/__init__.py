@@ -1,0 +1,31 @@
+"""The kinds of node, one a file. A machine that lacks a file knows nothing of that kind."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What a node of this kind is made of."""
+
+    name: str
+    file: str
+    """Its Compose file."""
+    mark: str
+    """The service that only this kind has; its image has Python."""
+    dials: bool
+    """Whether it calls the other node (and so publishes nothing) or is called."""
+    checks: tuple[str, ...]
+    """Modules of checks that only this kind has."""
+
+
+def kinds() -> dict[str, Kind]:
+    """The kinds that this machine knows, by name."""
+    found = [
+        importlib.import_module(f"{__name__}.{module.name}").KIND
+        for module in pkgutil.iter_modules(__path__)
+    ]
+    return {kind.name: kind for kind in found}

@@ -1,0 +1,11 @@
+"""The node that is called through the tunnel's one published port, and speaks with Telegram."""
+
+from scripts.node.kinds import Kind
+
+KIND = Kind(
+    name="relay",
+    file="compose.vps.yml",
+    mark="relay",
+    dials=False,
+    checks=("scripts.doctor.telegram",),
+)
