@@ -34,7 +34,6 @@ def _check_url(value: str) -> str:
     return value.rstrip("/")
 
 
-<<<<<<< HEAD
 def _at_most(length: int) -> AfterValidator:
     def check(value: str) -> str:
         if len(value.strip()) > length:
@@ -42,7 +41,8 @@ def _at_most(length: int) -> AfterValidator:
         return value.strip()
 
     return AfterValidator(check)
-=======
+
+
 def _check_certificates(value: Path) -> Path:
     try:
         ssl.create_default_context(cafile=str(value))
@@ -51,7 +51,6 @@ def _check_certificates(value: Path) -> Path:
             "give a file of certificates in PEM that user 10001 may read, or leave it out"
         ) from None
     return value
->>>>>>> edges
 
 
 class RelaySettings(Settings):

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from services.gateway.access import Access
-from services.gateway.inbox import Inbox, Limits
+from services.gateway.inbox import Inbox
+from services.gateway.limits import Limits
 from services.gateway.outbox import Outbox
 from services.gateway.queue import Queue
 from services.gateway.store import Store, Usage
