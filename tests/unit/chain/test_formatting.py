@@ -74,7 +74,7 @@ async def test_stopped_in_the_middle_of_code(chain: Chain) -> None:
 async def test_restarted_relay_shows_the_same(chain: Chain) -> None:
     """In the middle of an answer of several messages: it edits them, to what they were."""
     go_on = asyncio.Event()
-    long = "\n\n".join(f"**{n}** " + "`word` " * 60 for n in range(30))
+    long = "\n\n".join(f"**{n}** " + "word " * 60 for n in range(30))
     chain.engine.scripts.append([long, go_on, "\n\n*end*"])
     await chain.say("tell me")
 
@@ -90,7 +90,7 @@ async def test_restarted_relay_shows_the_same(chain: Chain) -> None:
 
     while not (after := await chain.answers()) or not after[-1].endswith("end"):
         await asyncio.sleep(0.02)
-    assert len(before) > 3
+    assert len(before) > 2
     assert after[: len(before) - 1] == before[:-1]
     assert [m["entities"] for m in await chain.shown()][: len(before) - 1] == entities[:-1]
     assert "".join(after).count("29 word") == 1

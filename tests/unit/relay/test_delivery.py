@@ -287,7 +287,7 @@ async def test_another_relay_edits_the_same_messages_to_the_same_contents(
 ) -> None:
     """Given the text and the messages, it finds the same parts: nothing is sent a second time."""
     monkeypatch.setattr(delivery, "SETTLE_SECONDS", 0.0)
-    text = "\n\n".join(f"**{n}** " + "`word` " * 60 for n in range(20))
+    text = "\n\n".join(f"**{n}** " + "word " * 60 for n in range(30))
     first, second = ScriptedTelegram(), ScriptedTelegram()
     await deliver(first, Reply(id=4, chat_id=7, text=text, closed=True, markup="markdown"))
     shown = {edit["message_id"]: (edit["text"], edit["entities"]) for edit in edits(first)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -10,6 +11,8 @@ from hypothesis import strategies as st
 
 from tests.stubs.telegram.client import started
 from tests.stubs.telegram.errors import BotApiError
+from tests.stubs.telegram.inputs import read_text
+from tests.stubs.telegram.params import Params
 from tests.stubs.telegram.parsing import parse
 from tests.stubs.telegram.text import Entity, fix_formatted_text, utf16_length
 
@@ -383,3 +386,68 @@ async def test_parse_mode_wins_over_entities() -> None:
         assert await telegram.error("sendMessage", chat_id=7, text="a", parse_mode="bbcode") == (
             "Bad Request: unsupported parse_mode"
         )
+
+
+def read(text: str, *entities: dict[str, Any]) -> list[dict[str, Any]]:
+    """Give a text with its entities as a call has them; return the entities that are kept."""
+    params = Params({"text": text, "entities": json.dumps(entities)})
+    raw = read_text(params, "text", "entities")
+    return [e.as_json() for e in fix_formatted_text(raw.text, raw.entities, find=False).entities]
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "bold", "italic", "underline", "strikethrough", "spoiler", "code", "pre", "blockquote",
+        "expandable_blockquote",
+    ],
+)  # fmt: skip
+def test_entities_of_a_call_are_kept(kind: str) -> None:
+    """Every type that formats is taken as it is given."""
+    entity = {"type": kind, "offset": 1, "length": 2}
+
+    assert read("abcd", entity) == [entity]
+
+
+@pytest.mark.parametrize(
+    ("entity", "reason"),
+    [
+        ({"type": "heading", "offset": 0, "length": 1}, "Unsupported type specified"),
+        ({"type": "bold", "length": 1}, 'Can\'t find field "offset"'),
+        ({"type": "text_link", "offset": 0, "length": 1}, 'Can\'t find field "url"'),
+        ({"type": "bold", "offset": 0, "length": 9}, "ends after the end of the text"),
+        ({"type": "bold", "offset": 9, "length": 1}, "begins after the end of the text"),
+        ({"type": "bold", "offset": 1, "length": 1}, "in a middle of a UTF-16 symbol"),
+        ({"type": "bold", "offset": -1, "length": 1}, "incorrect offset"),
+    ],
+)
+def test_entities_that_are_refused(entity: dict[str, Any], reason: str) -> None:
+    """Unknown types, missing fields, and places that the text does not have."""
+    with pytest.raises(BotApiError, match=reason) as caught:
+        read("\U0001f600b", entity)
+    assert caught.value.code == 400
+
+
+@pytest.mark.parametrize(
+    ("url", "kept"),
+    [
+        ("https://example.org/a_b", "https://example.org/a_b"),
+        ("https://Example.org", "https://example.org/"),
+        ("example.org/x", "http://example.org/x"),
+        ("docs/page.md", None),
+        ("http://localhost:8000", None),
+        ("javascript:alert(1)", None),
+    ],
+)
+def test_links_of_a_call(url: str, kept: str | None) -> None:
+    """A link that Telegram does not know is dropped without a word; its text stays."""
+    entity = {"type": "text_link", "offset": 0, "length": 1, "url": url}
+
+    assert [entity["url"] for entity in read("a", entity)] == ([kept] if kept else [])
+
+
+def test_no_more_than_a_hundred_entities_are_kept() -> None:
+    """Those beyond are dropped without a word."""
+    entities = [{"type": "bold", "offset": 2 * n, "length": 1} for n in range(120)]
+
+    assert read("a " * 120, *entities) == entities[:100]
