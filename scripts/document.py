@@ -38,6 +38,37 @@ This page is made from the checks themselves \
 """
 
 
+PROOF = """\
+## Taking a proof
+
+`scripts/adyton prove`, as root, takes a proof of the node while it runs: it looks as the doctor \
+does, sends hostile probes from inside each namespace (as root, with Docker's usual \
+capabilities: UDP, TCP, raw and packet sockets, questions for names), and meanwhile captures at \
+the outside interface and at the bridges of the node's own containers.
+
+    scripts/adyton prove --seconds 60 --key ~/.ssh/id_ed25519 --out proof.json
+    scripts/adyton prove verify proof.json --signers ~/.ssh/id_ed25519.pub
+
+Each probe carries a mark of its own; none may be seen. (Where the protection is gone, they do \
+leave the machine, towards `--target`, an address of nobody's if not given.) That the capture \
+works is shown by the node's own tunnel, whose packets must be seen, and with `--control` by a \
+mark that is sent from the host on purpose: that one does leave the machine. The report names \
+digests of images, rulesets and Compose files, and what was not looked at. Where it is signed, \
+`verify` finds a changed byte, a part that is missing, and a verdict that does not follow from \
+what the report says. Make it for others with care: where it reports a failure, it may tell \
+addresses.
+
+| exit status | verdict |
+|---|---|
+| 0 | nothing got out: no probe was seen, all controls were |
+| 1 | inconclusive, or no proof could be taken |
+| 2 | leak: a probe or a forbidden packet was seen, or the isolation is not as it should be |
+| 64 | it was called wrongly |
+
+What a proof does not prove stands in [known-leaks.md](known-leaks.md).
+"""
+
+
 def document() -> str:
     checks: list[Check] = list(COMMON)
     for kind in kinds().values():
@@ -51,7 +82,7 @@ def document() -> str:
             for it in check.problems
         ]
         parts.append("\n".join(rows) + "\n")
-    return "\n".join(parts)
+    return "\n".join([*parts, PROOF])
 
 
 def cell(text: str) -> str:

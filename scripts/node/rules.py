@@ -48,7 +48,16 @@ def other_tables(node: Node, container: Container) -> list[str]:
 
 
 def golden_rules(node: Node, service: str, container: Container) -> str:
-    """What a service's entrypoint loads, by the Compose files' settings. Raises CannotLook."""
+    """What a service's entrypoint loads, by the Compose files' settings. Raises CannotLook.
+
+    Loaded once for each container: a look does not change what is wanted.
+    """
+    if container.id not in node.golden:
+        node.golden[container.id] = load_golden_rules(node, service, container)
+    return node.golden[container.id]
+
+
+def load_golden_rules(node: Node, service: str, container: Container) -> str:
     settings = node.services[service].get("environment") or {}
     command = container.raw["Config"]["Cmd"] or []
     if not command:

@@ -38,9 +38,7 @@ class Proof:
         return dict(json.loads(self.file.read_text(encoding="utf-8")))
 
 
-def take(
-    nodes: Nodes, target: str, kind: str, folder: Path, *more: str, seconds: int = 10
-) -> Proof:
+def take(nodes: Nodes, target: str, kind: str, folder: Path, *more: str, seconds: int = 6) -> Proof:
     file = folder / f"{kind}.json"
     command = nodes.command(
         *(kind, "prove", f"--seconds={seconds}", f"--interface={nodes.bridge()}"),
@@ -193,21 +191,3 @@ def test_planted_leak_is_seen(nodes: Nodes, target: str, tmp_path: Path, afterwa
     assert {"udp", "tcp", "icmp", "raw-forged", "frames", "dns-outside"} <= {it for _, it in seen}
     assert any("forbidden packets on bridge" in reason for reason in report["verdict"]["reasons"])
     assert any("is not the one" in reason for reason in report["verdict"]["reasons"])
-
-
-def test_capture_that_sees_no_tunnel_proves_nothing(
-    nodes: Nodes, target: str, tmp_path: Path
-) -> None:
-    """At the wrong interface nothing is seen either: that is no proof."""
-    command = nodes.command(
-        *("model", "prove", "--seconds=1", "--interface=lo", f"--target={target}"),
-        f"--out={tmp_path / 'report.json'}",
-    )
-
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
-
-    assert done.returncode == 1, done.stdout
-    assert "VERDICT: inconclusive" in done.stdout
-    assert (
-        "the control failed: 0 packets of the node's own tunnel were seen on outside" in done.stdout
-    )

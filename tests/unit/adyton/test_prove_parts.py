@@ -16,6 +16,7 @@ from scripts.prove import canary
 from scripts.prove.capture import Capture, Seen
 from scripts.prove.outside import Bridge, Permitted, range_of
 from scripts.prove.packets import Frame, Tunnel, kind_of, read_frame
+from scripts.prove.proof import Plan, controls
 from scripts.prove.report import Damaged, as_text, check_whole, verdict_of
 from scripts.prove.signature import as_signers
 from tests.unit.adyton.recorded import Nodes
@@ -303,6 +304,22 @@ def test_verdict_follows(path: tuple[Any, ...], value: Any, verdict: str, reason
     told = verdict_of(bent)
     assert told["name"] == verdict
     assert any(reason in it for it in told["reasons"])
+
+
+def test_capture_that_sees_neither_tunnel_nor_control_proves_nothing() -> None:
+    """At the wrong interface no canary is seen either: both controls fail."""
+    blind = [Seen("lo", "outside interface lo"), Seen("br", "bridge of egress")]
+    sent = [{"letter": "z", "taken": 3}]
+
+    asked = list(controls(blind, sent, Plan(1, ("lo",), "198.18.8.200", True)))
+    not_asked = list(controls(blind, [], Plan(1, ("lo",), "198.18.8.200", False)))
+
+    assert [it["passed"] for it in asked] == [False, False]
+    assert [it["passed"] for it in not_asked] == [False, None]
+    blind[0].kinds["tunnel"] = 1
+    blind[0].canaries["z00"] = 2
+    asked = list(controls(blind, sent, Plan(1, ("lo",), "198.18.8.200", True)))
+    assert [it["passed"] for it in asked] == [True, False], "2 of 3 were seen"
 
 
 def test_what_is_no_report_is_refused() -> None:
