@@ -49,6 +49,7 @@ async def test_second_try_is_markdown_too(tmp_path: Path) -> None:
         (ask,) = await store.run(store.asks)
         button = Button(label="Again", data=f"retry:{ask.id}")
         await store.run(store.fail_ask, ask, "failed", button, Usage())
+        await store.run(store.drop_reply, ask.reply_id)  # it was delivered
         press = message(2, None, kind="press", press_id="p", press_data=button.data)
 
         await inbox.accept(Batch(bot_id=1, updates=[press]))

@@ -215,7 +215,7 @@ async def test_markdown_is_sent_as_entities() -> None:
 
     outcomes = await deliver(telegram, reply)
 
-    assert outcomes == [Outcome(epoch=1, outcome="delivered")]
+    assert outcomes == [Outcome(epoch=1, outcome="delivered", parts=1)]
     (edit,) = edits(telegram)
     assert edit["text"] == "bold and link\n\nx = 1"
     assert json.loads(edit["entities"]) == [
@@ -244,7 +244,7 @@ async def test_refused_formatting_goes_out_plain() -> None:
 
     outcomes = await deliver(telegram, reply)
 
-    assert outcomes == [Outcome(epoch=1, outcome="delivered")]
+    assert outcomes == [Outcome(epoch=1, outcome="delivered", parts=1)]
     first, second = edits(telegram)
     assert "entities" in first
     assert (second["text"], "entities" in second) == (MARKDOWN, False)
@@ -263,7 +263,7 @@ async def test_growing_answer_whose_formatting_is_refused_stays_plain() -> None:
     telegram.formatting = None
     outcomes = await running
 
-    assert outcomes == [Outcome(epoch=1, outcome="delivered")]
+    assert outcomes == [Outcome(epoch=1, outcome="delivered", parts=2)]
     last = {edit["message_id"]: edit for edit in edits(telegram)}
     texts = [last[message_id]["text"] for message_id in sorted(last)]
     assert texts == [full, f"end {'of it ' * 60}".strip()]
