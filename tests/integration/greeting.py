@@ -39,7 +39,7 @@ class Greeting:
     record_bytes: int = 16384
     """How much of the greeting one TLS record carries."""
     then: str = "read"
-    """read; close: half-close first; talk: go on eight seconds after the first answer."""
+    """read; close: half-close first; talk: go on fifteen seconds after the first answer."""
     is_said: bool = True
     """False: connect, and say nothing."""
 
@@ -98,7 +98,7 @@ def say(path: str, text: str) -> None:
                 connection.shutdown(socket.SHUT_WR)
             if greeting.then == "talk":
                 answer += connection.recv(4096)
-                time.sleep(8)
+                time.sleep(15)
                 connection.sendall(b"still there?")
             while part := connection.recv(4096):
                 answer += part
