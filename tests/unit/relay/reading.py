@@ -80,7 +80,8 @@ def visible(text: str) -> str:
     text = _MARKS.sub("", text.translate(_REMOVED))
     while (unescaped := html.unescape(text)) != text:
         text = unescaped
-    text = _TAGS.sub("", text)
+    while (bare := _TAGS.sub("", text)) != text:
+        text = bare
     return "".join(
         character
         for character in text.replace("☑", "x")
