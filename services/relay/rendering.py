@@ -87,7 +87,7 @@ class Rendered(NamedTuple):
 
 def render_plain(source: str) -> Rendered:
     """Show a text as it is written."""
-    return Rendered(clean(source).strip())
+    return Rendered(clean(source).replace("\t", " ").strip())
 
 
 def render(source: str, state: State) -> Rendered:

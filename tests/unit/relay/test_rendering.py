@@ -249,9 +249,12 @@ def test_no_table_without_its_second_line() -> None:
 def test_what_telegram_drops_is_not_sent() -> None:
     """Then what was sent is what is shown: control characters, white space around."""
     message = render("\x00a\x1b b\u202ec\r\n  ", START)
+    plain = render("#\t#", START)
 
     assert message == Rendered("a bc")
+    assert plain == Rendered("# #")
     assert_taken(message)
+    assert_taken(plain)
 
 
 def test_more_entities_than_telegram_shows() -> None:
