@@ -9,9 +9,18 @@ from python_on_whales import DockerClient
 from tests.conftest import STATE
 from tests.leaks.guard import Guard, standing_guard
 from tests.leaks.report import Report
-from tests.leaks.world import Control, World, running_control, running_world
+from tests.leaks.world import (
+    CONTROL_SUBNET,
+    NEIGHBOUR,
+    SUBNET,
+    Control,
+    World,
+    running_control,
+    running_world,
+)
 
 NETWORKS = ("198.18.6.0/24", "198.18.70.0-198.18.74.255", "10.66.0.0/24")
+SCANNERS = (f"{SUBNET}.{NEIGHBOUR}", f"{CONTROL_SUBNET}.{NEIGHBOUR}")
 
 
 @pytest.fixture(scope="session")
@@ -28,7 +37,7 @@ def report(request: pytest.FixtureRequest) -> Iterator[Report]:
 @pytest.fixture(scope="session")
 def guard(report: Report) -> Iterator[Guard]:
     """Nothing of the tests leaves their networks, or the run fails."""
-    with standing_guard(NETWORKS) as guard:
+    with standing_guard(NETWORKS, SCANNERS) as guard:
         yield guard
         report.escaped_packets = guard.escaped()
     assert report.escaped_packets == 0, "packets of the tests were bound for another network"

@@ -18,9 +18,15 @@ RULES = """
 table inet leaks_guard {{
   counter escaped {{}}
   counter control {{}}
+  set scanners {{ type ipv4_addr; elements = {{ {scanners} }}; }}
   set networks {{ type ipv4_addr; flags interval; elements = {{ {networks} }}; }}
   set bridges {{ type ifname; }}
   set controls {{ type ifname; }}
+  # A scan of every port would fill the host's table of connections.
+  chain untracked {{
+    type filter hook prerouting priority raw; policy accept;
+    ip saddr @scanners notrack
+  }}
   chain forward {{
     type filter hook forward priority -500; policy accept;
     iifname @bridges oifname @controls counter name "control" drop
@@ -54,7 +60,7 @@ class Guard:
 
 
 @contextlib.contextmanager
-def standing_guard(networks: Sequence[str]) -> Iterator[Guard]:
+def standing_guard(networks: Sequence[str], scanners: Sequence[str]) -> Iterator[Guard]:
     remove(CONTAINER)
     docker_says(
         "run", "--detach", "--name", CONTAINER, "--label", "lab=leaks-guard", "--init",
@@ -63,7 +69,7 @@ def standing_guard(networks: Sequence[str]) -> Iterator[Guard]:
     )  # fmt: skip
     try:
         nft(f"add table {TABLE}; delete table {TABLE}")  # of an interrupted run
-        nft(RULES.format(networks=", ".join(networks)))
+        nft(RULES.format(networks=", ".join(networks), scanners=", ".join(scanners)))
         try:
             yield Guard()
         finally:

@@ -10,7 +10,7 @@ from tests.leaks.hostile import checksum, udp4
 
 SYN, SYN_ACK = 0x02, 0x12
 PACE = 100
-"""Frames between two pauses: a veth's queue holds a thousand."""
+"""Frames between two pauses of a millisecond: a veth's queue holds a thousand."""
 
 EVERY_PORT = range(1, 65536)
 Frame = tuple[int, bytes]
@@ -70,7 +70,9 @@ def port_scan6(source: str, target: str, ports: Iterable[int]) -> list[Frame]:
     return [(IPV6, tcp6(source, target, port)) for port in ports]
 
 
-def sender(interface: str, mac: bytes, frames: Iterable[Frame]) -> Callable[[], int]:
+def sender(
+    interface: str, mac: bytes, frames: Iterable[Frame], pace: int = PACE
+) -> Callable[[], int]:
     """What puts frames onto an interface of the namespace that it is called in; says how many."""
 
     def send() -> int:
@@ -83,7 +85,7 @@ def sender(interface: str, mac: bytes, frames: Iterable[Frame]) -> Callable[[], 
                     time.sleep(0.01)
                     sock.sendto(packet, (interface, ethertype, 0, 0, mac))
                 sent += 1
-                if sent % PACE == 0:
+                if sent % pace == 0:
                     time.sleep(0.001)
         return sent
 

@@ -2,11 +2,10 @@
 
 import pytest
 
-from tests.leaks.capture import Frame
 from tests.leaks.hostile import KINDS
 from tests.leaks.report import Report
 from tests.leaks.wire import Watch
-from tests.leaks.world import Control, World
+from tests.leaks.world import Control, World, explain
 
 SCENARIOS: dict[tuple[int, str], tuple[str, ...]] = {
     (14, "sockets, bound to every interface"): ("tcp", "udp", "bound-device"),
@@ -17,7 +16,7 @@ SCENARIOS: dict[tuple[int, str], tuple[str, ...]] = {
     (17, "DNS: Docker's resolver, others, TLS, HTTPS"): (
         "dns-docker", "dns-udp", "dns-tcp", "dns-tls", "dns-https",
     ),
-    (19, "IPv6 on a network that has it"): ("frame6", "udp6", "nd6", "mld6"),
+    (19, "IPv6: datagrams, discovery, groups, frames"): ("frame6", "udp6", "nd6", "mld6"),
     (20, "ICMP echo, broadcast, SSDP, mDNS, IGMP"): (
         "icmp-echo", "broadcast", "ssdp", "mdns", "igmp",
     ),
@@ -26,10 +25,6 @@ SCENARIOS: dict[tuple[int, str], tuple[str, ...]] = {
 }  # fmt: skip
 
 ADMIN = ("NET_ADMIN",)
-
-
-def explain(frames: list[Frame]) -> str:
-    return "\n".join(map(str, frames[:20]))
 
 
 def test_every_kind_belongs_to_a_scenario() -> None:

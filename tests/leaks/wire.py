@@ -22,7 +22,6 @@ import re
 import socket
 import struct
 import subprocess
-import threading
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -173,20 +172,19 @@ class TunnelTap:
     def __init__(self, pid: int) -> None:
         self.sent: list[Frame] = []
         self.received: list[Frame] = []
-        self.sent_count = 0
-        self.received_count = 0
-        self._lock = threading.Lock()
         self._tap = in_namespace(pid, lambda: Tap(self._take, program=all_but(["lo"])))
 
     def _take(self, frame: Frame) -> None:
         kept = self.sent if frame.is_outgoing else self.received
-        self.sent_count += frame.is_outgoing
-        self.received_count += not frame.is_outgoing
         if not is_link(frame) and len(kept) < MOST_KEPT:
             kept.append(frame)
 
     def settle(self) -> None:
         self._tap.settle()
+
+    def kinds_sent(self) -> Counter[str]:
+        """What was put onto the tunnel beyond the link, by the kind of probe that it is."""
+        return Counter(kind_of(frame) for frame in list(self.sent))
 
     def close(self) -> int:
         """End it; how many frames the kernel has lost."""

@@ -1,7 +1,6 @@
 """Owns the running pair under capture, what is done to its containers, and its unprotected twin.
 
-The pair's network has IPv6, as with a daemon that has it switched on, so that its absence in the
-nodes is their own doing. Beside the nodes' eight containers stand three hostile workloads
+Beside the nodes' eight containers stand three hostile workloads
 (relay.yml, model.yml), which send from their namespaces' first moment to the end, and a neighbour
 that would hear them.
 """
@@ -30,13 +29,13 @@ from scripts.setup import ROOT
 from tests.conftest import STATE, USERS, running
 from tests.faults.nodes import STEADY_SECONDS, open_nodes
 from tests.integration.lab import PEER, Lab, wait_until
-from tests.leaks.capture import in_namespace, write_pcap
+from tests.leaks.capture import Frame, in_namespace, write_pcap
 from tests.leaks.guard import Guard
 from tests.leaks.hostile import KINDS
 from tests.leaks.wire import Watch, Wire, bridge_of, docker_says, pid_of
 
-SUBNET, CONTROL_SUBNET, OTHER_SUBNET, DELAYED_SUBNET = (
-    "198.18.6", "198.18.70", "198.18.74", "198.18.72"
+SUBNET, CONTROL_SUBNET, SIX_SUBNET, DELAYED_SUBNET, OTHER_SUBNET = (
+    "198.18.6", "198.18.70", "198.18.71", "198.18.72", "198.18.74"
 )  # fmt: skip
 NEIGHBOUR = 99
 AFTER_RECOVERY_SECONDS = 10.0
@@ -86,6 +85,16 @@ def burst(
     return Burst(Counter(report["probed"]), report["answered"])
 
 
+def tried(containers: Sequence[str], began: float) -> int:
+    """How much hostile workloads have tried since a time, by their logs."""
+    lines = [
+        line
+        for container in containers
+        for line in docker_says("logs", "--since", f"{began:.3f}", container).splitlines()
+    ]
+    return sum(sum(json.loads(line)["probed"].values()) for line in lines if line[:1] == "{")
+
+
 class Timer:
     """Plays the nodes' timer: scripts/reconcile every 30 s."""
 
@@ -126,11 +135,16 @@ class Timer:
 class World:
     """The running pair."""
 
-    def __init__(self, pair: Pair, wire: Wire, neighbours: Lab, timer: Timer) -> None:
+    def __init__(
+        self, pair: Pair, wire: Wire, neighbours: Lab, timer: Timer, cold_start: Watch
+    ) -> None:
         self.pair = pair
         self.wire = wire
         self.neighbours = neighbours
         self.timer = timer
+        self.cold_start = cold_start
+        """What was seen from before the first container until the nodes were in contact."""
+        self.cold_start_tries = [tried([self.container(*hostile)], 0) for hostile in HOSTILES]
 
     def container(self, node: str, service: str) -> str:
         project = {"relay": self.pair.relay_node, "model": self.pair.model_node}[node]
@@ -138,6 +152,13 @@ class World:
 
     def pid(self, node: str, service: str) -> int:
         return pid_of(self.container(node, service))
+
+    def process(self, node: str, service: str, text: str) -> int:
+        """The host's number of a container's only process with this in its command line."""
+        listed = docker_says("top", self.container(node, service), "-eo", "pid,args").splitlines()
+        found = [int(line.split()[0]) for line in listed[1:] if text in line]
+        assert len(found) == 1, f"{text!r} in {node} {service}: {found}"
+        return found[0]
 
     @contextlib.contextmanager
     def watch(self) -> Iterator[Watch]:
@@ -170,16 +191,8 @@ class World:
         )
 
     def tried_since(self, began: float) -> int:
-        """How much the hostile workloads have tried since a time."""
-        since = f"{began:.3f}"
-        lines = [
-            line
-            for node, service in HOSTILES
-            for line in docker_says(
-                "logs", "--since", since, self.container(node, service)
-            ).splitlines()
-        ]
-        return sum(sum(json.loads(line)["probed"].values()) for line in lines if line[:1] == "{")
+        """How much the standing hostile workloads have tried since a time."""
+        return tried([self.container(*hostile) for hostile in HOSTILES], began)
 
     # Recovery
 
@@ -234,6 +247,11 @@ class World:
         time.sleep(AFTER_RECOVERY_SECONDS)
 
 
+def explain(frames: Sequence[Frame]) -> str:
+    """The first of the frames that leaked, for a failed test."""
+    return "\n".join(map(str, frames[:20]))
+
+
 def gateway_answers() -> bool:
     """Whether the gateway says anything to somebody who is in the relay's namespace."""
     with socket.create_connection(("10.66.0.2", 8080), 0.5) as connection:
@@ -271,7 +289,7 @@ def running_world(docker: DockerClient, guard: Guard) -> Iterator[World]:
 
     @contextmanager
     def props(pair: Pair) -> Iterator[None]:
-        make_network(pair, "fd00:6::/64")
+        make_network(pair)
         guard.watch(bridge_of(pair.internet))
         with ExitStack() as stack:
             wire = Wire(bridge_of(pair.internet), pair.subnet)
@@ -288,18 +306,20 @@ def running_world(docker: DockerClient, guard: Guard) -> Iterator[World]:
     with contextmanager(running)(pair, props):
         for stub in ("telegram", "resolver"):
             wires[0].add_bystander(pair.container(pair.internet, stub))
+        cold_start = Watch(wires[0], 0, 0, 0)
+        wires[0].settle()
+        cold_start.end()
         timer = Timer(pair)
         try:
-            yield World(pair, wires[0], neighbours, timer)
+            yield World(pair, wires[0], neighbours, timer, cold_start)
         finally:
             timer.end()
 
 
-def make_network(pair: Pair, subnet6: str) -> None:
-    """Make the test internet before Compose does, like its own, but with IPv6."""
+def make_network(pair: Pair) -> None:
+    """Make the test internet as Compose would, before anything is started on it."""
     docker_says(
-        "network", "create", "--internal", "--ipv6",
-        f"--subnet={pair.subnet}.0/24", f"--subnet={subnet6}",
+        "network", "create", "--internal", f"--subnet={pair.subnet}.0/24",
         f"--label=com.docker.compose.project={pair.internet}",
         "--label=com.docker.compose.network=internet", pair.internet,
     )  # fmt: skip
