@@ -102,6 +102,7 @@ class Tap:
         interface: str = "",
         program: Sequence[tuple[int, int, int, int]] = (),
         with_outgoing: bool = True,
+        buffer_bytes: int = BUFFER_BYTES,
     ) -> None:
         self._take = take
         self._lost = 0
@@ -112,7 +113,7 @@ class Tap:
         """How often everything was read that had arrived."""
         # Protocol 0 hears nothing: the filter must stand before the first frame.
         self._socket = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, 0)
-        self._socket.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, BUFFER_BYTES)
+        self._socket.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, buffer_bytes)
         self._socket.setsockopt(SOL_PACKET, PACKET_AUXDATA, 1)
         if not with_outgoing:
             self._socket.setsockopt(SOL_PACKET, PACKET_IGNORE_OUTGOING, 1)

@@ -9,6 +9,7 @@ reviewed like code: a capability, network, port or mount more is seen in the dif
 import json
 import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,11 @@ from tests.leaks.wire import docker_says
 FOLDER = Path(__file__).parent / "golden"
 
 HOST_KEYS = (
-    "CapAdd", "CapDrop", "CgroupParent", "ContainerIDFile", "DeviceCgroupRules", "DeviceRequests",
+    "CapAdd", "CapDrop", "CgroupParent", "DeviceCgroupRules", "DeviceRequests",
     "Devices", "Dns", "DnsOptions", "DnsSearch", "ExtraHosts", "GroupAdd", "Init", "IpcMode",
-    "Isolation", "Links", "LogConfig", "MaskedPaths", "Memory", "MemorySwap", "NetworkMode",
+    "Links", "LogConfig", "Memory", "MemorySwap", "NetworkMode",
     "OomKillDisable", "PidMode", "PidsLimit", "PortBindings", "Privileged", "PublishAllPorts",
-    "ReadonlyPaths", "ReadonlyRootfs", "RestartPolicy", "Runtime", "SecurityOpt", "ShmSize",
+    "ReadonlyRootfs", "RestartPolicy", "Runtime", "SecurityOpt", "ShmSize",
     "Sysctls", "Tmpfs", "UTSMode", "Ulimits", "UsernsMode", "VolumeDriver", "VolumesFrom",
 )  # fmt: skip
 CONFIG_KEYS = (
@@ -39,8 +40,8 @@ def described(pair: Pair, container: str) -> dict[str, Any]:
     networks = seen["NetworkSettings"]["Networks"]
     text = json.dumps(
         {
-            "host": {key: seen["HostConfig"].get(key) for key in HOST_KEYS},
-            "config": {key: seen["Config"].get(key) for key in CONFIG_KEYS},
+            "host": filled(seen["HostConfig"], HOST_KEYS),
+            "config": filled(seen["Config"], CONFIG_KEYS),
             "environment": sorted(entry.split("=")[0] for entry in seen["Config"]["Env"]),
             "mounts": sorted(
                 (
@@ -67,6 +68,8 @@ def described(pair: Pair, container: str) -> dict[str, Any]:
             },
         }
     )
+    for name, network in networks.items():
+        text = text.replace(network["NetworkID"], name)
     for match in set(re.findall(r"container:([0-9a-f]{64})", text)):
         name = docker_says("inspect", "--format", "{{.Name}}", match).lstrip("/")
         text = text.replace(match, name)
@@ -74,6 +77,11 @@ def described(pair: Pair, container: str) -> dict[str, Any]:
     text = text.replace(pair.name, "PAIR").replace(pair.subnet + ".", "OUTSIDE.")
     result: dict[str, Any] = json.loads(text)
     return result
+
+
+def filled(part: dict[str, Any], keys: Sequence[str]) -> dict[str, Any]:
+    """The keys that have a value: nothing, no and none are the same to Docker."""
+    return {key: part[key] for key in keys if part.get(key)}
 
 
 def file_of(node: str, service: str) -> Path:

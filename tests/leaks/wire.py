@@ -47,7 +47,7 @@ UDP = 17
 
 
 class Wire:
-    """C1 and C2 of one test network, from before the first container until it is closed."""
+    """C1 and C2 of one test network, from before its first container until it is closed."""
 
     def __init__(self, bridge: str, subnet: str) -> None:
         self.bridge = bridge
@@ -60,8 +60,9 @@ class Wire:
         self._bystanders: set[str] = set()
         self._masters: dict[str, str] = {}
         outside = outside_interfaces()
+        there_before = [name for _, name in socket.if_nameindex()]  # none of the network's own yet
         self._taps = [
-            Tap(self._take_inside, program=all_but(["lo", *outside]), with_outgoing=False),
+            Tap(self._take_inside, program=all_but(there_before), with_outgoing=False),
             *(Tap(self._take_outside, interface=name, program=tests_own()) for name in outside),
         ]
 
@@ -97,7 +98,7 @@ class Wire:
         if master is None:
             master = self._masters[frame.interface] = master_of(frame.interface)
         if master == self.bridge:
-            self._judge(frame)
+            self.judge(frame)
         elif not master and not frame.interface and self._is_ours(frame):
             self._keep(frame)  # its interface is gone already
 
@@ -111,7 +112,8 @@ class Wire:
             frame.has_canary or frame.source.startswith(ours) or frame.destination.startswith(ours)
         )
 
-    def _judge(self, frame: Frame) -> None:
+    def judge(self, frame: Frame) -> None:
+        """Count a frame that a container sent, or keep it as a leak."""
         if not frame.has_canary and not frame.is_vlan and self._is_permitted(frame):
             self.passed += 1
             self.initiations += frame.protocol == UDP and frame.transport[8:12] == b"\1\0\0\0"

@@ -34,8 +34,8 @@ from tests.leaks.guard import Guard
 from tests.leaks.hostile import KINDS
 from tests.leaks.wire import Watch, Wire, bridge_of, docker_says, pid_of
 
-SUBNET, CONTROL_SUBNET, SIX_SUBNET, DELAYED_SUBNET, OTHER_SUBNET = (
-    "198.18.6", "198.18.70", "198.18.71", "198.18.72", "198.18.74"
+SUBNET, CONTROL_SUBNET, SIX_SUBNET, DELAYED_SUBNET, GUARDED_SUBNET, OTHER_SUBNET = (
+    "198.18.6", "198.18.70", "198.18.71", "198.18.72", "198.18.73", "198.18.74"
 )  # fmt: skip
 NEIGHBOUR = 99
 AFTER_RECOVERY_SECONDS = 10.0
