@@ -5,8 +5,11 @@ provoke stays on this machine, and a count that is not 0 at the end fails the ru
 """
 
 import contextlib
+import fcntl
 import subprocess
+import tempfile
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 from tests.integration.lab import PEER
 from tests.leaks.wire import docker_says
@@ -61,6 +64,20 @@ class Guard:
 
 @contextlib.contextmanager
 def standing_guard(networks: Sequence[str], scanners: Sequence[str]) -> Iterator[Guard]:
+    with only_one(), rules(networks, scanners):
+        yield Guard()
+
+
+@contextlib.contextmanager
+def only_one() -> Iterator[None]:
+    """The table is the whole machine's: a second run waits for the first."""
+    with Path(tempfile.gettempdir(), f"{CONTAINER}.lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+@contextlib.contextmanager
+def rules(networks: Sequence[str], scanners: Sequence[str]) -> Iterator[None]:
     remove(CONTAINER)
     docker_says(
         "run", "--detach", "--name", CONTAINER, "--label", "lab=leaks-guard", "--init",
@@ -71,7 +88,7 @@ def standing_guard(networks: Sequence[str], scanners: Sequence[str]) -> Iterator
         nft(f"add table {TABLE}; delete table {TABLE}")  # of an interrupted run
         nft(RULES.format(networks=", ".join(networks), scanners=", ".join(scanners)))
         try:
-            yield Guard()
+            yield
         finally:
             nft(f"delete table {TABLE}")
     finally:
