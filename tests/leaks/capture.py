@@ -126,6 +126,10 @@ class Tap:
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
+    def spare(self, program: Sequence[tuple[int, int, int, int]]) -> None:
+        """Put another filter in the place of the first."""
+        attach(self._socket, program)
+
     def settle(self) -> None:
         """Wait until everything that has happened so far is read."""
         time.sleep(DELIVERY_SECONDS)
@@ -202,7 +206,10 @@ _EVERYTHING = 0x40000
 
 def all_but(interfaces: Sequence[str]) -> list[tuple[int, int, int, int]]:
     """Frames of every interface, also of those to come, except of these."""
-    indices = [socket.if_nametoindex(name) for name in interfaces]
+    indices = []
+    for name in interfaces[:250]:  # a jump of the filter reaches no further
+        with contextlib.suppress(OSError):  # gone meanwhile
+            indices.append(socket.if_nametoindex(name))
     program = [(_LOAD_WORD, 0, 0, FIELD_INTERFACE)]
     program += [(_IF_EQUAL, len(indices) - at, 0, index) for at, index in enumerate(indices)]
     return [*program, (_RETURN, 0, 0, _EVERYTHING), (_RETURN, 0, 0, 0)]

@@ -4,8 +4,11 @@ Three hostile workloads send in the nodes' namespaces all the time, and the time
 played. LEAKS_ROUNDS says how often each fault comes.
 """
 
+import contextlib
 import os
+import socket
 import subprocess
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,9 +19,21 @@ import pytest
 from scripts.setup import ROOT
 from tests.integration.lab import PEER, attempt, wait_until
 from tests.integration.test_tunnel import Keys, start_holder, start_uplink
+from tests.leaks.capture import in_namespace
+from tests.leaks.hostile import WIREGUARD_PORT
 from tests.leaks.report import Report, Row
-from tests.leaks.wire import Watch, docker_says
-from tests.leaks.world import MODEL_NODE, NODES, RELAY_NODE, Control, World, explain, kill
+from tests.leaks.wire import Watch, docker_says, pid_of
+from tests.leaks.world import (
+    CONTROL_SUBNET,
+    MODEL_NODE,
+    NODES,
+    RELAY_NODE,
+    SUBNET,
+    Control,
+    World,
+    explain,
+    kill,
+)
 
 ROUNDS = int(os.environ.get("LEAKS_ROUNDS", "3"))
 UPLINK_SECONDS = 5.0
@@ -94,6 +109,54 @@ def wait_until_noted(world: World) -> None:
             return False
 
     wait_until(is_noted, "the peer's endpoint is noted", 15)
+
+
+@pytest.mark.parametrize("node", NODES)
+def test_starting_uplink_answers_nobody(
+    world: World, control: Control, report: Report, node: str
+) -> None:
+    """Datagrams that arrive in the moment before rules and socket are there get no ICMP either."""
+    row = report.row(24, "datagrams while an uplink starts")
+    neighbour = pid_of(f"{world.pair.internet}-neighbour")
+    number = {"relay": 10, "model": 30}[node]
+    world.wait_until_steady(node, "uplink")
+    wait_until_noted(world)
+    with control.wire.watch() as seen, shower(pid_of(control.neighbour), f"{CONTROL_SUBNET}.40"):
+        time.sleep(0.5)
+    with world.watch() as watch, shower(neighbour, f"{SUBNET}.{number}") as sent:
+        began = time.monotonic()
+        docker_says("restart", "--time=3", world.container(node, "uplink"))
+        world.wait_for_link(began, 30)
+
+    row.probed += len(sent)
+    row.leaked += len(watch.leaks)
+    row.control += len(seen.leaks)
+    assert watch.leaks == [], explain(watch.leaks)
+    assert {frame.protocol for frame in seen.leaks} == {1}, "control: without protection, ICMP"
+    assert len(sent) > 100
+
+
+@contextmanager
+def shower(pid: int, address: str) -> Iterator[list[int]]:
+    """Send datagrams to the tunnel's port and to another, a thousand a second."""
+    sent: list[int] = []
+    ended = threading.Event()
+
+    def send() -> None:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            while not ended.wait(0.001):
+                for port in (WIREGUARD_PORT, 9):
+                    with contextlib.suppress(OSError):
+                        sock.sendto(b"anybody there?", (address, port))
+                        sent.append(port)
+
+    thread = threading.Thread(target=in_namespace, args=(pid, send))
+    thread.start()
+    try:
+        yield sent
+    finally:
+        ended.set()
+        thread.join()
 
 
 @pytest.mark.parametrize("how", ["SIGKILL", "restart"])

@@ -55,15 +55,20 @@ class Wire:
         self.passed = 0
         self.initiations = 0
         """WireGuard's requests for a handshake, by either end."""
+        self.fragments = 0
+        """Later parts of the tunnel's datagrams."""
         self.frames: list[Frame] = []
         """Candidates: frames beyond PASS0 on this network, and what C1 has seen."""
         self._bystanders: set[str] = set()
         self._masters: dict[str, str] = {}
         outside = outside_interfaces()
-        there_before = [name for _, name in socket.if_nameindex()]  # none of the network's own yet
-        self._taps = [
-            Tap(self._take_inside, program=all_but(there_before), with_outgoing=False),
-            *(Tap(self._take_outside, interface=name, program=tests_own()) for name in outside),
+        self._foreign = {name for _, name in socket.if_nameindex()}  # none of this network's yet
+        self._taps: list[Tap] = []
+        self._taps.append(
+            Tap(self._take_inside, program=all_but(sorted(self._foreign)), with_outgoing=False)
+        )
+        self._taps += [
+            Tap(self._take_outside, interface=name, program=tests_own()) for name in outside
         ]
 
     def close(self) -> None:
@@ -78,7 +83,7 @@ class Wire:
     def watch(self) -> "Iterator[Watch]":
         """Watch what happens within the block."""
         self.settle()
-        watch = Watch(self, len(self.frames), self.passed, self.initiations)
+        watch = Watch(self, len(self.frames), self.passed, self.initiations, self.fragments)
         yield watch
         self.settle()
         watch.end()
@@ -99,8 +104,17 @@ class Wire:
             master = self._masters[frame.interface] = master_of(frame.interface)
         if master == self.bridge:
             self.judge(frame)
-        elif not master and not frame.interface and self._is_ours(frame):
+        elif master:
+            self._spare(frame.interface)
+        elif not frame.interface and self._is_ours(frame):
             self._keep(frame)  # its interface is gone already
+
+    def _spare(self, interface: str) -> None:
+        """Hear no more of an interface of somebody else's network, which may be busy."""
+        if not self._taps:
+            return  # the very first frame, before the tap is known here
+        self._foreign = {interface} | {name for name in self._foreign if (NETWORK / name).exists()}
+        self._taps[0].spare(all_but(sorted(self._foreign)))
 
     def _take_outside(self, frame: Frame) -> None:
         if self._is_ours(frame) or frame.has_canary:
@@ -116,6 +130,7 @@ class Wire:
         """Count a frame that a container sent, or keep it as a leak."""
         if not frame.has_canary and not frame.is_vlan and self._is_permitted(frame):
             self.passed += 1
+            self.fragments += frame.is_later_fragment
             self.initiations += frame.protocol == UDP and frame.transport[8:12] == b"\1\0\0\0"
         else:
             self._keep(frame)
@@ -152,16 +167,19 @@ class Watch:
     _frames_before: int
     _passed_before: int
     _initiations_before: int
+    _fragments_before: int
     leaks: list[Frame] = field(default_factory=list)
     passed: int = 0
     """Frames within PASS0."""
     initiations: int = 0
+    fragments: int = 0
 
     def end(self) -> None:
         kept = self.wire.frames[self._frames_before :]
         self.leaks = [frame for frame in kept if self.wire.is_judged(frame)]
         self.passed = self.wire.passed - self._passed_before
         self.initiations = self.wire.initiations - self._initiations_before
+        self.fragments = self.wire.fragments - self._fragments_before
 
     def kinds(self) -> Counter[str]:
         """The leaks by the kind of probe that they are."""
