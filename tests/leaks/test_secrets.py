@@ -73,8 +73,8 @@ def conversation(world: World, needles: Needles) -> None:
         for shown in user.watch(said, 60):
             if any("answer-" in message.text for message in shown):
                 break
-        kill(world.process("relay", "relay", "python -m services.relay"), number)
-        kill(world.process("model", "gateway", "python -m services.gateway"), number)
+        kill(world.process("relay", "relay", "-m services.relay"), number)
+        kill(world.process("model", "gateway", "-m services.gateway"), number)
         shown = list(user.watch(said, 120))[-1]
         assert needles.answer.decode() in shown[-1].text
 

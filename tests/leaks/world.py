@@ -156,7 +156,8 @@ class World:
     def process(self, node: str, service: str, text: str) -> int:
         """The host's number of a container's only process with this in its command line."""
         listed = docker_says("top", self.container(node, service), "-eo", "pid,args").splitlines()
-        found = [int(line.split()[0]) for line in listed[1:] if text in line]
+        lines = [line for line in listed[1:] if text in line and "docker-init" not in line]
+        found = [int(line.split()[0]) for line in lines]
         assert len(found) == 1, f"{text!r} in {node} {service}: {found}"
         return found[0]
 
