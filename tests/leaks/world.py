@@ -307,7 +307,7 @@ def running_world(docker: DockerClient, guard: Guard) -> Iterator[World]:
     with contextmanager(running)(pair, props):
         for stub in ("telegram", "resolver"):
             wires[0].add_bystander(pair.container(pair.internet, stub))
-        cold_start = Watch(wires[0], 0, 0, 0, 0)
+        cold_start = Watch(wires[0], 0, 0, 0)
         wires[0].settle()
         cold_start.end()
         timer = Timer(pair)
