@@ -20,6 +20,9 @@ OVERLAYS = {
         "tests/stubs/vps.yml",
         "tests/stubs/tunnel.yml",
         "tests/faults/relay.yml",
+        "tests/leaks/relay.yml",
+        "tests/leaks/delayed.yml",
+        "tests/leaks/delayed_egress.yml",
     ),
     "compose.gpu.yml": (
         ".env.gpu.example",
@@ -28,6 +31,8 @@ OVERLAYS = {
         "tests/stubs/engine.yml",
         "tests/stubs/gpu.yml",
         "tests/faults/model.yml",
+        "tests/leaks/model.yml",
+        "tests/leaks/delayed.yml",
     ),
 }
 INDEX_ADDRESS = re.compile(r"https?://|--(extra-)?index-url|--find-links|file:", re.IGNORECASE)

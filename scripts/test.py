@@ -80,6 +80,13 @@ BY_NAME = (
         paths=("tests/vllm",),
     ),
     Stage(
+        "leaks",
+        "what leaves either node, captured, while hostile workloads try every way out",
+        needs_docker=True,
+        images=EVERYTHING,
+        paths=("tests/leaks",),
+    ),
+    Stage(
         "soak",
         "other faults each time, for an hour or for FAULTS_SECONDS",
         needs_docker=True,

@@ -25,10 +25,13 @@ PEER = f"node-test/peer:{VERSION}"
 class Lab:
     """A test network and what was started on it; all of it is removed when the block ends."""
 
-    def __init__(self, docker: DockerClient, name: str, subnet: str) -> None:
+    def __init__(
+        self, docker: DockerClient, name: str, subnet: str, options: Sequence[str] = ()
+    ) -> None:
         self.docker = docker
         self.name = name
         self.subnet = subnet  # of 198.18.0.0/15, such as "198.18.64"
+        self.options = options  # further ones for `docker network create`
         self._cleanup = ExitStack()
 
     def __enter__(self) -> "Lab":
@@ -36,7 +39,7 @@ class Lab:
         self.remove_leftovers()
         subprocess.run(
             ["docker", "network", "create", "--internal", "--subnet", f"{self.subnet}.0/24"]
-            + ["--label", self.label, self.name],
+            + [*self.options, "--label", self.label, self.name],
             check=True,
             capture_output=True,
         )

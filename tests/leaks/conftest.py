@@ -1,0 +1,58 @@
+"""Owns what the leak suite shares: one running pair, one unprotected twin, one report."""
+
+import contextlib
+from collections.abc import Iterator
+
+import pytest
+from python_on_whales import DockerClient
+
+from tests.conftest import STATE
+from tests.leaks.guard import Guard, standing_guard
+from tests.leaks.report import Report
+from tests.leaks.world import (
+    CONTROL_SUBNET,
+    NEIGHBOUR,
+    SUBNET,
+    Control,
+    World,
+    running_control,
+    running_world,
+)
+
+NETWORKS = ("198.18.6.0/24", "198.18.70.0-198.18.74.255", "10.66.0.0/24")
+SCANNERS = (f"{SUBNET}.{NEIGHBOUR}", f"{CONTROL_SUBNET}.{NEIGHBOUR}")
+
+
+@pytest.fixture(scope="session")
+def report(request: pytest.FixtureRequest) -> Iterator[Report]:
+    """The closing table: printed past pytest's capture, and written as JSON."""
+    report = Report()
+    yield report
+    report.write(STATE / "leaks.json")
+    capture = request.config.pluginmanager.getplugin("capturemanager")
+    with capture.global_and_fixture_disabled() if capture else contextlib.nullcontext():
+        print("\n" + report.table(), flush=True)
+
+
+@pytest.fixture(scope="session")
+def guard(report: Report) -> Iterator[Guard]:
+    """Nothing of the tests leaves their networks, or the run fails."""
+    with standing_guard(NETWORKS, SCANNERS) as guard:
+        yield guard
+        report.escaped_packets = guard.escaped()
+    assert report.escaped_packets == 0, "packets of the tests were bound for another network"
+
+
+@pytest.fixture(scope="session")
+def control(docker: DockerClient, guard: Guard) -> Iterator[Control]:
+    with running_control(docker, guard) as control:
+        yield control
+
+
+@pytest.fixture(scope="session")
+def world(docker: DockerClient, guard: Guard, control: Control, report: Report) -> Iterator[World]:
+    with running_world(docker, guard) as world:
+        yield world
+        world.wire.settle()
+        report.lost_frames = world.wire.lost() + control.wire.lost()
+    assert report.lost_frames == 0, "the captures lost frames: they prove nothing"
