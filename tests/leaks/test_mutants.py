@@ -60,9 +60,7 @@ def namespaces(
 
 
 @pytest.mark.parametrize("name", [ruleset.name for ruleset in RULESETS])
-def test_each_rule_is_missed(
-    namespaces: dict[str, Namespace], report: Report, name: str
-) -> None:
+def test_each_rule_is_missed(namespaces: dict[str, Namespace], report: Report, name: str) -> None:
     """Remove or weaken one statement: something passes that must not, or does not that must."""
     space = namespaces[name]
     mutants = list(nft.mutants_of(space.ruleset.rules))

@@ -1,9 +1,9 @@
 """Checks of behaviour: each tries something that a node must refuse or allow, and reports findings.
 
-`rules` tries packets against rulesets, `confinement` tries privileges in a service's place, `player`
-and `inmate` are what runs inside. All of it works on any world that it is given: an unchanged one,
-where no finding may come, or a mutant, where one must. Used by the tests beside it; nothing here
-needs pytest.
+`rules` tries packets against rulesets, in the namespaces of `namespaces`; `confinement` says what
+each service may do, and `cells` puts somebody in its place; `player` and `inmate` are what runs
+inside. All of it works on any world that it is given: an unchanged one, where no finding may come,
+or a mutant, where one must. Nothing here needs pytest.
 """
 
 from dataclasses import dataclass

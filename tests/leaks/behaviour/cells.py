@@ -2,8 +2,8 @@
 
 Everything that confines a service is taken from the Compose file as it stands (or from a mutant of
 it); replaced are the image and the command, the networks by ones without a way out, and the holder
-by one that is there already. Where one key hides behind another (a set-user-id bit behind `noexec`),
-the other is taken away, from the unchanged configuration as well.
+by one that is there already. Where one key hides behind another (a set-user-id bit behind
+`noexec`), the other is taken away, from the unchanged configuration as well.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -116,7 +116,9 @@ def prison() -> Iterator[None]:
 
 def _start_neighbour(network: tuple[str, str]) -> None:
     name, subnet = network
-    docker("network", "create", "--internal", f"--subnet={subnet}.0/24", "--label", LABEL, full(name))
+    docker(
+        "network", "create", "--internal", f"--subnet={subnet}.0/24", "--label", LABEL, full(name)
+    )
     docker(
         *("run", "-d", "--name", full(f"neighbour-{name}"), "--label", LABEL, "--init"),
         *("--network", full(name), "--ip", neighbour_of(name), PEER),
@@ -259,7 +261,11 @@ SLOW: Config = {
     "slow": {
         "image": PEER,
         "init": True,
-        "entrypoint": ["sh", "-c", 'sleep 4; : >/run/ready; printf "{\\"ready\\": $$(date +%s.%N)}\\n"; exec sleep 999'],
+        "entrypoint": [
+            "sh",
+            "-c",
+            'sleep 4; : >/run/ready; printf "{\\"ready\\": $$(date +%s.%N)}\\n"; exec sleep 999',
+        ],
         "network_mode": "none",
         "tmpfs": ["/run:size=64k"],
         "labels": {"lab": PROJECT},
@@ -285,7 +291,9 @@ SLOW: Config = {
 def member_of(cell: Cell) -> tuple[Config, Config]:
     """A container on one of the node's networks, and the network, without a way out."""
     network = copy.deepcopy(cell.config["networks"][cell.service])
-    number = sorted(NODES).index(cell.node) * 4 + sorted(cell.config["networks"]).index(cell.service)
+    number = sorted(NODES).index(cell.node) * 4 + sorted(cell.config["networks"]).index(
+        cell.service
+    )
     subnets = [f"{SIXTH}.{number * 16}/28"]
     if network.get("enable_ipv6"):
         subnets.append(f"fd66:{number + 1}::/64")
@@ -331,7 +339,9 @@ def bare(service: Config, volumes: Config, *, may_run: bool) -> None:
 def try_cells(cells: Sequence[Cell], folder: Path) -> dict[str, list[Finding]]:
     """Start all cells at once, let everything be tried in them, and remove them."""
     file = folder / "cells.json"
-    services, volumes, secrets = {}, {}, {}
+    services: Config = {}
+    volumes: Config = {}
+    secrets: Config = {}
     networks: Config = {name: {"name": full(name), "external": True} for name in NETWORKS}
     networks["default"] = {"name": full("lan"), "external": True}
     if any(cell.way.startswith("order") for cell in cells):
@@ -436,7 +446,10 @@ def _own(cell: Cell) -> Iterable[Finding]:
         list(judge_own(place, report_of(cell)))
         or list(judge_root(place, report_as(cell, "0:0")))
         or list(judge_guest(place, report_as(cell, f"{GUEST}:{GUEST}")))
-        or (place.rooms_of_others and list(judge_other(place, report_as(cell, "%d:%d" % place.other))))
+        or (
+            place.rooms_of_others
+            and list(judge_other(place, report_as(cell, f"{place.other[0]}:{place.other[1]}")))
+        )
         or []
     )
 
@@ -508,7 +521,9 @@ def _ipc(cell: Cell) -> Iterator[Finding]:
     """Another container wants to share its memory segments."""
     report_of(cell, "started")
     try:
-        docker("run", "--rm", "--network=none", f"--ipc=container:{container_of(cell)}", PEER, "true")
+        docker(
+            "run", "--rm", "--network=none", f"--ipc=container:{container_of(cell)}", PEER, "true"
+        )
     except CellFailed:
         return
     yield Finding("joining its shared memory from another container", "it works")

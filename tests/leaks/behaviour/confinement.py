@@ -59,8 +59,8 @@ class Place:
 
 
 TWIN = "/twin"
-"""Where each tmpfs is mounted once more, with the same options. Before 1.1.9 runc gave a tmpfs the mode
-of the directory that the image has there, whatever its options said; images have /tmp and /run."""
+"""Where each tmpfs is mounted once more, with the same options. Before 1.1.9 runc gave a tmpfs the
+mode of the directory that the image has there, whatever its options said; images have /tmp."""
 
 TMPFS = frozenset({"/tmp", "/run", "/cache"})
 MODES_OF_IMAGE = frozenset({"/tmp", "/run"})
@@ -85,9 +85,8 @@ def judge_own(place: Place, report: Mapping[str, Any]) -> Iterator[Finding]:
         for key in ("writable", "executable")
     }
     twins = {TWIN + room for room in place.rooms if room in TMPFS}
-    missing = twins - set(report["writable"])
-    if missing:
-        yield Finding("writes to its own tmpfs", f"not to {sorted(missing)}")
+    if silent := twins - set(report["writable"]):
+        yield Finding("writes to its own tmpfs", f"not to {sorted(silent)}")
     report = {**report, **untwinned}
     yield from differs("writes here alone", "writable", frozenset(place.rooms))
     yield from differs("runs a program that it has written", "executable", place.executable)
@@ -95,17 +94,14 @@ def judge_own(place: Place, report: Mapping[str, Any]) -> Iterator[Finding]:
         written = report["room_kib"].get(directory, 0)
         if most_kib and not most_kib / 2 <= written <= most_kib:
             yield Finding(f"fills {directory}, which has {most_kib} KiB", f"{written} KiB")
-    missing = place.listable - set(report["listable"])
-    if missing:
+    if missing := place.listable - set(report["listable"]):
         yield Finding("looks into what it shares", f"not into {sorted(missing)}")
     yield from differs("opens a mounted file for writing", "changeable", frozenset())
-    missing = place.readable - set(report["readable"])
-    if missing:
+    if missing := place.readable - set(report["readable"]):
         yield Finding("reads what it is given", f"not {sorted(missing)}")
     yield from differs("reads these secrets alone", "secrets", place.secrets)
-    yield from differs("knows a name server", "name_servers", frozenset()) if (
-        not place.reaches
-    ) else ()
+    if not place.reaches:
+        yield from differs("knows a name server", "name_servers", frozenset())
     yield from differs("opens these devices alone", "devices", place.devices)
     yield from differs("takes more memory than its limit", "eats", False)
     if place.memory_mib and report["swap"] not in (0, None):

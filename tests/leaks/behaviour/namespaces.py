@@ -31,6 +31,7 @@ from tests.leaks.behaviour.rules import (
     Ruleset,
 )
 
+
 @dataclass
 class Namespace:
     """One namespace in which the product has loaded a ruleset."""
@@ -96,9 +97,7 @@ def start_sidecar(lab: Lab, ruleset: Ruleset, container: Container, player: Play
     )
     wait_until_healthy(product)
     player.order("make_device", "wg-new", frames=False)
-    wait_until(
-        lambda: "wg0" in player.run("ip", "route"), "the sidecar has adopted the tunnel", 10
-    )
+    wait_until(lambda: "wg0" in player.run("ip", "route"), "the sidecar has adopted the tunnel", 10)
     player.order("make_device", "other0", frames=False)
     player.order("rename", "wg-new", "wg0")
     player.run(

@@ -56,9 +56,7 @@ def plain(source: End, target: End, payload: bytes) -> bytes:
 def icmp(source: End, target: End, kind: int, code: int, rest: bytes) -> bytes:
     """An ICMP message; `rest` begins with the four bytes after the checksum."""
     head = struct.pack("!BBH", kind, code, 0)
-    return ip(
-        source, target, ICMP, head[:2] + struct.pack("!H", checksum(head + rest)) + rest
-    )
+    return ip(source, target, ICMP, head[:2] + struct.pack("!H", checksum(head + rest)) + rest)
 
 
 def icmp_error(source: End, kind: int, code: int, quoted: bytes) -> bytes:
@@ -92,7 +90,7 @@ def pseudo(source: End, target: End, protocol: int, body: bytes) -> bytes:
 
 def checksum(data: bytes) -> int:
     data += bytes(len(data) % 2)
-    total = sum(struct.unpack(f"!{len(data) // 2}H", data))
+    total: int = sum(struct.unpack(f"!{len(data) // 2}H", data))
     while total >> 16:
         total = (total & 0xFFFF) + (total >> 16)
     return ~total & 0xFFFF

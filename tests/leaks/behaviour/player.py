@@ -1,8 +1,8 @@
 """Plays the world around a network namespace: runs inside it, makes its interfaces, sees all.
 
-Whoever controls the far side of a TUN or TAP device is the whole world behind that interface, so no
-packet of a test ever exists outside this process and the namespace. Python's standard library alone;
-started by `Player`, one JSON object a line in each direction.
+Whoever controls the far side of a TUN or TAP device is the whole world behind that interface, so
+no packet of a test ever exists outside this process and the namespace. Python's standard library
+alone; started by `Player`, one JSON object a line in each direction.
 """
 
 import contextlib
@@ -14,7 +14,7 @@ import struct
 import subprocess
 import sys
 import time
-from typing import Any
+from collections.abc import Callable
 
 TUNSETIFF = 0x400454CA
 IFF_TUN, IFF_TAP, IFF_NO_PI = 1, 2, 0x1000
@@ -152,10 +152,8 @@ class World:
                 name == device and self._body(name, sent).startswith(packet)
                 for name, sent in self.left
             )
-        if how in ("in", "through"):
-            body = self._body(device, packet)
-        else:
-            body = _body_of(packet)
+        is_coming = how in ("in", "through")
+        body = self._body(device, packet) if is_coming else _body_of(packet)
         if how == "in" or device == "lo":
             return body in self.arrived
         return any(self._body(name, sent) == body for name, sent in self.left)
@@ -170,14 +168,14 @@ def _body_of(packet: bytes) -> bytes:
     return packet[40:] if packet[0] >> 4 == 6 else packet[(packet[0] & 15) * 4 :]
 
 
-def run(argv: list[str], text: str) -> list[Any]:
+def run(argv: list[str], text: str) -> list[int | str]:
     done = subprocess.run(argv, input=text, capture_output=True, text=True, check=False)
     return [done.returncode, done.stdout, done.stderr]
 
 
 def main() -> None:
     world = World()
-    actions = {
+    actions: dict[str, Callable[..., object]] = {
         "make_device": world.make_device,
         "rename": world.rename,
         "listen": world.listen,

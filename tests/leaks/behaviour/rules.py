@@ -9,6 +9,7 @@ directions, begun by either side, fresh and opened before the rules stood.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 import secrets
@@ -21,7 +22,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tests.leaks.behaviour import Finding, packets
-from tests.leaks.behaviour.packets import EXPERIMENTAL, ICMP, TCP, UDP, End
+from tests.leaks.behaviour.packets import EXPERIMENTAL, TCP, UDP, End
 
 ROOT = Path(__file__).resolve().parents[3]
 HERE = Path(__file__).resolve().parent
@@ -36,14 +37,15 @@ flush ruleset
 table inet node {
   chain before {
     type filter hook output priority raw; policy accept;
-    ip protocol tcp ip id != 7 drop comment "the kernel's own answers would end the conversations"
+    ip protocol tcp ip id != 7 drop
   }
   chain input { type filter hook input priority filter; policy accept; ct state new accept; accept; }
   chain output { type filter hook output priority filter; policy accept; accept; }
   chain forward { type filter hook forward priority filter; policy accept; accept; }
 }
 """
-"""What stood before the rules: it follows conversations, and lets everything through."""
+"""What stood before the rules: it follows conversations, and lets everything through, but for the
+kernel's own answers, which would end the conversations that are played."""
 
 
 class PlayerFailed(Exception):
@@ -161,6 +163,10 @@ class Talk:
         return ("in", self.device, arriving(self.device, packet))
 
 
+def always(step: Step) -> Callable[[], Step]:
+    return lambda: step
+
+
 def other(side: Side) -> Side:
     return "outside" if side == "inside" else "inside"
 
@@ -241,7 +247,9 @@ class Ruleset:
                 f"the answer to {talk.about}, which {who} has begun",
                 self.allows(fresh, answer_way),
                 fresh.answer_of_kernel if talk.near.port in self.servers else fresh.second,
-                before=(replace(fresh).first,) if talk.near.port in self.servers else (fresh.first,),
+                before=(replace(fresh).first,)
+                if talk.near.port in self.servers
+                else (fresh.first,),
             )
         before = (talk.first, talk.second) + ((talk.third,) if talk.protocol == TCP else ())
         ways: tuple[Way, Way] = ("in", "out")
@@ -250,7 +258,7 @@ class Ruleset:
             yield Trial(
                 f"{speaker} goes on with {talk.about}, begun {talk.begun} before the rules stood",
                 self.allows(talk, way),
-                lambda way=way: talk.further(way),  # type: ignore[misc]
+                functools.partial(talk.further, way),
                 before_rules=before,
             )
 
@@ -262,24 +270,14 @@ class Ruleset:
                     yield Trial(
                         f"{self.insider}, packet socket: {about}{said}",
                         may_leave,
-                        lambda frame=frame, claim=claim: (  # type: ignore[misc]
-                            f"wire{claim}",
-                            "outside",
-                            frame.hex(),
-                        ),
+                        always((f"wire{claim}", "outside", frame.hex())),
                     )
 
     def _trials_of_forwarding(self) -> Iterator[Trial]:
         for about, device, source, target, protocol in self.through:
-
-            def packet(
-                device: str = device, source: End = source, target: End = target, kind: int = protocol
-            ) -> Step:
-                talk = Talk(about, "outside", device, kind, target, source)
-                how, device, body = talk.first()
-                return ("through", device, body)
-
-            yield Trial(f"{self.outsider} wants forwarded: {about}", False, packet)
+            body = Talk(about, "outside", device, protocol, target, source).first()[2]
+            step = ("through", device, body)
+            yield Trial(f"{self.outsider} wants forwarded: {about}", False, always(step))
 
     def _trials_of_loopback(self, ports: Iterator[int]) -> Iterator[Trial]:
         for target in (End("127.0.0.1", 8080), End("127.0.0.11", 53), self.near):
@@ -303,10 +301,12 @@ class Ruleset:
         yield Trial(
             f"{self.outsider}: an echo request",
             False,
-            lambda: ("in", device, arriving(device, asked)),
+            always(("in", device, arriving(device, asked))),
         )
         asking = packets.icmp(self.near, far, 8, 0, echo)
-        yield Trial(f"{self.insider}: an echo request", False, lambda: ("out", device, asking.hex()))
+        yield Trial(
+            f"{self.insider}: an echo request", False, always(("out", device, asking.hex()))
+        )
         talk = self.hears_size_complaints
         for about, kind, code, is_known in (
             ("a packet is too big", 3, 4, True),
@@ -314,7 +314,9 @@ class Ruleset:
             ("a parameter is wrong", 12, 4, True),
             ("a packet that nobody sent is too big", 3, 4, False),
         ):
-            live = talk and replace(talk, near=End(talk.near.address, talk.near.port or next(ports)))
+            live = talk and replace(
+                talk, near=End(talk.near.address, talk.near.port or next(ports))
+            )
             if live is None:
                 live = Talk("", "inside", device, UDP, End(self.near.address, next(ports)), far)
             elif not live.far.port:
@@ -324,7 +326,7 @@ class Ruleset:
             yield Trial(
                 f"a router says that {about}",
                 is_known and (kind, code) == (3, 4) and talk is not None,
-                lambda packet=complaint: ("in", device, arriving(device, packet)),  # type: ignore[misc]
+                always(("in", device, arriving(device, complaint))),
                 before=(live.first,) if is_known and talk else (),
             )
 
@@ -490,7 +492,9 @@ def sidecar_talks(end: Literal["dial", "listen"]) -> Callable[[Iterator[int]], l
             ) -> Talk:
                 free = next(ports)
                 near_port, far_port = (link_port, free) if end == "dial" else (free, link_port)
-                return Talk(about, begun, device, protocol, End(near, near_port), End(far, far_port))
+                return Talk(
+                    about, begun, device, protocol, End(near, near_port), End(far, far_port)
+                )
 
             yield talk("the declared call")
             yield talk("the call by another interface", device="other0")
@@ -570,7 +574,9 @@ def uplink_talks(end: Literal["dial", "listen"]) -> Callable[[Iterator[int]], li
             ) -> Talk:
                 free = next(ports)
                 near_port, far_port = (free, port) if end == "dial" else (port, free)
-                return Talk(about, begun, "outside", protocol, End(near, near_port), End(far, far_port))
+                return Talk(
+                    about, begun, "outside", protocol, End(near, near_port), End(far, far_port)
+                )
 
             yield talk("the tunnel's packets")
             yield talk("TCP on the tunnel's port", protocol=TCP)

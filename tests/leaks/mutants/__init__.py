@@ -1,1 +1,1 @@
-"""Makes mutants: the product with one rule or one key removed or weakened. Each must be found out."""
+"""Makes mutants: the product with one rule or key removed or weakened. Each must be found out."""

@@ -55,6 +55,33 @@ def mutants_of(node: str, config: Config) -> Iterator[ComposeMutant]:
         )
 
 
+Change = Callable[[Config], None]
+
+
+def put(value: object, *path: str | int) -> Change:
+    """Set what stands at a path of keys and positions."""
+
+    def change(keys: Config) -> None:
+        place: Any = keys
+        for step in path[:-1]:
+            place = place[step]
+        place[path[-1]] = value
+
+    return change
+
+
+def drop(*path: str | int) -> Change:
+    """Remove what stands at a path."""
+
+    def change(keys: Config) -> None:
+        place: Any = keys
+        for step in path[:-1]:
+            place = place[step]
+        del place[path[-1]]
+
+    return change
+
+
 class _Service:
     def __init__(self, node: str, service: str, config: Config) -> None:
         self.node = node
@@ -62,20 +89,19 @@ class _Service:
         self.config = config
         self.keys: Config = config["services"][service]
 
-    def mutant(
-        self, name: str, change: Callable[[Config], object], way: str = "own"
-    ) -> ComposeMutant:
+    def mutant(self, name: str, *changes: Change, way: str = "own") -> ComposeMutant:
         config = copy.deepcopy(self.config)
-        change(config["services"][self.service])
+        for change in changes:
+            change(config["services"][self.service])
         if config == self.config:
             raise UnknownKey(f"{self.service}: {name} changes nothing")
         return ComposeMutant(self.node, self.service, name, config, ((self.service, way),))
 
     def without(self, key: str, way: str = "own") -> ComposeMutant:
-        return self.mutant(f"{key} removed", lambda keys: keys.pop(key), way)
+        return self.mutant(f"{key} removed", drop(key), way=way)
 
     def given(self, key: str, value: object, way: str = "own") -> ComposeMutant:
-        return self.mutant(f"{key}: {value}", lambda keys: keys.update({key: value}), way)
+        return self.mutant(f"{key}: {value}", put(value, key), way=way)
 
     def mutants(self) -> Iterator[ComposeMutant]:
         makers: dict[str, Callable[[], Iterator[ComposeMutant]]] = {
@@ -117,20 +143,14 @@ class _Service:
         added = self.keys.get("cap_add", [])
         for power in added:
             rest = [other for other in added if other != power]
-            yield self.mutant(
-                f"cap_add without {power}", lambda keys, rest=rest: keys.update(cap_add=rest)
-            )
+            yield self.mutant(f"cap_add without {power}", put(rest, "cap_add"))
         for power in MORE_POWERS:
             if power not in added:
-                yield self.mutant(
-                    f"cap_add with {power}",
-                    lambda keys, power=power: keys.update(cap_add=[*added, power]),
-                )
+                yield self.mutant(f"cap_add with {power}", put([*added, power], "cap_add"))
 
     def security_options(self) -> Iterator[ComposeMutant]:
         yield self.without("security_opt")
-        more = [*self.keys["security_opt"], "seccomp=unconfined"]
-        yield self.given("security_opt", more)
+        yield self.given("security_opt", [*self.keys["security_opt"], "seccomp=unconfined"])
 
     def user(self) -> Iterator[ComposeMutant]:
         number = self.keys["user"].partition(":")[0]
@@ -144,11 +164,9 @@ class _Service:
     def network_mode(self) -> Iterator[ComposeMutant]:
         yield self.without("network_mode")
         yield self.given("network_mode", "host")
-        if self.keys["network_mode"] == "none":
-            yield self.mutant("a network", lambda keys: _attach(keys, "tunnel"))
-        else:
+        if self.keys["network_mode"] != "none":
             yield self.given("network_mode", "none")
-            yield self.mutant("a network of its own", lambda keys: _attach(keys, "tunnel"))
+        yield self.mutant("a network", drop("network_mode"), put({"tunnel": None}, "networks"))
 
     def networks(self) -> Iterator[ComposeMutant]:
         (own,) = self.keys["networks"]
@@ -157,135 +175,95 @@ class _Service:
         yield self.given("networks", {own: None, foreign: None})
         yield self.given("networks", {foreign: None})
         yield self.given("networks", {own: None, "default": None})
-        yield self.mutant(
-            "network_mode: none", lambda keys: (keys.pop("networks"), keys.update(network_mode="none"))
-        )
+        yield self.mutant("network_mode: none", drop("networks"), put("none", "network_mode"))
 
     def sysctls(self) -> Iterator[ComposeMutant]:
         for name in self.keys["sysctls"]:
-            yield self.mutant(
-                f"sysctls without {name}", lambda keys, name=name: keys["sysctls"].pop(name)
-            )
+            yield self.mutant(f"sysctls without {name}", drop("sysctls", name))
         yield self.without("sysctls")
 
     def tmpfs(self) -> Iterator[ComposeMutant]:
         for number, entry in enumerate(self.keys["tmpfs"]):
             target, _, options = entry.partition(":")
-
-            def replaced(new: str, number: int = number) -> Callable[[Config], object]:
-                return lambda keys: keys["tmpfs"].__setitem__(number, new)
-
-            yield self.mutant(f"tmpfs {target} removed", lambda keys, n=number: keys["tmpfs"].pop(n))
+            yield self.mutant(f"tmpfs {target} removed", drop("tmpfs", number))
             for option, way, rest in _without_each(options):
                 # Docker's own default for a tmpfs is noexec,nosuid,nodev: the opposite is said.
                 opposite = {"noexec": "exec", "nosuid": "suid", "nodev": "dev"}.get(option)
                 rest += f",{opposite}" if opposite else ""
                 yield self.mutant(
-                    f"tmpfs {target} without {option}", replaced(f"{target}:{rest}"), way
+                    f"tmpfs {target} without {option}",
+                    put(f"{target}:{rest}", "tmpfs", number),
+                    way=way,
                 )
 
     def volumes(self) -> Iterator[ComposeMutant]:
         for number, mount in enumerate(self.keys["volumes"]):
             target = mount["target"]
-            yield self.mutant(
-                f"mount of {target} removed", lambda keys, n=number: keys["volumes"].pop(n)
-            )
+            yield self.mutant(f"mount of {target} removed", drop("volumes", number))
             if mount.get("read_only"):
                 yield self.mutant(
                     f"mount of {target} not read-only",
-                    lambda keys, n=number: keys["volumes"][n].pop("read_only"),
-                    "mounts" if mount["type"] == "volume" else "own",
+                    drop("volumes", number, "read_only"),
+                    way="mounts" if mount["type"] == "volume" else "own",
                 )
 
     def secrets(self) -> Iterator[ComposeMutant]:
         given = [secret["source"] for secret in self.keys["secrets"]]
         for number, name in enumerate(given):
-            yield self.mutant(
-                f"secret {name} removed", lambda keys, n=number: keys["secrets"].pop(n)
-            )
+            yield self.mutant(f"secret {name} removed", drop("secrets", number))
         for name in self.config["secrets"]:
             if name not in (*given, "ca"):
                 secret = {"source": name, "target": f"/run/secrets/{name}"}
                 yield self.mutant(
-                    f"secret {name} given as well",
-                    lambda keys, secret=secret: keys["secrets"].append(secret),
+                    f"secret {name} given as well", put([*self.keys["secrets"], secret], "secrets")
                 )
 
     def devices(self) -> Iterator[ComposeMutant]:
         yield self.without("devices")
         more = {"source": "/dev/null", "target": "/dev/another", "permissions": "rwm"}
-        yield self.mutant("another device", lambda keys: keys["devices"].append(more))
+        yield self.mutant("another device", put([*self.keys["devices"], more], "devices"))
 
     def memory(self) -> Iterator[ComposeMutant]:
         yield self.mutant(
-            "mem_limit and memswap_limit removed",
-            lambda keys: (keys.pop("mem_limit"), keys.pop("memswap_limit")),
+            "mem_limit and memswap_limit removed", drop("mem_limit"), drop("memswap_limit")
         )
 
     def logging(self) -> Iterator[ComposeMutant]:
         yield self.without("logging", "flood")
         for option in ("max-size", "max-file"):
             yield self.mutant(
-                f"logging without {option}",
-                lambda keys, option=option: keys["logging"]["options"].pop(option),
-                "flood",
+                f"logging without {option}", drop("logging", "options", option), way="flood"
             )
         yield self.given("logging", {"driver": "none"}, "flood")
 
     def healthcheck(self) -> Iterator[ComposeMutant]:
-        yield self.mutant(
-            "healthcheck that is always content",
-            lambda keys: keys["healthcheck"].update(test=["CMD", "true"]),
-            "health",
-        )
-        yield self.mutant(
-            "healthcheck disabled",
-            lambda keys: keys["healthcheck"].update(disable=True),
-            "health",
-        )
+        content = put(["CMD", "true"], "healthcheck", "test")
+        yield self.mutant("healthcheck that is always content", content, way="health")
+        yield self.mutant("healthcheck disabled", put(True, "healthcheck", "disable"), way="health")
 
     def dependencies(self) -> Iterator[ComposeMutant]:
         for name, dependency in self.keys["depends_on"].items():
             way = "order" if name == "wireguard" else f"order-{name}"
-
-            def changed(
-                about: str, change: Callable[[Config], object], name: str = name, way: str = way
-            ) -> ComposeMutant:
-                def on_one(keys: Config) -> object:
-                    return change(keys["depends_on"][name])
-
-                return self.mutant(f"depends_on {name} {about}", on_one, way)
-
-            yield self.mutant(
-                f"depends_on without {name}",
-                lambda keys, name=name: keys["depends_on"].pop(name),
-                way,
-            )
+            yield self.mutant(f"depends_on without {name}", drop("depends_on", name), way=way)
             if dependency["condition"] == "service_healthy":
-                yield changed("being started", lambda it: it.update(condition="service_started"))
+                started = put("service_started", "depends_on", name, "condition")
+                yield self.mutant(f"depends_on {name} being started", started, way=way)
             if dependency.get("restart"):
-                yield changed("without restart", lambda it: it.pop("restart"))
+                alone = drop("depends_on", name, "restart")
+                yield self.mutant(f"depends_on {name} without restart", alone, way=way)
 
     def holes(self) -> Iterator[ComposeMutant]:
         """What no service has and none may get."""
         yield self.given("privileged", True)
-        if self.keys.get("pid") != "host":
-            yield self.given("pid", "host")
+        yield self.given("pid", "host")
         yield self.given("ipc", "host")
         socket = {
             "type": "bind",
             "source": "/var/run/docker.sock",
             "target": "/var/run/docker.sock",
         }
-        yield self.mutant(
-            "Docker's socket mounted",
-            lambda keys: keys.update(volumes=[*keys.get("volumes", []), socket]),
-        )
-
-
-def _attach(keys: Config, network: str) -> None:
-    keys.pop("network_mode")
-    keys["networks"] = {network: None}
+        mounted = put([*self.keys.get("volumes", []), socket], "volumes")
+        yield self.mutant("Docker's socket mounted", mounted)
 
 
 def _without_each(options: str) -> Iterator[tuple[str, str, str]]:
@@ -299,32 +277,27 @@ def _without_each(options: str) -> Iterator[tuple[str, str, str]]:
 def _volume_mutants(node: str, config: Config) -> Iterator[ComposeMutant]:
     """The volumes that carry sockets: each option, tried where the volume is mounted."""
     for volume, keys in config["volumes"].items():
-        options = (keys or {}).get("driver_opts", {}).get("o", "")
-        users = [
-            service
+        options: str = (keys or {}).get("driver_opts", {}).get("o", "")
+        mounts = {
+            service: mount
             for service, other in config["services"].items()
-            if any(mount.get("source") == volume for mount in other.get("volumes", []))
-        ]
+            for mount in other.get("volumes", [])
+            if mount.get("source") == volume
+        }
+        writers = [service for service, mount in mounts.items() if not mount.get("read_only")]
+        everywhere = tuple((service, "own") for service in mounts)
         if not options:
             continue  # a plain volume on the disk
-        writers = [
-            service
-            for service in users
-            if not any(
-                mount.get("source") == volume and mount.get("read_only")
-                for mount in config["services"][service]["volumes"]
-            )
-        ]
-
-        def changed(name: str, new: str, ways: list[tuple[str, str]]) -> ComposeMutant:
-            mutant = copy.deepcopy(config)
-            mutant["volumes"][volume]["driver_opts"]["o"] = new  # noqa: B023
-            return ComposeMutant(node, f"volume {volume}", name, mutant, tuple(ways))  # noqa: B023
-
+        changes = []
         for option, way, rest in _without_each(options):
-            tried = [(service, way) for service in (users if way == "own" else writers)]
-            if option.startswith("size"):
-                tried = [(service, "mounts") for service in writers]
-            yield changed(f"without {option}", rest, tried)
-        everybody = ",".join("mode=0777" if w.startswith("mode") else w for w in options.split(","))
-        yield changed("open to everybody", everybody, [(service, "own") for service in users])
+            way = "mounts" if option.startswith("size") else way
+            tried = tuple((service, way) for service in writers) if way != "own" else everywhere
+            changes.append((f"without {option}", rest, tried))
+        everybody = [
+            "mode=0777" if word.startswith("mode") else word for word in options.split(",")
+        ]
+        changes.append(("open to everybody", ",".join(everybody), everywhere))
+        for name, new, tried in changes:
+            mutant = copy.deepcopy(config)
+            mutant["volumes"][volume]["driver_opts"]["o"] = new
+            yield ComposeMutant(node, f"volume {volume}", name, mutant, tried)

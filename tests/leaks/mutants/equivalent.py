@@ -1,8 +1,8 @@
 """Names the mutants that change nothing, each with the reason why nothing can find them."""
 
 REPLY_IS_ESTABLISHED = (
-    "a packet in the reply direction is always `established`: the kernel gives it that state and no "
-    "other (resolve_normal_ct in net/netfilter/nf_conntrack_core.c); `related` exists in that "
+    "a packet in the reply direction is always `established`: the kernel gives it no other state "
+    "(resolve_normal_ct in net/netfilter/nf_conntrack_core.c); `related` exists in that "
     "direction for ICMP errors alone, and what is invalid has no direction"
 )
 SADDR_IS_VERSION_4 = (

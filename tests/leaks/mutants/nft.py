@@ -5,7 +5,7 @@ understand is an error, so that a new kind of rule gets its mutants, too.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 MATCHES = re.compile(
@@ -39,13 +39,21 @@ class RulesMutant:
     rules: str
 
 
+Changed = Callable[[str, str], RulesMutant]
+"""Makes a mutant of a name and of what stands in the place of one line."""
+
+
 def mutants_of(rules: str) -> Iterator[RulesMutant]:
     """All mutants of one file, in the order of its lines."""
     lines = rules.splitlines()
     opened: list[tuple[str, int]] = []  # tables, chains, sets: kind with name, first line
     for number, line in enumerate(lines):
         statement = re.sub(r"\s+#.*", "", line).strip()
-        if not statement or statement.startswith("#") or re.fullmatch(r"counter \w+ \{\}", statement):
+        if (
+            not statement
+            or statement.startswith("#")
+            or re.fullmatch(r"counter \w+ \{\}", statement)
+        ):
             continue  # a counter is declared for its rule, whose removal is a mutant
         where = opened[-1][0] if opened else ""
 
@@ -78,7 +86,7 @@ def mutants_of(rules: str) -> Iterator[RulesMutant]:
             raise UnknownStatement(statement)
 
 
-def rule_mutants(where, statement, changed):  # type: ignore[no-untyped-def]
+def rule_mutants(where: str, statement: str, changed: Changed) -> Iterator[RulesMutant]:
     yield changed(f"{where}: {statement}: removed", "")
     rest = statement
     matches = MATCHES.findall(statement)
@@ -97,7 +105,7 @@ def rule_mutants(where, statement, changed):  # type: ignore[no-untyped-def]
         yield changed(f"{where}: {statement}: ten times the burst", wider)
 
 
-def set_mutants(where, statement, changed):  # type: ignore[no-untyped-def]
+def set_mutants(where: str, statement: str, changed: Changed) -> Iterator[RulesMutant]:
     kind = SET_PROPERTIES.match(statement)
     if not kind:
         raise UnknownStatement(statement)

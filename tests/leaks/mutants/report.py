@@ -63,7 +63,9 @@ class Report:
         }
 
     def table(self) -> str:
-        head = f"{'ruleset or service':24}{'made':>6}{'caught':>8}{'at start':>10}{'equivalent':>12}"
+        head = (
+            f"{'ruleset or service':24}{'made':>6}{'caught':>8}{'at start':>10}{'equivalent':>12}"
+        )
         lines = [head]
         for subject, row in self.rows.items():
             lines.append(
@@ -78,7 +80,9 @@ class Report:
     def write(self, file: Path) -> None:
         body = {
             "figures": self.figures(),
-            "rows": {subject: {"made": row.made, **asdict(row)} for subject, row in self.rows.items()},
+            "rows": {
+                subject: {"made": row.made, **asdict(row)} for subject, row in self.rows.items()
+            },
             "by": self.by,
         }
         file.parent.mkdir(parents=True, exist_ok=True)
