@@ -39,7 +39,11 @@ table inet node {
     type filter hook output priority raw; policy accept;
     ip protocol tcp ip id != 7 drop
   }
-  chain input { type filter hook input priority filter; policy accept; ct state new accept; accept; }
+  chain input {
+    type filter hook input priority filter; policy accept;
+    ct state new accept
+    accept
+  }
   chain output { type filter hook output priority filter; policy accept; accept; }
   chain forward { type filter hook forward priority filter; policy accept; accept; }
 }
@@ -64,9 +68,8 @@ class Player:
         )
 
     def close(self) -> None:
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        self._process.wait(10)
+        with self._process:  # ends it by closing its input
+            pass
 
     def order(self, action: str, *args: object, **kwargs: object) -> Any:
         assert self._process.stdin is not None
