@@ -79,9 +79,8 @@ def test_each_rule_is_missed(namespaces: dict[str, Namespace], report: Report, n
 
 
 def listing(space: Namespace, rules: str) -> str:
-    """Load rules; how the kernel shows them, or why they do not load."""
+    """Load rules over what stood before; how the kernel shows them, or why they do not load."""
     space.player.load(WIDE_OPEN, {})
-    space.player.load("flush ruleset", {})
     try:
         space.player.load(rules, space.ruleset.variables)
     except PlayerFailed as error:

@@ -22,7 +22,7 @@ SO_RCVBUFFORCE = 33
 ETH_P_ALL = 3
 PROTOCOLS = (1, 6, 17, 253)  # ICMP, TCP, UDP, and one that nobody knows
 SETTLE_SECONDS = 0.02
-PATIENCE_SECONDS = 1.0
+PATIENCE_SECONDS = 0.4
 
 
 class World:
