@@ -131,7 +131,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], lis
     return found
 
 
-WAVE = 16
+WAVE = 12
 """So many containers are tried at once."""
 
 

@@ -25,7 +25,7 @@ from tests.leaks.mutants.compose import ComposeMutant
 from tests.leaks.mutants.equivalent import EQUIVALENT
 from tests.leaks.mutants.report import Report
 
-WAVE = 16
+WAVE = 12
 """So many containers are tried at once."""
 
 SLOW_WAYS = ("order", "order-egress", "restart", "stop")
