@@ -7,6 +7,7 @@ same in .test/mutants.json.
 
 import contextlib
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -142,9 +143,15 @@ def try_mutants(mutants: Sequence[ComposeMutant], folder: Path) -> list[list[Fin
     # Those that may not start come last, together: each costs the others of its wave a second try.
     cells.sort(key=lambda entry: "host" in mutants[entry[0]].name)
     found: list[list[Finding]] = [[] for _ in mutants]
-    for begin in range(0, len(cells), WAVE):
-        wave = cells[begin : begin + WAVE]
-        findings = try_cells([cell for _, cell in wave], folder)
+    unchanged = {node: configuration(node, folder) for node in NODES}
+    # Those that are tried by waiting do little meanwhile: all at once.
+    size = len(cells) if all(cell.way in SLOW_WAYS for _, cell in cells) else WAVE
+    for begin in range(0, len(cells), size):
+        wave = cells[begin : begin + size]
+        first = wave[0][1]
+        witness = replace(first, name="witness", config=unchanged[first.node])
+        findings = try_cells([witness, *(cell for _, cell in wave)], folder)
+        assert findings["witness"] == [], "the unchanged service beside the mutants is well"
         for number, cell in wave:
             found[number] += findings[cell.name]
     return found

@@ -9,8 +9,10 @@ by one that is there already. Where one key hides behind another (a set-user-id 
 from __future__ import annotations
 
 import copy
+import fcntl
 import json
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -101,17 +103,19 @@ def configuration(node: str, folder: Path) -> Config:
 @contextmanager
 def prison() -> Iterator[None]:
     """Networks with a neighbour on each, and the holders; removed afterwards."""
-    clear()
     canary = Path("/dev/shm", CANARY)
-    canary.touch()
-    try:
-        with ThreadPoolExecutor() as pool:
-            list(pool.map(_start_neighbour, NETWORKS.items()))
-            list(pool.map(_start_holder, NODES))
-        yield
-    finally:
-        canary.unlink(missing_ok=True)
+    with Path(tempfile.gettempdir(), f"{PROJECT}.lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # names are the whole machine's: one run at a time
         clear()
+        canary.touch()
+        try:
+            with ThreadPoolExecutor() as pool:
+                list(pool.map(_start_neighbour, NETWORKS.items()))
+                list(pool.map(_start_holder, NODES))
+            yield
+        finally:
+            canary.unlink(missing_ok=True)
+            clear()
 
 
 def _start_neighbour(network: tuple[str, str]) -> None:

@@ -76,7 +76,11 @@ def judge_own(place: Place, report: Mapping[str, Any]) -> Iterator[Finding]:
         if seen != (sorted(expected) if isinstance(expected, frozenset) else expected):
             yield Finding(check, str(seen))
 
-    yield from differs("runs as its own user and group", "user", sorted(place.user))
+    foreign = set(report["interfaces"]) - place.interfaces
+    if foreign:
+        yield Finding("sees an interface", str(sorted(foreign)))
+    yield from differs("sends an IPv6 packet", "sends_ipv6", place.speaks_ipv6)
+    yield from differs("calls members of these networks alone", "reaches", place.reaches)
     yield from differs("has these powers alone", "powers", place.powers)
     yield from differs("makes a system call that is filtered", "syscalls", frozenset())
     yield from differs("becomes root by a set-user-id program", "elevates", False)
@@ -112,17 +116,13 @@ def judge_own(place: Place, report: Mapping[str, Any]) -> Iterator[Finding]:
         yield Finding(f"starts no more than {place.tasks} tasks", str(report["tasks"]))
     yield from differs("leaves a core dump", "leaves_core", False)
     yield from differs("leaves dead processes", "leaves_zombies", False)
-    foreign = set(report["interfaces"]) - place.interfaces
-    if foreign:
-        yield Finding("sees an interface", str(sorted(foreign)))
-    yield from differs("sends an IPv6 packet", "sends_ipv6", place.speaks_ipv6)
-    yield from differs("calls members of these networks alone", "reaches", place.reaches)
     if place.binds_tunnel_address:
         yield from differs("binds the tunnel's address before there is a tunnel", "binds", True)
     yield from differs("is in the holder's namespace", "sees_holder", place.in_namespace_of_holder)
     yield from _judge_processes(place, report)
     yield from differs("sees the host's shared memory", "sees_shared_memory", False)
     yield from differs("commands Docker", "commands_docker", False)
+    yield from differs("runs as its own user and group", "user", sorted(place.user))
 
 
 def _judge_processes(place: Place, report: Mapping[str, Any]) -> Iterator[Finding]:

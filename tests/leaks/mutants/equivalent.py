@@ -1,4 +1,6 @@
-"""Names the mutants that change nothing, each with the reason why nothing can find them."""
+"""Names the mutants that change nothing, with the reason why nothing can find them, and those that
+do not even start, with what must be said then: any other failure to start is a failure of the test.
+"""
 
 REPLY_IS_ESTABLISHED = (
     "a packet in the reply direction is always `established`: the kernel gives it no other state "
@@ -45,3 +47,13 @@ EQUIVALENT: dict[str, str] = {
     "gpu engine: tmpfs /cache without gid=10020": MODE_SHUTS_GROUP_OUT,
 }
 """By the ruleset or service with the mutant's name."""
+
+NO_SYSCTLS = "not allowed in host network namespace"
+OVERLAP = "conflicting intervals"
+AT_START: dict[str, str] = {
+    "vps wireguard: network_mode: host": NO_SYSCTLS,
+    "gpu wireguard: network_mode: host": NO_SYSCTLS,
+    "egress: table inet node/set telegram: no auto-merge": OVERLAP,
+    "egress: table netdev node/set telegram: no auto-merge": OVERLAP,
+}
+"""Part of the reason, by the same names."""

@@ -6,9 +6,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from tests.leaks.behaviour import Finding
-from tests.leaks.mutants.equivalent import EQUIVALENT
+from tests.leaks.mutants.equivalent import AT_START, EQUIVALENT
 
-AT_START = ("starting", "loading the rules")
+STARTING = ("starting", "loading the rules")
+"""The checks that find what does not start."""
 
 
 @dataclass
@@ -44,9 +45,15 @@ class Report:
             row.equivalent += 1
             if findings:
                 row.wrongly_excused.append(f"{name}: {findings[0]}")
+        elif findings and findings[0].check in STARTING:
+            if full not in AT_START or AT_START[full] not in findings[0].seen:
+                row.survivors.append(f"{name}: {findings[0]}")
+                return
+            row.caught += 1
+            row.at_start += 1
+            self.by[full] = str(findings[0])
         elif findings:
             row.caught += 1
-            row.at_start += findings[0].check in AT_START
             self.by[full] = str(findings[0])
         else:
             row.survivors.append(name)
