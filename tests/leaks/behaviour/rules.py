@@ -57,6 +57,10 @@ LEARNT = re.compile(r"(flags dynamic[^}]*?)elements = \{[^}]*\}\s*")
 """Members that a set has taken up by itself."""
 
 
+HANDSHAKE = b"\1\0\0\0" + bytes(132)
+"""With 12 bytes more it is as long as WireGuard's first message, and begins like it."""
+
+
 class PlayerFailed(Exception):
     """What plays the world inside the namespace did not do as told."""
 
@@ -155,7 +159,7 @@ class Talk:
 
     def _step(self, speaker: Side, flags: int, offset: int) -> Step:
         ends = (self.near, self.far) if speaker == "inside" else (self.far, self.near)
-        payload = secrets.token_bytes(12)
+        payload = HANDSHAKE + secrets.token_bytes(12)
         if self.protocol == TCP:
             own, others = self.starts if speaker == self.begun else self.starts[::-1]
             acknowledged = 0 if flags == packets.SYN else others + 1
@@ -435,7 +439,7 @@ def flood(
     stranger = End("198.18.75.66", next(ports))
 
     def knocks(source: End, count: int) -> int:
-        packet = packets.udp(source, near, b"knock")
+        packet = packets.udp(source, near, HANDSHAKE + bytes(12))
         return int(player.order("flood", "outside", [arriving("outside", packet)], count))
 
     def answer(target: End) -> None:
@@ -459,7 +463,10 @@ def flood(
         return findings
     began = time.monotonic()
     many = [
-        arriving("outside", packets.udp(End(f"198.19.{n >> 8}.{n & 255}", 4242), near, b"crowd"))
+        arriving(
+            "outside",
+            packets.udp(End(f"198.19.{n >> 8}.{n & 255}", 4242), near, HANDSHAKE + bytes(12)),
+        )
         for n in range(17000)
     ]
     passed = int(player.order("flood", "outside", many, 1))

@@ -10,8 +10,11 @@ from dataclasses import dataclass
 
 MATCHES = re.compile(
     r'[io]ifname "[^"]+"'
-    r"|ip [sd]addr \S+"
+    r"|ip [sd]addr \. udp [sd]port (?:!= )?@\w+"
+    r"|ip [sd]addr (?!\.)\S+"
     r"|(?:tcp|udp|th) [sd]port \S+"
+    r"|udp length (?:!= )?\S+"
+    r"|@th,\d+,\d+ (?:!= )?(?:\{[^}]*\}|\S+)"
     r"|meta l4proto \{[^}]*\}"
     r"|ct direction \w+"
     r"|ct state \w+"
@@ -21,9 +24,13 @@ MATCHES = re.compile(
     r"|ip frag-off & 0x1fff != 0"
     r"|ether type \w+"
     r"|update @\w+ \{[^}]*\}"
+    r"|limit rate (?:over )?\S+ burst \S+ packets"
 )
-LIMIT = re.compile(r" limit rate \S+ burst \S+ packets")
-HEAD = re.compile(r"type filter hook (\w+) (devices = \S+ )?priority filter; policy drop;")
+VERDICT = re.compile(r'(counter name "\w+" ?)?(notrack ?)?(accept|drop|goto \w+)?')
+LIMIT = re.compile(r"limit rate (?:over )?(\d+)/second burst (\d+) packets")
+HEAD = re.compile(
+    r"type filter hook (\w+) (devices = \S+ )?priority (?:filter|raw); policy (drop|accept);"
+)
 SET_PROPERTIES = re.compile(r"(type|flags|timeout|size|auto-merge|elements)\b")
 
 
@@ -73,36 +80,37 @@ def mutants_of(rules: str) -> Iterator[RulesMutant]:
         elif "/set " in where:
             yield from set_mutants(where, statement, changed)
         elif head := HEAD.fullmatch(statement):
-            yield changed(f"{where}: policy accept", statement.replace("drop", "accept"))
+            if head[3] == "drop":
+                yield changed(f"{where}: policy accept", statement.replace("drop", "accept"))
             yield changed(f"{where}: hooked nowhere", "")
             if head[2]:
                 elsewhere = statement.replace(head[2], 'devices = { "lo" } ')
                 yield changed(f"{where}: hooked to another device", elsewhere)
-        elif statement.startswith("counter name "):
-            yield changed(f"{where}: {statement}: removed", "")
-        elif statement.endswith(" accept"):
-            yield from rule_mutants(where, statement, changed)
         else:
-            raise UnknownStatement(statement)
+            yield from rule_mutants(where, statement, changed)
 
 
 def rule_mutants(where: str, statement: str, changed: Changed) -> Iterator[RulesMutant]:
-    yield changed(f"{where}: {statement}: removed", "")
-    rest = statement
     matches = MATCHES.findall(statement)
-    for match in matches:
-        rest = rest.replace(match, "", 1)
-    if rest.split() != ["accept"]:
+    rest = " ".join(MATCHES.sub("", statement).split())
+    if not VERDICT.fullmatch(rest):
         raise UnknownStatement(statement)
-    for match in matches:
-        without = " ".join(statement.replace(match, "", 1).split())
-        yield changed(f"{where}: {statement}: without `{match}`", without)
+    yield changed(f"{where}: {statement}: removed", "")
+    if rest:
+        for match in matches:
+            without = " ".join(statement.replace(match, "", 1).split())
+            yield changed(f"{where}: {statement}: without `{match}`", without)
     if limit := LIMIT.search(statement):
-        yield changed(f"{where}: {statement}: no limit", statement.replace(limit[0], ""))
-        wider = statement.replace("10/second", "1000/second")
-        yield changed(f"{where}: {statement}: a hundred times the rate", wider)
-        wider = statement.replace("burst 20", "burst 200")
-        yield changed(f"{where}: {statement}: ten times the burst", wider)
+        if not any(match.startswith("limit") for match in matches):
+            yield changed(f"{where}: {statement}: no limit", statement.replace(limit[0], ""))
+        faster = limit[0].replace(f"{limit[1]}/", f"{limit[1]}00/")
+        yield changed(
+            f"{where}: {statement}: a hundred times the rate", statement.replace(limit[0], faster)
+        )
+        longer = limit[0].replace(f"burst {limit[2]}", f"burst {limit[2]}0")
+        yield changed(
+            f"{where}: {statement}: ten times the burst", statement.replace(limit[0], longer)
+        )
 
 
 def set_mutants(where: str, statement: str, changed: Changed) -> Iterator[RulesMutant]:
