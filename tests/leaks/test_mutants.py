@@ -31,10 +31,10 @@ WAVE = 12
 """So many containers are tried at once."""
 
 SLOW_WAYS = ("order", "order-egress", "restart", "stop")
-"""What is tried by waiting: all of it at once, in a group of its own."""
+"""What is tried by waiting: all of a kind at once."""
 
 SERVICES = [f"{node} {service}" for node, service in PLACES]
-GROUPS = [*SERVICES, "volumes and networks", "starting and stopping"]
+GROUPS = [*SERVICES, "volumes and networks", "order of starting", "starting and stopping"]
 
 
 @pytest.fixture(scope="module")
@@ -124,6 +124,8 @@ def test_each_key_is_missed(
 
 
 def group_of(mutant: ComposeMutant) -> str:
+    if any(way.startswith("order") for _, way in mutant.ways):
+        return "order of starting"
     if any(way in SLOW_WAYS for _, way in mutant.ways):
         return "starting and stopping"
     subject = subject_of(mutant)

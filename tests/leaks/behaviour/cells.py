@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 import fcntl
+import functools
 import json
 import subprocess
 import tempfile
@@ -261,29 +262,27 @@ def scaled(options: str) -> str:
 
 
 SLOW: Config = {
-    # Healthy only after a while, as a holder whose rules come late.
+    # Healthy only when it is told, as a holder whose rules come late.
     "slow": {
         "image": PEER,
         "init": True,
-        "entrypoint": [
-            "sh",
-            "-c",
-            'sleep 4; : >/run/ready; printf "{\\"ready\\": $$(date +%s.%N)}\\n"; exec sleep 999',
-        ],
+        "entrypoint": ["sleep", "999"],
         "network_mode": "none",
         "tmpfs": ["/run:size=64k"],
         "labels": {"lab": PROJECT},
         "healthcheck": {
             "test": ["CMD", "test", "-e", "/run/ready"],
             "interval": "1s",
-            "start_period": "30s",
+            "retries": 999,
+            "start_period": "120s",
             "start_interval": "500ms",
         },
     },
+    # Starts after that one: what a member waits for that needs only to be started.
     "late": {
         "image": PEER,
         "init": True,
-        "entrypoint": ["sh", "-c", 'printf "{\\"ready\\": $$(date +%s.%N)}\\n"; exec sleep 999'],
+        "entrypoint": ["sh", "-c", "date +%s.%N; exec sleep 999"],
         "network_mode": "none",
         "labels": {"lab": PROJECT},
         "depends_on": {"slow": {"condition": "service_healthy"}},
@@ -373,12 +372,14 @@ def try_cells(cells: Sequence[Cell], folder: Path) -> dict[str, list[Finding]]:
         encoding="utf-8",
     )
     try:
-        failed = start(file, cells)
+        is_order = any(cell.way.startswith("order") for cell in cells)
+        failed, ready = start_in_order(file, cells) if is_order else (start(file, cells), {})
         alive = [cell for cell in cells if cell.name not in failed]
-        if any(cell.way.startswith("order") for cell in cells):
+        if is_order:
             docker("compose", "-f", str(file), "restart", "slow")
+        look = functools.partial(examine, ready=ready)
         with ThreadPoolExecutor(6) as pool:
-            found = dict(zip((c.name for c in alive), pool.map(examine, alive), strict=True))
+            found = dict(zip((c.name for c in alive), pool.map(look, alive), strict=True))
     finally:
         remove_cells()
     return {**found, **{name: [Finding("starting", why)] for name, why in failed.items()}}
@@ -412,12 +413,40 @@ def start(file: Path, cells: Sequence[Cell]) -> dict[str, str]:
     return failed
 
 
+QUIET_SECONDS = 6.0
+"""So long nobody may have started before it is believed that nobody else will."""
+
+
+def start_in_order(file: Path, cells: Sequence[Cell]) -> tuple[dict[str, str], dict[str, float]]:
+    """Start all; what they wait for is ready only when whoever does not wait has started.
+
+    Returns those that do not start, with the reason, and when what they wait for was ready.
+    """
+    with ThreadPoolExecutor(1) as pool:
+        starting = pool.submit(start, file, cells)
+        began = last_change = time.monotonic()
+        started: set[str] = set()
+        while time.monotonic() - last_change < QUIET_SECONDS and time.monotonic() - began < 60:
+            label = f"label=com.docker.compose.project={PROJECT}"
+            now = set(docker("ps", "-q", "--filter", label).split())
+            if now != started or not now:
+                started, last_change = now, time.monotonic()
+            time.sleep(0.3)
+        ready = {"order": time.time()}
+        docker("exec", f"{PROJECT}-slow-1", "touch", "/run/ready")
+        failed = starting.result()
+    ready["order-egress"] = float(docker("logs", f"{PROJECT}-late-1").splitlines()[0])
+    return failed, ready
+
+
 def container_of(cell: Cell) -> str:
     return f"{PROJECT}-{cell.name}-1"
 
 
-def examine(cell: Cell) -> list[Finding]:
+def examine(cell: Cell, ready: Mapping[str, float]) -> list[Finding]:
     """All findings in one cell that has started. Raises CellFailed if it could not be tried."""
+    if cell.way.startswith("order"):
+        return list(_order(cell, ready[cell.way]))
     return list(WAYS[cell.way](cell))
 
 
@@ -533,17 +562,15 @@ def _ipc(cell: Cell) -> Iterator[Finding]:
     yield Finding("joining its shared memory from another container", "it works")
 
 
-def _order(cell: Cell) -> Iterator[Finding]:
+def _order(cell: Cell, ready: float) -> Iterator[Finding]:
     """What it depends on is ready before it starts, and it follows when that is restarted."""
     deadline = time.monotonic() + 15
     started: list[float] = []
     while len(started) < (2 if cell.way == "order" else 1) and time.monotonic() < deadline:
         lines = docker("logs", container_of(cell)).splitlines()
         started = [json.loads(line)["started"] for line in lines if '"started"' in line]
-    name = "slow" if cell.way == "order" else "late"
-    ready = json.loads(docker("logs", f"{PROJECT}-{name}-1").splitlines()[0])["ready"]
     if not started or started[0] < ready:
-        yield Finding(f"starts before {name} is ready", f"{started} and {ready}")
+        yield Finding("starts before what it depends on is ready", f"{started} and {ready}")
     if cell.way == "order" and len(started) < 2:
         yield Finding("the holder is restarted by Compose", "it is not restarted with it")
 
@@ -555,8 +582,6 @@ def _network(cell: Cell) -> Iterator[Finding]:
 
 
 WAYS = {
-    "order": _order,
-    "order-egress": _order,
     "network": _network,
     "own": _own,
     "mounts": _mounts,
@@ -567,3 +592,5 @@ WAYS = {
     "health": _health,
     "ipc": _ipc,
 }
+ORDERS = ("order", "order-egress")
+"""Ways in which several are tried together."""
