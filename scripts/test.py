@@ -73,6 +73,14 @@ STAGES = (
 )
 BY_NAME = (
     Stage(
+        "mutants",
+        "each rule and each key that protects is removed in turn, and must be missed",
+        needs_docker=True,
+        images=EVERYTHING,
+        paths=("tests/leaks/test_behaviour.py", "tests/leaks/test_mutants.py"),
+        options=("-o", "faulthandler_timeout=900"),
+    ),
+    Stage(
         "vllm",
         "the real vLLM, CPU build; torch's build for CPUs must be to be had (WHEELS, see .env)",
         needs_docker=True,
@@ -249,7 +257,7 @@ def run_pytest(stage: Stage, extra: list[str]) -> Count:
     """Run one stage's tests; the counts come from pytest's own report."""
     report = STATE / f"{stage.name}.xml"
     report.unlink(missing_ok=True)
-    paths = [path for path in stage.paths if (ROOT / path).is_dir()]
+    paths = [path for path in stage.paths if (ROOT / path).exists()]
     command = [str(VENV / "bin/python"), "-m", "pytest", f"--junitxml={report}"]
     command += ["-m", stage.mark] if stage.mark else []
     environment = {**dict(stage.settings), **os.environ}

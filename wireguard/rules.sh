@@ -25,6 +25,19 @@ standing_rules() {
   while read -r table; do
     nft --stateless --terse list "$table"
   done < <(nft list tables | grep -E ' node$')
+  fixed_members
+}
+
+# The members of sets that learn nothing: --terse leaves out all members, and a wider set would look the same.
+fixed_members() {
+  local family table name
+  while read -r family table name; do
+    nft --stateless list set "$family" "$table" "$name"
+  done < <(nft --terse list sets | awk '
+    $1 == "table" { table = $2 " " $3 }
+    $1 == "set" { name = $2; learns = 0 }
+    $1 == "flags" && /dynamic/ { learns = 1 }
+    $1 == "}" && name { if (!learns && table ~ / node$/) print table, name; name = "" }')
 }
 
 # Every interface with an outside behind it, as an nft set. Docker attaches them before the first process starts.

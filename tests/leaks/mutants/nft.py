@@ -1,0 +1,129 @@
+"""Makes mutants of a ruleset: each rule removed, each match dropped, each chain and table opened.
+
+Reads the rulesets line by line, as they are written: one statement a line. A line that it does not
+understand is an error, so that a new kind of rule gets its mutants, too.
+"""
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+MATCHES = re.compile(
+    r'[io]ifname "[^"]+"'
+    r"|ip [sd]addr \. udp [sd]port (?:!= )?@\w+"
+    r"|ip [sd]addr (?!\.)\S+"
+    r"|(?:tcp|udp|th) [sd]port \S+"
+    r"|udp length (?:!= )?\S+"
+    r"|@th,\d+,\d+ (?:!= )?(?:\{[^}]*\}|\S+)"
+    r"|meta l4proto \{[^}]*\}"
+    r"|ct direction \w+"
+    r"|ct state \w+"
+    r"|icmp (?:type|code) \S+"
+    r"|ip version 4"
+    r"|ip protocol \w+"
+    r"|ip frag-off & 0x1fff != 0"
+    r"|ether type \w+"
+    r"|update @\w+ \{[^}]*\}"
+    r"|limit rate (?:over )?\S+ burst \S+ packets"
+)
+VERDICT = re.compile(r'(counter name "\w+" ?)?(notrack ?)?(accept|drop|goto \w+)?')
+LIMIT = re.compile(r"limit rate (?:over )?(\d+)/second burst (\d+) packets")
+HEAD = re.compile(
+    r"type filter hook (\w+) (devices = \S+ )?priority (?:filter|raw); policy (drop|accept);"
+)
+SET_PROPERTIES = re.compile(r"(type|flags|timeout|size|auto-merge|elements)\b")
+
+
+class UnknownStatement(Exception):
+    """A ruleset holds a line that no mutant is made of: teach mutants/nft.py to read it."""
+
+
+@dataclass(frozen=True)
+class RulesMutant:
+    """A ruleset with one thing removed or weakened."""
+
+    name: str
+    rules: str
+
+
+Changed = Callable[[str, str], RulesMutant]
+"""Makes a mutant of a name and of what stands in the place of one line."""
+
+
+def mutants_of(rules: str) -> Iterator[RulesMutant]:
+    """All mutants of one file, in the order of its lines."""
+    lines = rules.splitlines()
+    opened: list[tuple[str, int]] = []  # tables, chains, sets: kind with name, first line
+    for number, line in enumerate(lines):
+        statement = re.sub(r"\s+#.*", "", line).strip()
+        if (
+            not statement
+            or statement.startswith("#")
+            or re.fullmatch(r"counter \w+ \{\}", statement)
+        ):
+            continue  # a counter is declared for its rule, whose removal is a mutant
+        where = opened[-1][0] if opened else ""
+
+        def changed(name: str, new: str, number: int = number) -> RulesMutant:
+            kept = [*lines[:number], *([new] if new else []), *lines[number + 1 :]]
+            return RulesMutant(name, "\n".join(kept) + "\n")
+
+        if statement == "flush ruleset":
+            yield changed("flush ruleset removed", "")
+        elif statement.endswith("{"):
+            opened.append((f"{where}/{statement[:-1].strip()}".lstrip("/"), number))
+        elif statement == "}":
+            name, first = opened.pop()
+            if " set " not in f" {name.rpartition('/')[2]} ":
+                kept = lines[:first] + lines[number + 1 :]
+                yield RulesMutant(f"{name}: removed", "\n".join(kept) + "\n")
+        elif "/set " in where:
+            yield from set_mutants(where, statement, changed)
+        elif head := HEAD.fullmatch(statement):
+            if head[3] == "drop":
+                yield changed(f"{where}: policy accept", statement.replace("drop", "accept"))
+            yield changed(f"{where}: hooked nowhere", "")
+            if head[2]:
+                elsewhere = statement.replace(head[2], 'devices = { "lo" } ')
+                yield changed(f"{where}: hooked to another device", elsewhere)
+        else:
+            yield from rule_mutants(where, statement, changed)
+
+
+def rule_mutants(where: str, statement: str, changed: Changed) -> Iterator[RulesMutant]:
+    matches = MATCHES.findall(statement)
+    rest = " ".join(MATCHES.sub("", statement).split())
+    if not VERDICT.fullmatch(rest):
+        raise UnknownStatement(statement)
+    yield changed(f"{where}: {statement}: removed", "")
+    if rest:
+        for match in matches:
+            without = " ".join(statement.replace(match, "", 1).split())
+            yield changed(f"{where}: {statement}: without `{match}`", without)
+    if limit := LIMIT.search(statement):
+        if not any(match.startswith("limit") for match in matches):
+            yield changed(f"{where}: {statement}: no limit", statement.replace(limit[0], ""))
+        faster = limit[0].replace(f"{limit[1]}/", f"{limit[1]}00/")
+        yield changed(
+            f"{where}: {statement}: a hundred times the rate", statement.replace(limit[0], faster)
+        )
+        longer = limit[0].replace(f"burst {limit[2]}", f"burst {limit[2]}0")
+        yield changed(
+            f"{where}: {statement}: ten times the burst", statement.replace(limit[0], longer)
+        )
+
+
+def set_mutants(where: str, statement: str, changed: Changed) -> Iterator[RulesMutant]:
+    kind = SET_PROPERTIES.match(statement)
+    if not kind:
+        raise UnknownStatement(statement)
+    if kind[1] == "elements":
+        yield changed(f"{where}: no elements", "")
+        yield changed(f"{where}: any address", "elements = { 0.0.0.0/0 }")
+    elif kind[1] == "size":
+        yield changed(f"{where}: no size", "")
+        yield changed(f"{where}: four times the size", "size 65536")
+    elif kind[1] == "timeout":
+        yield changed(f"{where}: members stay for an hour", "timeout 1h")
+    elif kind[1] == "auto-merge":
+        yield changed(f"{where}: no auto-merge", "")

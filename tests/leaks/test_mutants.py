@@ -1,0 +1,188 @@
+"""Each rule and each key is missed when it is gone: a check of behaviour finds every mutant.
+
+Rulesets and Compose files are changed in one place at a time and put to work; neither the text of a
+file nor the configuration of a container counts as a finding. At the end there is a table, and the
+same in .test/mutants.json.
+"""
+
+import contextlib
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from python_on_whales import DockerClient
+
+from tests.conftest import STATE
+from tests.integration.lab import Lab
+from tests.integration.test_tunnel import Keys
+from tests.leaks.behaviour import Finding
+from tests.leaks.behaviour.cells import NODES, Cell, configuration, prison, try_cells
+from tests.leaks.behaviour.confinement import PLACES
+from tests.leaks.behaviour.namespaces import Namespace, open_namespaces
+from tests.leaks.behaviour.rules import RULESETS, WIDE_OPEN, PlayerFailed, examine
+from tests.leaks.mutants import compose, nft
+from tests.leaks.mutants.compose import ComposeMutant
+from tests.leaks.mutants.equivalent import AT_START, EQUIVALENT
+from tests.leaks.mutants.report import Report
+
+WAVE = 12
+"""So many containers are tried at once."""
+
+SLOW_WAYS = ("order", "order-egress", "restart", "stop")
+"""What is tried by waiting: all of a kind at once."""
+
+SERVICES = [f"{node} {service}" for node, service in PLACES]
+GROUPS = [*SERVICES, "volumes and networks", "order of starting", "starting and stopping"]
+
+
+@pytest.fixture(scope="module")
+def report(request: pytest.FixtureRequest) -> Iterator[Report]:
+    report = Report()
+    yield report
+    report.write(STATE / "mutants.json")
+    capture = request.config.pluginmanager.getplugin("capturemanager")
+    with capture.global_and_fixture_disabled() if capture else contextlib.nullcontext():
+        print("\n" + report.table(), flush=True)
+
+
+# Rules
+
+
+@pytest.fixture(scope="module")
+def namespaces(
+    docker: DockerClient, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[dict[str, Namespace]]:
+    with (
+        Lab(docker, "mutants-rules", "198.18.79") as lab,
+        open_namespaces(lab, Keys(tmp_path_factory.mktemp("keys"))) as namespaces,
+    ):
+        yield namespaces
+
+
+@pytest.mark.parametrize("name", [ruleset.name for ruleset in RULESETS])
+def test_each_rule_is_missed(namespaces: dict[str, Namespace], report: Report, name: str) -> None:
+    """Remove or weaken one statement: something passes that must not, or does not that must."""
+    space = namespaces[name]
+    mutants = list(nft.mutants_of(space.ruleset.rules))
+    assert len(mutants) > 20, "the ruleset was not understood"
+
+    for mutant in mutants:
+        assert listing(space, mutant.rules) != space.loaded, f"{mutant.name} changes nothing at all"
+        patient = "members stay" in mutant.name
+        findings = examine(space.ruleset, space.player, space.ports, mutant.rules, patient=patient)
+        report.note(name, mutant.name, findings)
+
+    assert listing(space, space.ruleset.rules) == space.loaded, "the rules are back"
+    assert examine(space.ruleset, space.player, space.ports, space.ruleset.rules) == []
+    row = report.rows[name]
+    assert (row.survivors, row.wrongly_excused) == ([], [])
+
+
+def listing(space: Namespace, rules: str) -> str:
+    """Load rules over what stood before; how the kernel shows them, or why they do not load."""
+    space.player.load(WIDE_OPEN, {})
+    try:
+        space.player.load(rules, space.ruleset.variables)
+    except PlayerFailed as error:
+        return str(error)
+    return space.player.listing()
+
+
+# Keys
+
+
+@pytest.fixture(scope="module")
+def cells_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    with prison():
+        yield tmp_path_factory.mktemp("cells")
+
+
+@pytest.fixture(scope="module")
+def key_mutants(cells_folder: Path) -> list[ComposeMutant]:
+    return [
+        mutant
+        for node in NODES
+        for mutant in compose.mutants_of(node, configuration(node, cells_folder))
+    ]
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_each_key_is_missed(
+    cells_folder: Path, key_mutants: list[ComposeMutant], report: Report, group: str
+) -> None:
+    """Remove or weaken one key: whoever is in the service's place can do what nobody there may."""
+    mutants = [mutant for mutant in key_mutants if group_of(mutant) == group]
+    assert mutants
+
+    for mutant, findings in zip(mutants, try_mutants(mutants, cells_folder), strict=True):
+        report.note(subject_of(mutant), mutant.name, findings)
+
+    rows = [report.rows[subject] for subject in {subject_of(mutant) for mutant in mutants}]
+    assert [name for row in rows for name in (*row.survivors, *row.wrongly_excused)] == []
+
+
+def group_of(mutant: ComposeMutant) -> str:
+    if any(way.startswith("order") for _, way in mutant.ways):
+        return "order of starting"
+    if any(way in SLOW_WAYS for _, way in mutant.ways):
+        return "starting and stopping"
+    subject = subject_of(mutant)
+    return subject if subject in SERVICES else "volumes and networks"
+
+
+def subject_of(mutant: ComposeMutant) -> str:
+    return f"{mutant.node} {mutant.service}"
+
+
+def try_mutants(mutants: Sequence[ComposeMutant], folder: Path) -> list[list[Finding]]:
+    """The findings of each mutant, from all the places in which it is tried."""
+    cells = [
+        (number, Cell(f"m{number}-{service}-{way}", mutant.node, service, mutant.config, way))
+        for number, mutant in enumerate(mutants)
+        for service, way in mutant.ways
+    ]
+    # Those that may not start come last, together: each costs the others of its wave a second try.
+    cells.sort(key=lambda entry: "host" in mutants[entry[0]].name)
+    found: list[list[Finding]] = [[] for _ in mutants]
+    unchanged = {node: configuration(node, folder) for node in NODES}
+    # Those that are tried by waiting do little meanwhile: all at once.
+    size = len(cells) if all(cell.way in SLOW_WAYS for _, cell in cells) else WAVE
+    for begin in range(0, len(cells), size):
+        wave = cells[begin : begin + size]
+        first = wave[0][1]
+        witness = replace(first, name="witness", config=unchanged[first.node])
+        findings = try_cells([witness, *(cell for _, cell in wave)], folder)
+        assert findings["witness"] == [], "the unchanged service beside the mutants is well"
+        for number, cell in wave:
+            found[number] += findings[cell.name]
+    return found
+
+
+def test_every_excuse_is_of_a_mutant(report: Report, key_mutants: list[ComposeMutant]) -> None:
+    """What is listed as changing nothing exists: a rule that is gone needs no excuse."""
+    made = {f"{subject_of(mutant)}: {mutant.name}" for mutant in key_mutants}
+    for ruleset in RULESETS:
+        made |= {f"{ruleset.name}: {mutant.name}" for mutant in nft.mutants_of(ruleset.rules)}
+
+    unused = [
+        pattern
+        for pattern, _ in EQUIVALENT
+        if not any(re.fullmatch(pattern, name) for name in made)
+    ]
+    assert unused == []
+    assert set(AT_START) <= made
+
+
+def test_what_is_not_understood_is_an_error() -> None:
+    """A rule or key of a new kind stops the suite until there are mutants of it."""
+    rules = RULESETS[0].rules.replace("ct direction original", "meta mark 1")
+    service = {"image": "none", "cgroup_parent": "/"}
+
+    with pytest.raises(nft.UnknownStatement):
+        list(nft.mutants_of(rules))
+    with pytest.raises(compose.UnknownKey):
+        list(
+            compose.mutants_of("vps", {"services": {"new": service}, "volumes": {}, "networks": {}})
+        )
