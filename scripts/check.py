@@ -20,6 +20,7 @@ OVERLAYS = {
         "tests/stubs/vps.yml",
         "tests/stubs/tunnel.yml",
         "tests/faults/relay.yml",
+        "tests/vm/relay.yml",
     ),
     "compose.gpu.yml": (
         ".env.gpu.example",

@@ -485,7 +485,7 @@ def test_reboot_heals(world: World, user: TelegramUser, turn: str) -> None:
 
 
 def test_stop_is_a_stop(world: World) -> None:
-    """`systemctl stop` stops the containers, the timer lets them be, and `start` brings them back."""
+    """`systemctl stop` stops the containers, the timer lets them be, `start` brings them back."""
     node = world.model
     node.machine.run("systemctl stop node@model", seconds=120)
 
