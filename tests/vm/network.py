@@ -25,6 +25,7 @@ CLONE_NEWNET = 0x40000000
 ETH_P_ALL = 3
 PACKET_OUTGOING = 4
 SOL_PACKET, PACKET_STATISTICS = 263, 6
+SILENCE_IPV6 = "/proc/sys/net/ipv6/conf/default/disable_ipv6"
 ARP, IPV4, IPV6 = 0x0806, 0x0800, 0x86DD
 ICMP, TCP, UDP = 1, 6, 17
 
@@ -77,6 +78,8 @@ class Namespace:
 def lay_network(namespace: Namespace, addresses: Iterable[str], ports: dict[str, str]) -> None:
     """A bridge with addresses of its own, and one tap for each machine; `ports` maps tap to MAC."""
     ip = namespace.ip
+    # What comes first: a bridge and its ports would announce themselves in IPv6.
+    namespace.do(lambda: Path(SILENCE_IPV6).write_text("1", encoding="ascii"))
     ip("link", "add", BRIDGE, "type", "bridge", "mcast_snooping", "0")
     for address in addresses:
         ip("address", "add", f"{address}/24", "dev", BRIDGE)
