@@ -148,6 +148,14 @@ class Machine:
         )
         return Done(status.get("exitcode", -1), out, err)
 
+    def ask(self, script: str, seconds: float = COMMAND_SECONDS) -> str | None:
+        """What a shell script prints, or None if it fails or the machine is in no state to say."""
+        try:
+            done = self.attempt(script, seconds)
+        except (OSError, ValueError, MachineFailed):
+            return None
+        return done.out if done.code == 0 else None
+
     def tell(self, script: str) -> None:
         """Begin a shell script and do not wait for it: it may end the machine."""
         with _Agent(self._agent_socket, time.monotonic() + COMMAND_SECONDS) as agent:
