@@ -23,6 +23,7 @@ OVERLAYS = {
         "tests/leaks/relay.yml",
         "tests/leaks/delayed.yml",
         "tests/leaks/delayed_egress.yml",
+        "tests/vm/relay.yml",
     ),
     "compose.gpu.yml": (
         ".env.gpu.example",

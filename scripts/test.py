@@ -37,6 +37,8 @@ class Stage:
     """Variables of the environment, unless the caller has set them."""
     options: tuple[str, ...] = ()
     """Further arguments for pytest."""
+    packages: tuple[str, ...] = ()
+    """Debian packages that its tests call on this machine."""
 
 
 SIDE_BY_SIDE = ("--numprocesses=6", "--dist=worksteal")
@@ -79,6 +81,15 @@ BY_NAME = (
         images=EVERYTHING,
         paths=("tests/leaks/test_behaviour.py", "tests/leaks/test_mutants.py"),
         options=("-o", "faulthandler_timeout=900"),
+    ),
+    Stage(
+        "vm",
+        "both nodes as whole virtual machines: boots, reboots, Docker's death; VM_ROUNDS=N reboots",
+        needs_docker=True,
+        images=STUB_ENGINE,
+        paths=("tests/vm",),
+        options=("-o", "faulthandler_timeout=0", "-s", "-v"),
+        packages=("qemu-system-x86", "mmdebstrap", "e2fsprogs", "iproute2", "util-linux"),
     ),
     Stage(
         "vllm",
@@ -171,7 +182,7 @@ def parse_arguments() -> tuple[tuple[Stage, ...], list[str]]:
     parser = argparse.ArgumentParser(
         prog="./scripts/test",
         description="Set up what the tests need, then run them. Without a stage: all but "
-        "`vllm` and `soak`, cheapest first. `quick` is for while you work.",
+        "those that run by name, cheapest first. `quick` is for while you work.",
         epilog="Arguments after -- go to pytest: ./scripts/test unit -- -k ledger -x",
     )
     parser.add_argument("stages", nargs="*", metavar="STAGE", help=", ".join([*names, "quick"]))
@@ -195,13 +206,19 @@ def make_ready(steps: Steps, stages: tuple[Stage, ...]) -> None:
     """Everything that the chosen stages need, and nothing else."""
     images = list(dict.fromkeys(image for stage in stages for image in stage.images))
     needs_docker = any(stage.needs_docker for stage in stages)
-    steps.total = 1 + any(stage.name == "check" for stage in stages) + 3 * needs_docker
+    packages = sorted({package for stage in stages for package in stage.packages})
+    others = any(stage.name == "check" for stage in stages) + bool(packages)
+    steps.total = 1 + others + 3 * needs_docker
     with setup.only_one():
         with steps.step("Python packages for the tests") as step:
             make_venv(step)
         if any(stage.name == "check" for stage in stages):
             with steps.step("shellcheck and shfmt") as step:
                 get_shell_tools(step)
+        if packages:
+            with steps.step("Debian packages for the tests") as step:
+                setup.apt_install(step, packages, f"installing {' and '.join(packages)}")
+                step.say("there")
         if images:
             steps.total = steps.done + setup.step_count(images)
             setup.prepare(steps, images)

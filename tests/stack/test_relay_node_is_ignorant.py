@@ -82,7 +82,18 @@ def test_the_search_finds_what_it_is_for() -> None:
     assert spot(EVERY, b"model_name")
 
 
-@pytest.mark.parametrize("file", ["compose.vps.yml", ".env.vps.example"])
+@pytest.mark.parametrize(
+    "file",
+    [
+        "compose.vps.yml",
+        ".env.vps.example",
+        "wireguard/resolv.conf",
+        "scripts/reconcile",
+        "scripts/systemd/node@.service",
+        "scripts/systemd/node-reconcile@.service",
+        "scripts/systemd/node-reconcile@.timer",
+    ],
+)
 def test_files_for_the_vps_name_nothing(file: str) -> None:
     """What is carried to the VPS."""
     assert spot(EVERY, (ROOT / file).read_bytes()) == []

@@ -1,0 +1,171 @@
+"""Owns the two nodes as an operator installs them on machines, and what can be asked of them."""
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from scripts.pair import Pair
+from scripts.setup import ROOT
+from tests.vm.machine import Machine
+
+VERSION = "0.1.0"
+UNITS = ("node@.service", "node-reconcile@.service", "node-reconcile@.timer")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What one node is made of."""
+
+    project: str
+    """The Compose project, the instance of the systemd units, and the directory in /opt."""
+    last_number: int
+    """Of its address."""
+    memory: int
+    """MiB."""
+    images: tuple[str, ...]
+    files: tuple[str, ...]
+    """Of the repository, which are all that a node gets of it."""
+    overlay: str
+    services: tuple[str, ...]
+    members: tuple[str, ...]
+    """The services that live in the namespace of the holder."""
+
+    @property
+    def tap(self) -> str:
+        return f"vm-{self.project}"
+
+    @property
+    def mac(self) -> str:
+        return f"52:54:00:00:00:{self.last_number:02d}"
+
+
+EVERY_NODE = ("wireguard/resolv.conf", "scripts/reconcile")
+
+RELAY = Plan(
+    project="relay",
+    last_number=10,
+    memory=512,
+    images=tuple(f"node/{name}:{VERSION}" for name in ("wireguard", "egress", "relay")),
+    files=(*EVERY_NODE, "compose.vps.yml", ".env.vps.example"),
+    overlay="tests/vm/relay.yml",
+    services=("wireguard", "uplink", "egress", "relay"),
+    members=("relay",),
+)
+MODEL = Plan(
+    project="model",
+    last_number=30,
+    memory=1024,
+    images=(f"node/wireguard:{VERSION}", f"node/gateway:{VERSION}", f"node-test/stubs:{VERSION}"),
+    files=(*EVERY_NODE, "compose.gpu.yml", ".env.gpu.example"),
+    overlay="tests/stubs/engine.yml",
+    services=("wireguard", "uplink", "gateway", "engine"),
+    members=("gateway",),
+)
+
+
+def lay_out(plan: Plan, pair: Pair, target: Path) -> None:
+    """Everything that an operator puts onto the machine, at the paths where it belongs there."""
+    home = target / "opt" / plan.project
+    for name in plan.files:
+        (home / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(ROOT / name, home / name)
+    shutil.copy2(ROOT / plan.overlay, home / "overlay.yml")
+    if plan is RELAY:
+        shutil.copyfile(pair.state / "telegram" / "ca.pem", home / "telegram_ca.pem")
+    secrets = home / "secrets"
+    secrets.mkdir()
+    for secret in (pair.state / plan.project).iterdir():
+        shutil.copy2(secret, secrets / secret.name)
+        owner = secret.stat()
+        shutil.chown(secrets / secret.name, owner.st_uid, owner.st_gid)
+    settings = (pair.state / f"{plan.project}.env").read_text(encoding="utf-8").splitlines()
+    files = f"COMPOSE_FILE={next(f for f in plan.files if f.startswith('compose'))}:overlay.yml"
+    kept = [line for line in settings if not line.startswith(("SECRETS=", "ENV_FILE="))]
+    (home / ".env").write_text("\n".join([files, *kept, ""]), encoding="utf-8")
+    _lay_out_units(plan, target / "etc" / "systemd" / "system")
+
+
+def _lay_out_units(plan: Plan, target: Path) -> None:
+    """As `systemctl enable node@NAME` does it: nothing else is to be enabled."""
+    wants = target / "multi-user.target.wants"
+    wants.mkdir(parents=True)
+    for unit in UNITS:
+        shutil.copyfile(ROOT / "scripts" / "systemd" / unit, target / unit)
+    (wants / f"node@{plan.project}.service").symlink_to(f"/etc/systemd/system/{UNITS[0]}")
+
+
+@dataclass(frozen=True)
+class State:
+    """One container, as Docker and the kernel see it."""
+
+    status: str
+    health: str
+    pid: int
+    network: str
+    processes: str
+    """The inodes of its namespaces, as /proc shows them."""
+
+
+class Node:
+    """One of the two nodes on its machine."""
+
+    def __init__(self, plan: Plan, machine: Machine, address: str) -> None:
+        self.plan = plan
+        self.machine = machine
+        self.address = address
+
+    def __str__(self) -> str:
+        return self.plan.project
+
+    def states(self) -> Mapping[str, State]:
+        """All containers of the node, by service."""
+        return _read_states(self.machine.run(self._listing()))
+
+    def _listing(self) -> str:
+        return f"project={self.plan.project}\n{LIST_CONTAINERS}"
+
+    def is_whole(self) -> bool:
+        """Every container healthy, and every member in the namespace of the present holder."""
+        listed = self.machine.ask(self._listing())
+        if listed is None:
+            return False
+        states = _read_states(listed)
+        if set(states) != set(self.plan.services):
+            return False
+        if any((s.status, s.health) != ("running", "healthy") for s in states.values()):
+            return False
+        holder = states["wireguard"]
+        at_home = all(states[name].network == holder.network for name in self.plan.members)
+        return at_home and states["uplink"].processes == holder.processes
+
+    def in_container(self, service: str, command: str) -> str:
+        """What a command prints in one of its containers."""
+        return self.machine.run(f"docker exec {self.plan.project}-{service}-1 {command}")
+
+    def journal(self) -> str:
+        """What its units have said since this boot."""
+        said = self.machine.ask(
+            f"journalctl -b --no-pager -o short-monotonic -u 'node*@{self.plan.project}*'"
+            " -u docker | tail -n 60; docker ps -a"
+        )
+        return said or "it does not answer"
+
+
+def _read_states(listing: str) -> dict[str, State]:
+    """By service; a container that ended while it was looked at has no namespaces."""
+    rows = [line.split() for line in listing.splitlines()]
+    return {row[0]: State(row[1], row[2], int(row[3]), row[4], row[5]) for row in rows}
+
+
+LIST_CONTAINERS = """
+set -eu
+ids=$(timeout 20 docker ps -aq --filter "label=com.docker.compose.project=$project")
+[ "$ids" ] || exit 0
+format='{{index .Config.Labels "com.docker.compose.service"}} {{.State.Status}}'
+format="$format {{with .State.Health}}{{.Status}}{{else}}none{{end}} {{.State.Pid}}"
+docker inspect --format "$format" $ids | while read -r service status health pid; do
+  echo "$service $status $health $pid" \\
+    "$(readlink "/proc/$pid/ns/net" || echo none) $(readlink "/proc/$pid/ns/pid" || echo none)"
+done
+"""
