@@ -10,7 +10,7 @@ import pytest
 from python_on_whales import DockerClient
 
 from tests.integration.lab import Lab, attempt
-from tests.integration.test_tunnel import Keys
+from tests.integration.tunnels import Keys
 from tests.leaks.behaviour import Finding
 from tests.leaks.behaviour.cells import (
     NODES,

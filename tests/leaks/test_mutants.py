@@ -16,7 +16,7 @@ from python_on_whales import DockerClient
 
 from tests.conftest import STATE
 from tests.integration.lab import Lab
-from tests.integration.test_tunnel import Keys
+from tests.integration.tunnels import Keys
 from tests.leaks.behaviour import Finding
 from tests.leaks.behaviour.cells import NODES, Cell, configuration, prison, try_cells
 from tests.leaks.behaviour.confinement import PLACES

@@ -18,7 +18,7 @@ import pytest
 
 from scripts.setup import ROOT
 from tests.integration.lab import PEER, attempt, wait_until
-from tests.integration.test_tunnel import Keys, start_holder, start_uplink
+from tests.integration.tunnels import Keys, start_holder, start_uplink
 from tests.leaks.capture import in_namespace
 from tests.leaks.hostile import WIREGUARD_PORT
 from tests.leaks.report import Report, Row
@@ -323,8 +323,8 @@ def move_address(action: str, container: str, address: str) -> None:
 def impostor(world: World, folder: Path) -> Iterator[None]:
     """Somebody with other keys at the VPS' address."""
     lab = world.neighbours
-    holder = start_holder(lab, "listen", "impostor-holder")
-    uplink = start_uplink(lab, Keys(folder), "listen", holder, "impostor-uplink", 10)
+    holder = start_holder(lab, "listen", "impostor")
+    uplink = start_uplink(lab, Keys(folder), "listen", holder, name="impostor", address=10)
     try:
         wait_until(lambda: attempt(uplink, "health")[0], "the impostor listens", 20)
         yield

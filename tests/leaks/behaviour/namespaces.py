@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from python_on_whales import Container
 
 from tests.integration.lab import EGRESS, PEER, WIREGUARD, Lab, wait_until, wait_until_healthy
-from tests.integration.test_tunnel import Keys
+from tests.integration.tunnels import Keys
 from tests.leaks.behaviour.rules import (
     ELSEWHERE,
     ENDPOINT,
