@@ -1,16 +1,22 @@
 """Owns what tests share: the pair of nodes, the stub internet, and Docker seen from Python."""
 
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 from python_on_whales import DockerClient
 
 from scripts.pair import Pair
 from scripts.steps import Steps
 from scripts.telegram_user import TelegramUser
+
+# The same examples each time: what fails is the change. HYPOTHESIS_PROFILE=default draws others.
+settings.register_profile("repeatable", derandomize=True)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
 
 ROOT = Path(__file__).resolve().parent.parent
 STATE = ROOT / ".test"
