@@ -291,12 +291,12 @@ SLOW: Config = {
 """What members wait for, in the trial of their order."""
 
 
-def member_of(cell: Cell) -> tuple[Config, Config]:
-    """A container on one of the node's networks, and the network, without a way out."""
+def member_of(cell: Cell, number: int) -> tuple[Config, Config]:
+    """A container on one of the node's networks, and the network, without a way out.
+
+    `number`, of at most 15, gives it addresses of its own.
+    """
     network = copy.deepcopy(cell.config["networks"][cell.service])
-    number = sorted(NODES).index(cell.node) * 4 + sorted(cell.config["networks"]).index(
-        cell.service
-    )
     subnets = [f"{SIXTH}.{number * 16}/28"]
     if network.get("enable_ipv6"):
         subnets.append(f"fd66:{number + 1}::/64")
@@ -351,7 +351,7 @@ def try_cells(cells: Sequence[Cell], folder: Path) -> dict[str, list[Finding]]:
         services |= SLOW
     for cell in cells:
         if cell.way == "network":
-            services[cell.name], networks[cell.name] = member_of(cell)
+            services[cell.name], networks[cell.name] = member_of(cell, len(networks))
             continue
         service, own_volumes, own_secrets = furnish(cell)
         services[cell.name] = service

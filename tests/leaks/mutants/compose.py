@@ -1,7 +1,7 @@
 """Makes mutants of a node's Compose configuration: each key that protects, removed or weakened.
 
-Reads the configuration as Compose prints it. A key that is neither given mutants here nor named as
-one that protects nothing is an error, so that a new key is not forgotten.
+Reads the configuration as Compose prints it. A key that is neither given mutants here nor named
+among those that are left out is an error, so that a new key is not forgotten.
 """
 
 import copy
@@ -11,7 +11,7 @@ from typing import Any
 
 Config = dict[str, Any]
 
-PROTECT_NOTHING = {
+LEFT_OUT = {
     "image": "what runs, not what confines it; cells run something else in its place",
     "build": "the same",
     "command": "the same",
@@ -19,7 +19,7 @@ PROTECT_NOTHING = {
     "deploy": "asks for a GPU",
     "shm_size": "how much shared memory its own processes have",
     "environment": "settings: what each does is tried by the services' own tests",
-    "ports": "internal networks publish nothing: tried in virtual machines",
+    "ports": "networks without a way out publish nothing: a matter for virtual machines",
 }
 
 MORE_POWERS = ("NET_RAW", "NET_ADMIN", "SYS_ADMIN", "DAC_OVERRIDE", "MKNOD", "ALL")
@@ -130,7 +130,7 @@ class _Service:
             "healthcheck": self.healthcheck,
             "depends_on": self.dependencies,
         }
-        unknown = set(self.keys) - set(makers) - set(PROTECT_NOTHING)
+        unknown = set(self.keys) - set(makers) - set(LEFT_OUT)
         if unknown:
             raise UnknownKey(f"{self.service}: {sorted(unknown)}")
         for key, make in makers.items():
