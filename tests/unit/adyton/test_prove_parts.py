@@ -248,7 +248,8 @@ def test_egress_may_call_a_server_of_ones_own_at_its_port(tmp_path: Path) -> Non
 
     assert judge("br", read_frame(ipv4(6, tcp(40000, 8443), to="198.18.8.20"))) is None
     assert judge("br", read_frame(ipv4(6, tcp(40000, 443), to="198.18.8.20"))) == "egress: tcp 443"
-    assert judge("br", read_frame(ipv4(17, udp(4, 53, b"?"), to="198.18.8.53"))) == "egress: udp 53"
+    asked = ipv4(17, udp(40000, 53, b"?"), to="198.18.8.53")
+    assert judge("br", read_frame(asked)) == "egress: udp 53"
 
 
 # The verdict
