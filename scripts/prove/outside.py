@@ -11,7 +11,7 @@ from scripts.node.rules import permitted_networks, standing_rules
 from scripts.node.tools import CannotLook
 from scripts.prove.packets import ARP, Frame, Tunnel, kind_of
 
-HTTPS, DNS = 443, 53
+HTTPS, DNS = "443", 53
 
 
 @dataclass(frozen=True)
@@ -75,6 +75,7 @@ class Permitted:
     def __init__(self, node: Node, bridges: list[Bridge], tunnels: tuple[Tunnel, ...]) -> None:
         self._services = {bridge.interface: bridge.services for bridge in bridges}
         self._tunnels = tunnels
+        self._port = int(node.setting(EGRESS, "TELEGRAM_PORT", HTTPS))
         self._resolver = node.setting(EGRESS, "RESOLVER")
         egress = node.running.get(EGRESS)
         listed = permitted_networks(standing_rules(node, egress)) if egress else []
@@ -102,7 +103,7 @@ class Permitted:
     def _is_for_telegram(self, frame: Frame) -> bool:
         if frame.protocol in ("tcp", "udp") and frame.destination == self._resolver:
             return frame.destination_port == DNS
-        if frame.protocol != "tcp" or frame.destination_port != HTTPS:
+        if frame.protocol != "tcp" or frame.destination_port != self._port:
             return False
         address = ipaddress.ip_address(frame.destination)
         return any(first <= address <= last for first, last in self._networks)  # type: ignore[operator]  # both IPv4: TCP to a listed network

@@ -103,7 +103,7 @@ def test_command_without_root_says_what_it_could_not_see(nodes: Nodes) -> None:
 
 
 def test_added_member_of_a_set_is_found(nodes: Nodes, afterwards: Undo) -> None:
-    """One more network on the way to Telegram: the container's own health does not see it."""
+    """One more network on the way to Telegram."""
     egress = nodes.container("relay", "egress")
     element = ("element", "inet", "node", "telegram", "{ 198.18.84.1 }")
     docker("exec", egress, "nft", "add", *element)

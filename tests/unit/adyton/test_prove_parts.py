@@ -235,6 +235,23 @@ def test_egress_may_call_telegram_and_one_name_server(
     assert judge("br", read_frame(data)) == forbidden
 
 
+def test_egress_may_call_a_server_of_ones_own_at_its_port(tmp_path: Path) -> None:
+    """Where the settings name another port, that one is permitted and 443 is not."""
+    node = Nodes(tmp_path)
+    node.add("egress")
+    node.services["egress"]["environment"] = {"TELEGRAM_PORT": "8443", "RESOLVER": None}
+    node.tools.answers["docker exec id-of-egress nft --stateless list table inet"] = TELEGRAM
+    node.tools.answers["docker exec id-of-egress nft --stateless list table netdev"] = TELEGRAM
+    node.find()
+    made = Node(kinds()["relay"], node.tools, Path("/nowhere"), (), ("compose.yml",))
+    judge = Permitted(made, [Bridge("br", {MAC.hex(":"): "egress"})], LISTENING).judge
+
+    assert judge("br", read_frame(ipv4(6, tcp(40000, 8443), to="198.18.8.20"))) is None
+    assert judge("br", read_frame(ipv4(6, tcp(40000, 443), to="198.18.8.20"))) == "egress: tcp 443"
+    asked = ipv4(17, udp(40000, 53, b"?"), to="198.18.8.53")
+    assert judge("br", read_frame(asked)) == "egress: udp 53"
+
+
 # The verdict
 
 
