@@ -29,6 +29,7 @@ OVERLAYS = {
         "tests/stubs/engine.yml",
         "tests/stubs/gpu.yml",
         "tests/faults/model.yml",
+        "tests/vm/model.yml",
     ),
 }
 INDEX_ADDRESS = re.compile(r"https?://|--(extra-)?index-url|--find-links|file:", re.IGNORECASE)
