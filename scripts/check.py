@@ -34,6 +34,7 @@ OVERLAYS = {
         "tests/faults/model.yml",
         "tests/leaks/model.yml",
         "tests/leaks/delayed.yml",
+        "tests/vm/model.yml",
     ),
 }
 INDEX_ADDRESS = re.compile(r"https?://|--(extra-)?index-url|--find-links|file:", re.IGNORECASE)

@@ -26,7 +26,8 @@ class Plan:
     images: tuple[str, ...]
     files: tuple[str, ...]
     """Of the repository, which are all that a node gets of it."""
-    overlay: str
+    overlays: tuple[str, ...]
+    """Compose files on top of the node's own."""
     services: tuple[str, ...]
     members: tuple[str, ...]
     """The services that live in the namespace of the holder."""
@@ -48,7 +49,7 @@ RELAY = Plan(
     memory=512,
     images=tuple(f"node/{name}:{VERSION}" for name in ("wireguard", "egress", "relay")),
     files=(*EVERY_NODE, "compose.vps.yml", ".env.vps.example"),
-    overlay="tests/vm/relay.yml",
+    overlays=("tests/vm/relay.yml",),
     services=("wireguard", "uplink", "egress", "relay"),
     members=("relay",),
 )
@@ -58,7 +59,7 @@ MODEL = Plan(
     memory=1024,
     images=(f"node/wireguard:{VERSION}", f"node/gateway:{VERSION}", f"node-test/stubs:{VERSION}"),
     files=(*EVERY_NODE, "compose.gpu.yml", ".env.gpu.example"),
-    overlay="tests/stubs/engine.yml",
+    overlays=("tests/stubs/engine.yml", "tests/vm/model.yml"),
     services=("wireguard", "uplink", "gateway", "engine"),
     members=("gateway",),
 )
@@ -70,7 +71,8 @@ def lay_out(plan: Plan, pair: Pair, target: Path) -> None:
     for name in plan.files:
         (home / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(ROOT / name, home / name)
-    shutil.copy2(ROOT / plan.overlay, home / "overlay.yml")
+    for overlay in plan.overlays:
+        shutil.copy2(ROOT / overlay, home / Path(overlay).name)
     if plan is RELAY:
         shutil.copyfile(pair.state / "telegram" / "ca.pem", home / "telegram_ca.pem")
     secrets = home / "secrets"
@@ -80,9 +82,10 @@ def lay_out(plan: Plan, pair: Pair, target: Path) -> None:
         owner = secret.stat()
         shutil.chown(secrets / secret.name, owner.st_uid, owner.st_gid)
     settings = (pair.state / f"{plan.project}.env").read_text(encoding="utf-8").splitlines()
-    files = f"COMPOSE_FILE={next(f for f in plan.files if f.startswith('compose'))}:overlay.yml"
+    own = next(name for name in plan.files if name.startswith("compose"))
+    files = ":".join([own, *(Path(overlay).name for overlay in plan.overlays)])
     kept = [line for line in settings if not line.startswith(("SECRETS=", "ENV_FILE="))]
-    (home / ".env").write_text("\n".join([files, *kept, ""]), encoding="utf-8")
+    (home / ".env").write_text("\n".join([f"COMPOSE_FILE={files}", *kept, ""]), encoding="utf-8")
     _lay_out_units(plan, target / "etc" / "systemd" / "system")
 
 
