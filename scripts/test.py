@@ -104,6 +104,11 @@ BY_NAME = (
         needs_docker=True,
         images=EVERYTHING,
         paths=("tests/leaks",),
+        options=(
+            "--ignore=tests/leaks/test_behaviour.py",
+            "--ignore=tests/leaks/test_mutants.py",
+            *("-o", "faulthandler_timeout=900"),
+        ),
     ),
     Stage(
         "soak",
