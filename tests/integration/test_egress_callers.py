@@ -155,11 +155,12 @@ def test_slow_greeting_is_cut_off_and_holds_up_nobody(world: World) -> None:
         ]
         slow.append(pool.submit(world.greets, "silent", is_said=False))
         wait_until(lambda: connections_of_relay(world) >= 4, "all are connected", 5)
-        ordinary = [world.greets("ordinary") for _ in range(3)]
+        ordinary = world.greets("ordinary")
         assert not any(future.done() for future in slow), "control: they still speak"
         cut_off = [future.result() for future in slow]
 
-    assert all(answer.was_served and answer.seconds < 1 for answer in ordinary)
+    assert ordinary.was_served
+    assert ordinary.seconds < 1
     assert all(answer.answer == "" for answer in cut_off)
     assert max(answer.seconds for answer in cut_off) < INSPECTION_SECONDS + 2
     assert not world.has_heard("slow")
