@@ -25,6 +25,7 @@ table inet leaks_guard {{
   set networks {{ type ipv4_addr; flags interval; elements = {{ {networks} }}; }}
   set bridges {{ type ifname; }}
   set controls {{ type ifname; }}
+  set escapes {{ type ipv4_addr . ipv4_addr . ifname; flags dynamic; size 64; }}
   # A scan of every port would fill the host's table of connections.
   chain untracked {{
     type filter hook prerouting priority raw; policy accept;
@@ -33,8 +34,10 @@ table inet leaks_guard {{
   chain forward {{
     type filter hook forward priority -500; policy accept;
     iifname @bridges oifname @controls counter name "control" drop
+    iifname @bridges oifname != @bridges add @escapes {{ ip saddr . ip daddr . oifname }}
     iifname @bridges oifname != @bridges counter name "escaped" drop
-    ip saddr @networks oifname != @bridges oifname != @controls counter name "escaped" drop
+    ip saddr @networks oifname != @bridges add @escapes {{ ip saddr . ip daddr . oifname }}
+    ip saddr @networks oifname != @bridges counter name "escaped" drop
   }}
 }}
 """
@@ -53,6 +56,10 @@ class Guard:
 
     def escaped(self) -> int:
         return self._packets("escaped")
+
+    def escapes(self) -> str:
+        """Whence, whither and through which interface: the first of them."""
+        return nft(f"list set {TABLE} escapes")
 
     def controlled(self) -> int:
         return self._packets("control")

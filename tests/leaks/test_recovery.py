@@ -143,7 +143,7 @@ def test_starting_uplink_answers_nobody(
     others = [f for f in watch.leaks if f.protocol != 1 or f.transport[:2] != PORT_UNREACHABLE]
     assert others == [], explain(others)
     assert len(watch.leaks) <= MOST_REFUSALS
-    assert {frame.protocol for frame in seen.leaks} == {1}, "control: without protection, ICMP"
+    assert any(frame.protocol == 1 for frame in seen.leaks), "control: without protection, ICMP"
     assert len(sent) > 100
 
 
