@@ -24,7 +24,7 @@ CACHE = Path(os.environ.get("VM_CACHE", "/var/tmp/node-vm"))
 PACKAGES = (
     *("linux-image-cloud-amd64", "initramfs-tools", "zstd", "kmod", "udev", "systemd-sysv", "dbus"),
     *("docker.io", "docker-cli", "docker-compose", "ca-certificates"),
-    *("iproute2", "iptables", "nftables", "procps", "qemu-guest-agent"),
+    *("iproute2", "iptables", "nftables", "procps", "qemu-guest-agent", "curl"),
 )
 """Docker Engine as Debian has it. WireGuard comes with the kernel, its tools with the image."""
 
