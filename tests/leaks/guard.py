@@ -31,13 +31,14 @@ table inet leaks_guard {{
     type filter hook prerouting priority raw; policy accept;
     ip saddr @scanners notrack
   }}
+  # By bridge; and by address, for what an interrupted run left before its bridge was known here.
   chain forward {{
     type filter hook forward priority -500; policy accept;
     iifname @bridges oifname @controls counter name "control" drop
     iifname @bridges oifname != @bridges add @escapes {{ ip saddr . ip daddr . oifname }}
     iifname @bridges oifname != @bridges counter name "escaped" drop
-    ip saddr @networks oifname != @bridges add @escapes {{ ip saddr . ip daddr . oifname }}
-    ip saddr @networks oifname != @bridges counter name "escaped" drop
+    ip saddr @networks oifname != "br-*" add @escapes {{ ip saddr . ip daddr . oifname }}
+    ip saddr @networks oifname != "br-*" counter name "escaped" drop
   }}
 }}
 """
