@@ -7,7 +7,6 @@ the network, and nothing needs a port in the machine.
 import base64
 import json
 import os
-import signal
 import socket
 import subprocess
 import time
@@ -64,7 +63,6 @@ class Machine:
         """Start it; `enter_namespace` is the command that puts it where its port is."""
         assert not self.is_on
         self.console.write_bytes(b"")
-        # The agent's socket has a short path: a socket's address holds 107 bytes.
         with (self._state / f"{self.name}.qemu").open("wb") as log:
             self._process = subprocess.Popen(
                 [*enter_namespace, *self._command()],
@@ -115,11 +113,6 @@ class Machine:
         except subprocess.TimeoutExpired:
             raise self.failure(f"is not off after {seconds:.0f} s") from None
         self._process = None
-
-    def freeze(self) -> None:
-        """Hold the whole machine, as a host that is starved of its processor."""
-        assert self._process is not None
-        os.kill(self._process.pid, signal.SIGSTOP)
 
     # Commands
 
