@@ -44,6 +44,8 @@ class Place:
     is_first_process: bool = False
     reaps: bool = False
     """Whether what dies in it must be cleared away by an init process."""
+    carries_tunnel: bool = False
+    """Whether it sends the tunnel's packets: routers may cut them, and no port is called closed."""
     opens_to_guests: frozenset[str] = frozenset()
     """Directories of its own that every user of the container may look into."""
     shared: frozenset[str] = frozenset()
@@ -179,6 +181,25 @@ def judge_other(place: Place, report: Mapping[str, Any]) -> Iterator[Finding]:
         yield Finding("the account that it becomes has a power", str(report["powers"]))
 
 
+def judge_path(report: Mapping[str, Any]) -> Iterator[Finding]:
+    """What comes of a router's complaint: anybody on the way could send one."""
+    if report["after"] != report["before"]:
+        seen = f"the path has {report['after']} bytes after {report['before']}"
+        yield Finding("is told that the path is narrow", seen)
+
+
+def judge_refusal(report: Mapping[str, Any]) -> Iterator[Finding]:
+    """What a neighbour hears of a port at which nobody listens yet."""
+    if report["refuses"]:
+        yield Finding("a neighbour calls a port that nobody listens at", "it is told so")
+
+
+def judge_silence(report: Mapping[str, Any]) -> Iterator[Finding]:
+    """When a connection is given up whose other side has gone."""
+    if not 8 < report["seconds"] < 25:
+        yield Finding("a server is not heard of any more", f"given up after {report['seconds']} s")
+
+
 def judge_mounts(place: Place, report: Mapping[str, Any]) -> Iterator[Finding]:
     """What the mounts refuse by themselves, to a root with every usual capability."""
     limited = {directory for directory, most in place.all_rooms.items() if most}
@@ -236,6 +257,7 @@ def _uplink() -> Place:
         reaches=frozenset({"tunnel"}),
         interfaces=OUTSIDE,
         among_processes_of_holder=True,
+        carries_tunnel=True,
         opens_to_guests=frozenset({"/twin/run"}),
     )
 
@@ -259,7 +281,7 @@ PLACES: dict[tuple[str, str], Place] = {
         memory_mib=256,
         rooms={"/tmp": 1024},
         listable=frozenset({"/run/egress"}),
-        secrets=frozenset({"bot_token", "link_token"}),
+        secrets=frozenset({"bot_token", "link_token", "telegram_ca"}),
         in_namespace_of_holder=True,
         reaps=True,
         shared=frozenset({"/run/egress"}),
