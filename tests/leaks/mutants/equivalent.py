@@ -48,9 +48,12 @@ def excuse(mutant: str) -> str | None:
 
 NO_SYSCTLS = "not allowed in host network namespace"
 OVERLAP = "conflicting intervals"
+NO_SUCH_CHAIN = "No such file or directory"
 AT_START: dict[str, str] = {
     "vps wireguard: network_mode: host": NO_SYSCTLS,
     "gpu wireguard: network_mode: host": NO_SYSCTLS,
+    "uplink-listen: table inet node/chain newcomers: removed": NO_SUCH_CHAIN,
+    "uplink-listen: table inet node/chain refused: removed": NO_SUCH_CHAIN,
     "egress: table inet node/set telegram: no auto-merge": OVERLAP,
     "egress: table netdev node/set telegram: no auto-merge": OVERLAP,
 }
