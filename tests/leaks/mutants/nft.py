@@ -31,6 +31,10 @@ MATCHES = re.compile(
 VERDICT = re.compile(r'(counter name "\w+" ?)?(notrack ?)?(accept|drop|goto \w+)?')
 LIMIT = re.compile(r"limit rate (?:over )?(\d+)/second burst (\d+) packets")
 COUNTER = re.compile(r'counter name "\w+"')
+VALUES = re.compile(r"(@th,64,32 != |meta l4proto )\{ ([^}]*) \}")
+ONE_MORE = {"@th,64,32 != ": "0x02000000", "meta l4proto ": "253"}
+"""What is added to several values: the answer to a handshake, a protocol that nobody knows."""
+
 HEAD = re.compile(
     r"type filter hook (\w+) (devices = \S+ )?priority (?:filter|raw); policy (drop|accept);"
 )
@@ -105,6 +109,14 @@ def rule_mutants(where: str, statement: str, changed: Changed) -> Iterator[Rules
             continue  # all that the rule does: the same as removed
         without = " ".join(statement.replace(match, "", 1).split())
         yield changed(f"{where}: {statement}: without `{match}`", without)
+    if values := VALUES.search(statement):
+        listed = values[2].split(", ")
+        for value in listed:
+            others = ", ".join(other for other in listed if other != value)
+            without = statement.replace(values[0], f"{values[1]}{{ {others} }}")
+            yield changed(f"{where}: {statement}: without the value {value}", without)
+        more = f"{values[1]}{{ {', '.join([*listed, ONE_MORE[values[1]]])} }}"
+        yield changed(f"{where}: {statement}: one value more", statement.replace(values[0], more))
     counter = COUNTER.search(statement)
     if counter and statement != counter[0]:
         without = " ".join(statement.replace(counter[0], "", 1).split())
