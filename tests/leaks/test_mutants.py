@@ -30,7 +30,7 @@ from tests.leaks.mutants.report import Report
 WAVE = 12
 """So many containers are tried at once."""
 
-SLOW_WAYS = ("order", "order-egress", "restart", "stop")
+SLOW_WAYS = ("order", "order-egress", "restart", "stop", "silence")
 """What is tried by waiting: all of a kind at once."""
 
 SERVICES = [f"{node} {service}" for node, service in PLACES]

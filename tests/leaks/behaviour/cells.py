@@ -35,7 +35,10 @@ from tests.leaks.behaviour.confinement import (
     judge_mounts,
     judge_other,
     judge_own,
+    judge_path,
+    judge_refusal,
     judge_root,
+    judge_silence,
 )
 from tests.leaks.behaviour.rules import source
 
@@ -46,7 +49,7 @@ SIXTH = "198.18.78"
 CANARY = "mutants-canary"
 NODES = {"vps": "compose.vps.yml", "gpu": "compose.gpu.yml"}
 SECRETS = (
-    *("bot_token", "link_token", "store_key"),
+    *("bot_token", "link_token", "store_key", "telegram_ca"),
     *("tunnel_private_key", "tunnel_preshared_key"),
 )
 
@@ -87,6 +90,7 @@ def configuration(node: str, folder: Path) -> Config:
         "RESOLVER": f"{NETWORKS['telegram']}.53",
         "ALLOWED_USERS": "1001",
         "SECRETS": str(secrets),
+        "TELEGRAM_CA_FILE": str(secrets / "telegram_ca"),
         "ENV_FILE": str(folder / "env"),
     }
     done = docker(
@@ -188,8 +192,8 @@ def furnish(cell: Cell) -> tuple[Config, Config, Config]:
     service: Config = config["services"][cell.service]
     place = cell.place
     given = {
-        "report": {"own": "own", "mounts": "mounts", "elevation": "mounts", "flood": "flood"}.get(
-            cell.way, "nothing"
+        "report": {"own": "own", "mounts": "mounts", "elevation": "mounts"}.get(
+            cell.way, cell.way if cell.way in ("flood", "silence") else "nothing"
         ),
         "stays": True,
         "stubborn": cell.way == "stop",
@@ -473,12 +477,37 @@ def report_as(cell: Cell, user: str) -> Any:
     return json.loads(printed.splitlines()[-1])["report"]
 
 
+def report_of_root(container: str, report: str, **given: object) -> Any:
+    """A report by an almighty root in a container: what the kernel does for it, not what it may."""
+    printed = docker(
+        *("exec", "-u", "0:0", "--privileged", container, "python3", "-c", source("inmate.py")),
+        json.dumps({"report": report, "stays": False, **given}),
+    )
+    return json.loads(printed.splitlines()[-1])["report"]
+
+
+def _wire(cell: Cell) -> Iterator[Finding]:
+    """What the kernel says and believes at the tunnel's network, before any rules stand."""
+    address = json.loads(docker("inspect", container_of(cell)))[0]["NetworkSettings"]["Networks"]
+    if full("tunnel") not in address:
+        return  # the trial of whom it reaches has found that
+    own = address[full("tunnel")]["IPAddress"]
+    neighbours = {"tunnel": neighbour_of("tunnel")}
+    yield from judge_path(report_of_root(container_of(cell), "path", neighbours=neighbours))
+    yield from judge_refusal(report_of_root(full("neighbour-tunnel"), "refusal", asked=own))
+
+
+def _silence(cell: Cell) -> Iterable[Finding]:
+    return judge_silence(report_of(cell))
+
+
 def _own(cell: Cell) -> Iterable[Finding]:
     place = cell.place
     return (
         list(judge_own(place, report_of(cell)))
         or list(judge_root(place, report_as(cell, "0:0")))
         or list(judge_guest(place, report_as(cell, f"{GUEST}:{GUEST}")))
+        or (place.carries_tunnel and list(_wire(cell)))
         or (
             place.rooms_of_others
             and list(judge_other(place, report_as(cell, f"{place.other[0]}:{place.other[1]}")))
@@ -584,6 +613,7 @@ def _network(cell: Cell) -> Iterator[Finding]:
 WAYS = {
     "network": _network,
     "own": _own,
+    "silence": _silence,
     "mounts": _mounts,
     "elevation": _elevation,
     "restart": _restart,

@@ -6,6 +6,7 @@ Compose files. `inmate` does the trying.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -44,6 +45,8 @@ class Place:
     is_first_process: bool = False
     reaps: bool = False
     """Whether what dies in it must be cleared away by an init process."""
+    carries_tunnel: bool = False
+    """Whether it sends the tunnel's packets: routers may cut them, and no port is called closed."""
     opens_to_guests: frozenset[str] = frozenset()
     """Directories of its own that every user of the container may look into."""
     shared: frozenset[str] = frozenset()
@@ -125,6 +128,10 @@ def judge_own(place: Place, report: Mapping[str, Any]) -> Iterator[Finding]:
     yield from differs("runs as its own user and group", "user", sorted(place.user))
 
 
+OF_TRIALS = re.compile(r"runc init|/usr/bin/su|(/twin)?/run/program-\d+( -u)?")
+"""What the trial itself starts in cells that share one holder: no finding of any of them."""
+
+
 def _judge_processes(place: Place, report: Mapping[str, Any]) -> Iterator[Finding]:
     first: str = report["first_process"]
     if place.is_first_process and "python3" not in first.split()[0]:
@@ -133,7 +140,11 @@ def _judge_processes(place: Place, report: Mapping[str, Any]) -> Iterator[Findin
         if "sidecar" not in first:
             yield Finding("process 1 is the holder of the namespace", f"it is {first}")
         known = ("sidecar", "socat", "ip monitor", "sleep", "bash")
-        strangers = [other for other in report["others"] if not any(k in other for k in known)]
+        strangers = [
+            other
+            for other in report["others"]
+            if not any(k in other for k in known) and not OF_TRIALS.fullmatch(other)
+        ]
     else:
         strangers = report["others"]
     if strangers:
@@ -177,6 +188,25 @@ def judge_other(place: Place, report: Mapping[str, Any]) -> Iterator[Finding]:
         yield Finding("the account that it becomes writes", str(report["writable"]))
     if report["powers"]:
         yield Finding("the account that it becomes has a power", str(report["powers"]))
+
+
+def judge_path(report: Mapping[str, Any]) -> Iterator[Finding]:
+    """What comes of a router's complaint: anybody on the way could send one."""
+    if report["after"] != report["before"]:
+        seen = f"the path has {report['after']} bytes after {report['before']}"
+        yield Finding("is told that the path is narrow", seen)
+
+
+def judge_refusal(report: Mapping[str, Any]) -> Iterator[Finding]:
+    """What a neighbour hears of a port at which nobody listens yet."""
+    if report["refuses"]:
+        yield Finding("a neighbour calls a port that nobody listens at", "it is told so")
+
+
+def judge_silence(report: Mapping[str, Any]) -> Iterator[Finding]:
+    """When a connection is given up whose other side has gone."""
+    if not 8 < report["seconds"] < 25:
+        yield Finding("a server is not heard of any more", f"given up after {report['seconds']} s")
 
 
 def judge_mounts(place: Place, report: Mapping[str, Any]) -> Iterator[Finding]:
@@ -236,6 +266,7 @@ def _uplink() -> Place:
         reaches=frozenset({"tunnel"}),
         interfaces=OUTSIDE,
         among_processes_of_holder=True,
+        carries_tunnel=True,
         opens_to_guests=frozenset({"/twin/run"}),
     )
 
@@ -259,7 +290,7 @@ PLACES: dict[tuple[str, str], Place] = {
         memory_mib=256,
         rooms={"/tmp": 1024},
         listable=frozenset({"/run/egress"}),
-        secrets=frozenset({"bot_token", "link_token"}),
+        secrets=frozenset({"bot_token", "link_token", "telegram_ca"}),
         in_namespace_of_holder=True,
         reaps=True,
         shared=frozenset({"/run/egress"}),

@@ -18,6 +18,7 @@ import shutil
 import signal
 import socket
 import stat
+import struct
 import subprocess
 import sys
 import threading
@@ -29,6 +30,8 @@ libc = ctypes.CDLL(None, use_errno=True)
 SCRATCH = "/dev/shm"
 FOREIGN_USER = 12345
 SO_RCVBUFFORCE = 33
+SO_ATTACH_FILTER = 26
+IP_MTU = 14
 PR_CAPBSET_DROP = 24
 CLONE_NEWUSER = 0x10000000
 SYS_ADD_KEY = {"x86_64": 248}.get(os.uname().machine, 217)
@@ -434,6 +437,65 @@ def commands_docker() -> bool:
     return works(connect)
 
 
+def seconds_unheard(address: str, at_most: float) -> float:
+    """How long until a connection is given up whose other side is heard no more.
+
+    The socket's own filter drops all that comes, so it is as if the network were cut.
+    """
+    drop_all = ctypes.create_string_buffer(struct.pack("HBBI", 6, 0, 0, 0))
+    program = struct.pack("HL", 1, ctypes.addressof(drop_all))
+    with socket.create_connection((address, 8080), 5) as connection:
+        connection.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, program)
+        connection.settimeout(at_most)
+        began = time.monotonic()
+        connection.sendall(b"x")
+        with contextlib.suppress(OSError):
+            connection.recv(1)
+        return time.monotonic() - began
+
+
+def learns_path_size(address: str) -> dict[str, int]:
+    """A router complains, to one who sends UDP, that the path is narrow: what is thought of it.
+
+    The size of the path before and after. Needs a raw socket to say what the router would.
+    """
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+        sender.connect((address, 9))
+        before = sender.getsockopt(socket.IPPROTO_IP, IP_MTU)
+        own, own_port = sender.getsockname()
+        ends = socket.inet_aton(own) + socket.inet_aton(address)
+        quoted = struct.pack("!BBHHHBBH", 0x45, 0, 1400, 7, 0x4000, 64, 17, 0) + ends
+        quoted += struct.pack("!HHHH", own_port, 9, 1380, 0)
+        complaint = struct.pack("!BBHHH", 3, 4, 0, 0, 1280) + quoted
+        total = sum(struct.unpack(f"!{len(complaint) // 2}H", complaint))
+        total = (total >> 16) + (total & 0xFFFF)
+        total = ~(total + (total >> 16)) & 0xFFFF
+        complaint = complaint[:2] + struct.pack("!H", total) + complaint[4:]
+        with socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP) as router:
+            router.sendto(complaint, (own, 0))
+        after = before
+        deadline = time.monotonic() + 0.5
+        while after == before and time.monotonic() < deadline:
+            after = sender.getsockopt(socket.IPPROTO_IP, IP_MTU)
+            time.sleep(0.01)
+    return {"before": before, "after": after}
+
+
+def refuses_udp(address: str) -> bool:
+    """Whether somebody says of a port that it is closed."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as caller:
+        caller.settimeout(0.5)
+        caller.connect((address, 51820))
+        try:
+            for _ in range(3):
+                caller.send(b"probe")
+                with contextlib.suppress(TimeoutError):
+                    caller.recv(1)
+        except ConnectionRefusedError:
+            return True
+    return False
+
+
 # Reports
 
 
@@ -533,6 +595,19 @@ def network_report(given: dict[str, Any]) -> dict[str, Any]:
     return {"sends_ipv6": sends_ipv6(given["interfaces"])}
 
 
+def silence_report(given: dict[str, Any]) -> dict[str, Any]:
+    return {"seconds": seconds_unheard(given["neighbours"]["telegram"], 40)}
+
+
+def path_report(given: dict[str, Any]) -> dict[str, Any]:
+    return learns_path_size(given["neighbours"]["tunnel"])
+
+
+def refusal_report(given: dict[str, Any]) -> dict[str, Any]:
+    """As a neighbour of the one that is asked."""
+    return {"refuses": refuses_udp(given["asked"])}
+
+
 Report = Callable[[dict[str, Any]], dict[str, Any]]
 REPORTS: dict[str, Report] = {
     "network": network_report,
@@ -540,6 +615,9 @@ REPORTS: dict[str, Report] = {
     "guest": guest_report,
     "mounts": mounts_report,
     "flood": flood_report,
+    "silence": silence_report,
+    "path": path_report,
+    "refusal": refusal_report,
     "nothing": lambda _: {},
 }
 

@@ -123,7 +123,11 @@ def lay_outside(player: Player) -> None:
         "-",
         text=f"link set outside address {NEAR_HARDWARE.hex(':')} up\n"
         f"address add {UPLINK.address}/24 dev outside\n"
-        f"address add {NEAR6.address}/64 dev outside nodad\n" + neighbours,
+        f"address add {NEAR6.address}/64 dev outside nodad\n"
+        # Others are many: reached by one router, they take no places in the table of neighbours.
+        + neighbours
+        + f"route add 198.19.0.0/16 via {ELSEWHERE.address} dev outside\n"
+        + f"route add 198.18.76.0/24 via {ELSEWHERE.address} dev outside\n",
     )
 
 

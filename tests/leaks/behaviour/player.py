@@ -109,6 +109,12 @@ class World:
         time.sleep(SETTLE_SECONDS)
         return count + self._hear()
 
+    def say(self, device: str, packets: list[str]) -> None:
+        """Send packets from inside, whatever becomes of them."""
+        for packet in packets:
+            self._send("out", device, bytes.fromhex(packet))
+            self._look()
+
     def _send(self, how: str, device: str, packet: bytes) -> None:
         version = packet[0] >> 4 if packet else 0
         with contextlib.suppress(OSError):  # refused to the sender: then it is not seen either
@@ -181,6 +187,7 @@ def main() -> None:
         "listen": world.listen,
         "play": world.play,
         "flood": world.flood,
+        "say": world.say,
         "left": lambda: [[name, packet.hex()] for name, packet in world.left],
         "run": run,
     }

@@ -112,14 +112,33 @@ class Player:
         shown = "".join(self.run("nft", "--stateless", "list", "table", *table) for table in own)
         return LEARNT.sub(r"\1", shown)
 
-    def refused(self) -> dict[str, int]:
-        """The counters of refused packets."""
+    def counters(self) -> dict[str, int]:
+        """What the rules have counted, in packets."""
         code, printed, _ = self.order(
             "run", ["nft", "--json", "list", "counters", "table", "inet", "node"], ""
         )
         listed = json.loads(printed)["nftables"] if code == 0 else []
         counters = [entry["counter"] for entry in listed if "counter" in entry]
         return {counter["name"]: int(counter["packets"]) for counter in counters}
+
+    def remembers(self, name: str, address: str) -> int:
+        """For how many seconds yet a set will hold an address, as the kernel counts; 0: not held.
+
+        It is asked for what takes too long to be waited for.
+        """
+        code, printed, _ = self.order(
+            "run", ["nft", "--json", "list", "set", "inet", "node", name], ""
+        )
+        listed = json.loads(printed)["nftables"] if code == 0 else []
+        members = [
+            member["elem"]
+            for entry in listed
+            for member in entry.get("set", {}).get("elem", [])
+            if "elem" in member
+        ]
+        return max(
+            (int(m["expires"]) for m in members if address in json.dumps(m["val"])), default=0
+        )
 
 
 def source(name: str) -> str:
@@ -224,9 +243,13 @@ class Ruleset:
     servers: tuple[int, ...] = ()
     """Ports on which a server of the namespace answers calls."""
     has_loopback: bool = False
-    hears_size_complaints: Talk | None = None
-    """The conversation for which path MTU discovery must work."""
+    complained_of: Talk | None = None
+    """A conversation that is allowed, and of which a router may complain."""
+    hears_size_complaints: bool = False
+    """Whether path MTU discovery must work for it."""
     limits_strangers: bool = False
+    counts: tuple[str, ...] = ("refused_in", "refused_out")
+    """The counters that must have counted when everything has been tried."""
 
     @property
     def rules(self) -> str:
@@ -318,7 +341,7 @@ class Ruleset:
         yield Trial(
             f"{self.insider}: an echo request", False, always(("out", device, asking.hex()))
         )
-        talk = self.hears_size_complaints
+        talk = self.complained_of
         for about, kind, code, is_known in (
             ("a packet is too big", 3, 4, True),
             ("a port is closed", 3, 3, True),
@@ -336,7 +359,7 @@ class Ruleset:
             complaint = packets.icmp_error(router, kind, code, quoted)
             yield Trial(
                 f"a router says that {about}",
-                is_known and (kind, code) == (3, 4) and talk is not None,
+                is_known and (kind, code) == (3, 4) and self.hears_size_complaints,
                 always(("in", device, arriving(device, complaint))),
                 before=(live.first,) if is_known and talk else (),
             )
@@ -377,11 +400,11 @@ def examine_standing(
     findings += unasked(ruleset, player)
     if findings:
         return findings
-    refused = player.refused()
+    counted = player.counters()
     findings = [
-        Finding("counting of what is refused", f"{name} is 0 after many refusals")
-        for name in ("refused_in", "refused_out")
-        if not refused.get(name)
+        Finding("counting of what is heard and refused", f"{name} is 0 after many packets")
+        for name in ruleset.counts
+        if not counted.get(name)
     ]
     if not findings and ruleset.has_outside:
         # Both tables must hold alone; packet sockets have tried the one at the wire already.
@@ -431,56 +454,156 @@ def unprotected(ruleset: Ruleset, player: Player, ports: Iterator[int]) -> list[
     return judge(player, trials, "without rules, ")
 
 
-def flood(
-    ruleset: Ruleset, player: Player, ports: Iterator[int], *, patient: bool
-) -> list[Finding]:
-    """Many packets at once from outside: a stranger is held back, an answered peer is not."""
-    near = End(ruleset.near.address, 51820)
-    stranger = End("198.18.75.66", next(ports))
-
-    def knocks(source: End, count: int) -> int:
-        packet = packets.udp(source, near, HANDSHAKE + bytes(12))
-        return int(player.order("flood", "outside", [arriving("outside", packet)], count))
-
-    def answer(target: End) -> None:
-        player.play([("out", "outside", packets.udp(near, target, b"answer").hex())], [])
-
-    findings = []
-    passed = knocks(stranger, 60)
-    if not 1 <= passed <= 30:
-        findings.append(Finding("a stranger sends 60 packets at once", f"{passed} got in"))
-    time.sleep(0.5)
-    passed = knocks(stranger, 60)
-    if not 1 <= passed <= 15:
-        findings.append(Finding("the stranger again, half a second later", f"{passed} got in"))
-    peer = End("198.18.75.67", next(ports))
-    knocks(peer, 1)
-    answer(peer)
-    passed = knocks(peer, 60)
-    if passed != 60:
-        findings.append(Finding("a peer that was answered sends 60 packets", f"{passed} got in"))
-    if findings:
-        return findings
-    began = time.monotonic()
-    many = [
+@functools.cache
+def crowd(first: int, last: int, port: int) -> list[str]:
+    """A packet each from many addresses, like WireGuard's first one."""
+    near = End(UPLINK.address, port)
+    return [
         arriving(
             "outside",
             packets.udp(End(f"198.19.{n >> 8}.{n & 255}", 4242), near, HANDSHAKE + bytes(12)),
         )
-        for n in range(17000)
+        for n in range(first, last)
     ]
-    passed = int(player.order("flood", "outside", many, 1))
-    if not 16000 <= passed <= 16384:
-        findings.append(Finding("17000 strangers at once", f"{passed} got in"))
-    if knocks(peer, 60) != 60:
-        findings.append(Finding("the peer, while strangers fill the set", "it is held back"))
-    if patient and not findings:
-        newcomer = End("198.18.75.68", next(ports))
-        while not (let_in := knocks(newcomer, 1)) and time.monotonic() - began < 14:
-            time.sleep(0.5)
-        if not let_in:
-            findings.append(Finding("a newcomer after the crowd has gone", "still held back"))
-    return findings
+
+
+RESPONSE, DATA = b"\2\0\0\0", b"\4\0\0\0"
+"""How two other kinds of WireGuard's messages begin."""
+
+KINDS = (
+    ("a handshake's first message", HANDSHAKE + bytes(12), True),
+    ("data", DATA + bytes(92), True),
+    ("an answer to a handshake", RESPONSE + bytes(88), False),
+    ("a cookie", b"\3\0\0\0" + bytes(60), False),
+    ("nothing of WireGuard's", bytes(148), False),
+    ("a first message with more in its head", b"\1\1\0\0" + bytes(144), False),
+    ("a first message that is too long", HANDSHAKE + bytes(16), False),
+    ("a first message that is too short", HANDSHAKE, False),
+)
+"""What somebody new may send: what it is, the payload, whether it is let in."""
+
+
+class Crowd:
+    """Many packets at once from outside against the listening end, and what is let in of them."""
+
+    def __init__(self, player: Player, near: End, ports: Iterator[int]) -> None:
+        self.player = player
+        self.near = near
+        self.ports = ports
+
+    def knocks(
+        self, source: End, count: int, *, said: bytes = HANDSHAKE + bytes(12), port: int = 0
+    ) -> int:
+        near = End(self.near.address, port or self.near.port)
+        packet = arriving("outside", packets.udp(source, near, said))
+        return int(self.player.order("flood", "outside", [packet], count))
+
+    def come(self, first: int, last: int, port: int = 0) -> int:
+        """One packet from each of many addresses."""
+        body = crowd(first, last, port or self.near.port)
+        return int(self.player.order("flood", "outside", body, 1))
+
+    def answer(self, *targets: End, port: int = 0) -> None:
+        near = End(self.near.address, port or self.near.port)
+        said = [packets.udp(near, target, b"answer").hex() for target in targets]
+        self.player.order("say", "outside", said)
+
+    def newcomer(self) -> End:
+        port = next(self.ports)
+        return End(f"198.18.76.{port % 250 + 1}", port)
+
+    def strangers(self) -> Iterator[Finding]:
+        """One who was never answered."""
+        stranger = self.newcomer()
+        passed = self.knocks(stranger, 60)
+        if not 20 <= passed <= 30:
+            yield Finding("a stranger sends 60 packets at once", f"{passed} got in")
+        time.sleep(0.5)
+        passed = self.knocks(stranger, 60)
+        if not 1 <= passed <= 15:
+            yield Finding("the stranger again, half a second later", f"{passed} got in")
+        for about, said, is_let_in in KINDS:
+            if (passed := self.knocks(self.newcomer(), 1, said=said)) != is_let_in:
+                yield Finding(f"a newcomer sends {about}", f"{passed} got in")
+
+    def peers(self, peer: End) -> Iterator[Finding]:
+        """One who was answered, and others at its address."""
+        self.knocks(peer, 1)
+        self.answer(peer)
+        heard = self.player.counters().get("heard", 0)
+        if (passed := self.knocks(peer, 300)) != 300:
+            yield Finding("a peer that was answered sends 300 packets", f"{passed} got in")
+        if (counted := self.player.counters().get("heard", 0) - heard) != 300:
+            yield Finding("counting what the peer sends", f"{counted} of 300")
+        if not self.knocks(peer, 1, said=RESPONSE + bytes(88)):
+            yield Finding("the peer answers a handshake", "it did not get in")
+        if passed := self.knocks(peer, 5, port=8081):
+            yield Finding("the peer sends to another port", f"{passed} got in")
+        began = time.monotonic()
+        passed = self.knocks(End(peer.address, next(self.ports)), 1000)
+        most = 140 + 110 * (time.monotonic() - began)  # its address' share, and a stranger's
+        if not 100 <= passed <= most:
+            yield Finding("the peer's address with another port, 1000 packets", f"{passed} got in")
+        for name, seconds in (("peers", 300), ("peer_addresses", 86400)):
+            remembered = self.player.remembers(name, peer.address)
+            if not seconds - 60 <= remembered <= seconds:
+                yield Finding("how long an answered peer is known", f"{name}: {remembered} s")
+
+    def others(self) -> Iterator[Finding]:
+        """What makes nobody a peer, and takes nothing from those who are new."""
+        time.sleep(0.8)  # what strangers and known addresses may take is almost whole again
+        spoken_to = self.newcomer()
+        self.answer(spoken_to, port=8081)
+        if not 1 <= (passed := self.knocks(spoken_to, 60)) <= 30:
+            yield Finding("one who was sent something from another port", f"{passed} got in")
+        self.come(40000, 41000, port=8081)
+        passed = self.come(41000, 41100)
+        if passed != 100:
+            yield Finding("100 newcomers, after a crowd at another port", f"{passed} got in")
+        many = [End(f"198.19.{n >> 8}.{n & 255}", 4242) for n in range(42000, 43100)]
+        self.answer(*many)
+        if not 1 <= (passed := self.knocks(many[-1], 60)) <= 30:
+            yield Finding("the last of 1100 who were answered", f"{passed} got in")
+
+    def crowds(self, peer: End, *, patient: bool) -> Iterator[Finding]:
+        """So many strangers that no set can know them all."""
+        refused = self.player.counters().get("refused_in", 0)
+        began = time.monotonic()
+        passed = self.come(0, 17000)
+        most = 250 + 200 * (time.monotonic() - began)
+        if not 1 <= passed <= most:
+            yield Finding("17000 strangers at once", f"{passed} got in, {most:.0f} may")
+        counted = self.player.counters().get("refused_in", 0) - refused
+        if counted < 17000 - passed:
+            yield Finding(
+                "counting of strangers that are refused", f"{counted} of {17000 - passed}"
+            )
+        if self.knocks(peer, 60) != 60:
+            yield Finding("the peer, while strangers fill the set", "it is held back")
+        time.sleep(0.5)
+        # Of whom no account can be kept any more, only the allowance of all strangers is asked.
+        if (passed := self.knocks(self.newcomer(), 60)) < 40:
+            yield Finding("the set of strangers is bounded", f"{passed} got in of one more")
+        if patient:
+            while (passed := self.knocks(self.newcomer(), 60)) > 30:
+                if time.monotonic() - began > 16:
+                    yield Finding("a newcomer after the crowd has gone", f"{passed} of 60 got in")
+                    return
+                time.sleep(0.5)
+
+
+def flood(
+    ruleset: Ruleset, player: Player, ports: Iterator[int], *, patient: bool
+) -> list[Finding]:
+    """Many packets at once from outside: a stranger is held back, an answered peer is not."""
+    all_of_them = Crowd(player, End(ruleset.near.address, 51820), ports)
+    peer = End("198.18.75.67", next(ports))
+    return (
+        list(all_of_them.strangers())
+        or list(all_of_them.peers(peer))
+        or list(all_of_them.others())
+        or list(all_of_them.crowds(peer, patient=patient))
+    )
 
 
 # The five rulesets
@@ -682,12 +805,14 @@ def common_frames(near: End, far: End) -> list[tuple[str, bytes, bool]]:
     """What no outside may ever see, but for ARP."""
     near6, far6 = End(NEAR6.address, near.port), End(FAR6.address, far.port)
     tagged = leaving(packets.udp(near, far, mark()))
+    # Zeros where IPv4 has its head: by chance it would look like a later fragment of UDP.
+    announcement = FAR_HARDWARE + NEAR_HARDWARE + b"\x88\xcc" + bytes(20)
     return [
         ("ARP", packets.arp_request(near, far, NEAR_HARDWARE), True),
         ("an echo request", leaving(packets.icmp(near, far, 8, 0, bytes(4) + mark())), False),
         ("UDP by IPv6", leaving(packets.udp(near6, far6, mark())), False),
         ("TCP by IPv6", leaving(packets.tcp(near6, far6, packets.SYN, 7, 0)), False),
-        ("a link-layer announcement", FAR_HARDWARE + NEAR_HARDWARE + b"\x88\xcc" + mark(), False),
+        ("a link-layer announcement", announcement + mark(), False),
         ("a frame with a VLAN tag", tagged[:12] + b"\x81\x00\x00\x05" + tagged[12:], False),
     ]
 
@@ -717,8 +842,9 @@ def uplink(end: Literal["dial", "listen"]) -> Ruleset:
         allows_leaving=uplink_leaving(end),
         frames=uplink_frames(end),
         through=(("a stranger's packet to the endpoint", "outside", stranger, ENDPOINT, UDP),),
-        hears_size_complaints=Talk("", "inside", "outside", UDP, near, far),
+        complained_of=Talk("", "inside", "outside", UDP, near, far),
         limits_strangers=end == "listen",
+        counts=("heard", "refused_in", "refused_out"),
     )
 
 
@@ -793,7 +919,8 @@ def egress() -> Ruleset:
             "outside": '{ "outside" }',
             # Networks may overlap, as operators write them.
             "networks": f"{{ {TELEGRAM.address}/32,{TELEGRAM.address[:-2]}20/31 }}",
-            "resolver": RESOLVER.address,
+            "port": str(TELEGRAM.port),
+            "resolvers": f"{{ {RESOLVER.address} }}",
         },
         near=UPLINK,
         talks=egress_talks,
@@ -803,7 +930,8 @@ def egress() -> Ruleset:
         allows_leaving=egress_leaving,
         frames=egress_frames,
         through=(("a stranger's call to Telegram", "outside", ELSEWHERE, TELEGRAM, TCP),),
-        hears_size_complaints=Talk("", "inside", "outside", TCP, UPLINK, TELEGRAM),
+        complained_of=Talk("", "inside", "outside", TCP, UPLINK, TELEGRAM),
+        hears_size_complaints=True,
     )
 
 

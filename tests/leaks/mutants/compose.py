@@ -25,6 +25,13 @@ LEFT_OUT = {
 MORE_POWERS = ("NET_RAW", "NET_ADMIN", "SYS_ADMIN", "DAC_OVERRIDE", "MKNOD", "ALL")
 WAYS_OF_MOUNT_OPTIONS = {"noexec": "mounts", "nodev": "mounts", "nosuid": "elevation"}
 
+WAYS_OF_SYSCTLS = {"net.ipv4.tcp_retries2": "silence"}
+WEAKER_SYSCTLS = {
+    "net.ipv4.ip_no_pmtu_disc": "1",
+    "net.ipv4.icmp_ratelimit": "10",
+    "net.ipv4.tcp_retries2": "8",
+}
+
 
 @dataclass(frozen=True)
 class ComposeMutant:
@@ -179,7 +186,13 @@ class _Service:
 
     def sysctls(self) -> Iterator[ComposeMutant]:
         for name in self.keys["sysctls"]:
-            yield self.mutant(f"sysctls without {name}", drop("sysctls", name))
+            way = WAYS_OF_SYSCTLS.get(name, "own")
+            yield self.mutant(f"sysctls without {name}", drop("sysctls", name), way=way)
+            if name in WEAKER_SYSCTLS:
+                weaker = WEAKER_SYSCTLS[name]
+                yield self.mutant(
+                    f"sysctls {name}: {weaker}", put(weaker, "sysctls", name), way=way
+                )
         yield self.without("sysctls")
 
     def tmpfs(self) -> Iterator[ComposeMutant]:

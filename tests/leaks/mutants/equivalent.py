@@ -9,8 +9,8 @@ REPLY_IS_ESTABLISHED = (
     "(resolve_normal_ct in net/netfilter/nf_conntrack_core.c); `related` exists in that "
     "direction for ICMP errors alone, and what is invalid has no direction"
 )
-SADDR_IS_VERSION_4 = (
-    "`ip saddr` in the same rule reads IPv4 only, and nft adds the match on the version for it"
+DADDR_IS_VERSION_4 = (
+    "`ip daddr` in the same rule reads IPv4 only, and nft adds the match on the version for it"
 )
 ALL_SETS_DEFAULT = (
     "writing conf/all/disable_ipv6 also writes conf/default (addrconf_disable_ipv6 in "
@@ -25,9 +25,9 @@ EQUIVALENT: tuple[tuple[str, str], ...] = (
         REPLY_IS_ESTABLISHED,
     ),
     (
-        r"uplink-listen: .*/chain input: udp dport \$port ip version 4 update @strangers "
-        r"\{ ip saddr limit .* accept: without `ip version 4`",
-        SADDR_IS_VERSION_4,
+        r"uplink-listen: .*/chain output: udp sport \$port ip version 4 update @peer\w+ "
+        r"\{ ip daddr.*\}: without `ip version 4`",
+        DADDR_IS_VERSION_4,
     ),
     (
         r"(vps|gpu) \w+: sysctls without net\.ipv6\.conf\.default\.disable_ipv6",
@@ -48,9 +48,12 @@ def excuse(mutant: str) -> str | None:
 
 NO_SYSCTLS = "not allowed in host network namespace"
 OVERLAP = "conflicting intervals"
+NO_SUCH_CHAIN = "No such file or directory"
 AT_START: dict[str, str] = {
     "vps wireguard: network_mode: host": NO_SYSCTLS,
     "gpu wireguard: network_mode: host": NO_SYSCTLS,
+    "uplink-listen: table inet node/chain newcomers: removed": NO_SUCH_CHAIN,
+    "uplink-listen: table inet node/chain refused: removed": NO_SUCH_CHAIN,
     "egress: table inet node/set telegram: no auto-merge": OVERLAP,
     "egress: table netdev node/set telegram: no auto-merge": OVERLAP,
 }

@@ -8,6 +8,8 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from tests.leaks.behaviour.rules import ELSEWHERE, RESOLVER
+
 MATCHES = re.compile(
     r'[io]ifname "[^"]+"'
     r"|ip [sd]addr \. udp [sd]port (?:!= )?@\w+"
@@ -28,6 +30,11 @@ MATCHES = re.compile(
 )
 VERDICT = re.compile(r'(counter name "\w+" ?)?(notrack ?)?(accept|drop|goto \w+)?')
 LIMIT = re.compile(r"limit rate (?:over )?(\d+)/second burst (\d+) packets")
+COUNTER = re.compile(r'counter name "\w+"')
+VALUES = re.compile(r"(@th,64,32 != |meta l4proto )\{ ([^}]*) \}")
+ONE_MORE = {"@th,64,32 != ": "0x02000000", "meta l4proto ": "253"}
+"""What is added to several values: the answer to a handshake, a protocol that nobody knows."""
+
 HEAD = re.compile(
     r"type filter hook (\w+) (devices = \S+ )?priority (?:filter|raw); policy (drop|accept);"
 )
@@ -78,7 +85,8 @@ def mutants_of(rules: str) -> Iterator[RulesMutant]:
                 kept = lines[:first] + lines[number + 1 :]
                 yield RulesMutant(f"{name}: removed", "\n".join(kept) + "\n")
         elif "/set " in where:
-            yield from set_mutants(where, statement, changed)
+            has_intervals = "flags interval" in "\n".join(lines[opened[-1][1] : number])
+            yield from set_mutants(where, statement, changed, has_intervals=has_intervals)
         elif head := HEAD.fullmatch(statement):
             if head[3] == "drop":
                 yield changed(f"{where}: policy accept", statement.replace("drop", "accept"))
@@ -96,10 +104,23 @@ def rule_mutants(where: str, statement: str, changed: Changed) -> Iterator[Rules
     if not VERDICT.fullmatch(rest):
         raise UnknownStatement(statement)
     yield changed(f"{where}: {statement}: removed", "")
-    if rest:
-        for match in matches:
-            without = " ".join(statement.replace(match, "", 1).split())
-            yield changed(f"{where}: {statement}: without `{match}`", without)
+    for match in matches:
+        if not rest and match.startswith("update"):
+            continue  # all that the rule does: the same as removed
+        without = " ".join(statement.replace(match, "", 1).split())
+        yield changed(f"{where}: {statement}: without `{match}`", without)
+    if values := VALUES.search(statement):
+        listed = values[2].split(", ")
+        for value in listed:
+            others = ", ".join(other for other in listed if other != value)
+            without = statement.replace(values[0], f"{values[1]}{{ {others} }}")
+            yield changed(f"{where}: {statement}: without the value {value}", without)
+        more = f"{values[1]}{{ {', '.join([*listed, ONE_MORE[values[1]]])} }}"
+        yield changed(f"{where}: {statement}: one value more", statement.replace(values[0], more))
+    counter = COUNTER.search(statement)
+    if counter and statement != counter[0]:
+        without = " ".join(statement.replace(counter[0], "", 1).split())
+        yield changed(f"{where}: {statement}: does not count", without)
     if limit := LIMIT.search(statement):
         if not any(match.startswith("limit") for match in matches):
             yield changed(f"{where}: {statement}: no limit", statement.replace(limit[0], ""))
@@ -113,13 +134,20 @@ def rule_mutants(where: str, statement: str, changed: Changed) -> Iterator[Rules
         )
 
 
-def set_mutants(where: str, statement: str, changed: Changed) -> Iterator[RulesMutant]:
+def set_mutants(
+    where: str, statement: str, changed: Changed, *, has_intervals: bool
+) -> Iterator[RulesMutant]:
     kind = SET_PROPERTIES.match(statement)
     if not kind:
         raise UnknownStatement(statement)
     if kind[1] == "elements":
         yield changed(f"{where}: no elements", "")
-        yield changed(f"{where}: any address", "elements = { 0.0.0.0/0 }")
+        if has_intervals:
+            yield changed(f"{where}: any address", "elements = { 0.0.0.0/0 }")
+        else:
+            both = f"{RESOLVER.address}, {ELSEWHERE.address}"
+            yield changed(f"{where}: another address as well", f"elements = {{ {both} }}")
+            yield changed(f"{where}: another address", f"elements = {{ {ELSEWHERE.address} }}")
     elif kind[1] == "size":
         yield changed(f"{where}: no size", "")
         yield changed(f"{where}: four times the size", "size 65536")
