@@ -25,11 +25,11 @@ def import_aiogram() -> None:
     rebuild = BaseModel.__dict__[REBUILD]
     namespace: dict[str, Any] = {}
 
-    def postpone(_model: type[BaseModel], /, **options: Any) -> None:
+    def postpone(_kind: type[BaseModel], /, **options: Any) -> None:
         namespace.update(options.get("_types_namespace") or {})
 
-    def rebuild_when_used(model: type[BaseModel], /, **options: Any) -> bool | None:
-        built: bool | None = rebuild.__func__(model, **({"_types_namespace": namespace} | options))
+    def rebuild_when_used(kind: type[BaseModel], /, **options: Any) -> bool | None:
+        built: bool | None = rebuild.__func__(kind, **({"_types_namespace": namespace} | options))
         return built
 
     setattr(BaseModel, REBUILD, classmethod(postpone))

@@ -2,7 +2,7 @@
 
 A growing text never changes what its complete lines are, so it can be cut between them for good.
 That rules out what only a later line would decide: references to links stay as they are written.
-Where models are careless, this is lenient: two spaces nest a list, and a fence may stand anywhere.
+Where writers are careless, this is lenient: two spaces nest a list, and a fence may stand anywhere.
 """
 
 import re

@@ -1,4 +1,4 @@
-"""Renders a piece of a model's Markdown as a Telegram message: its text, and entities beside it.
+"""Renders a piece of Markdown as a Telegram message: its text, and entities beside it.
 
 Every visible character stays, in its order; only what Markdown is written with goes. What cannot
 be shown by entities is left as it is written.
