@@ -24,6 +24,13 @@ USERS = tuple(range(1001, 1101))
 STRANGER = 6666
 
 
+def say_aloud(request: pytest.FixtureRequest, line: str) -> None:
+    """Print past pytest's capture: what is told while a suite runs, and its closing table."""
+    capture = request.config.pluginmanager.getplugin("capturemanager")
+    with capture.global_and_fixture_disabled() if capture else nullcontext():
+        print(line, flush=True)
+
+
 @pytest.fixture(scope="session")
 def docker() -> DockerClient:
     """Docker, typed."""

@@ -10,11 +10,12 @@ import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import pytest
 
 from scripts.pair import Pair
-from tests.conftest import STATE, USERS, running
+from tests.conftest import STATE, USERS, running, say_aloud
 from tests.faults.checker import judge
 from tests.faults.evidence import collect
 from tests.faults.faults import Injector
@@ -48,12 +49,7 @@ FAILURES_SHARE = 0.02
 
 @pytest.fixture(scope="module")
 def outcome(request: pytest.FixtureRequest) -> Iterator[Outcome]:
-    capture = request.config.pluginmanager.getplugin("capturemanager")
-
-    def say(line: str) -> None:
-        with capture.global_and_fixture_disabled() if capture else contextlib.nullcontext():
-            print(line, flush=True)
-
+    say = partial(say_aloud, request)
     say(f"\nseed {SEED}: FAULTS_SEED={SEED} FAULTS_SECONDS={SECONDS:g} repeats these faults")
     pair = Pair(
         name="test-faults",

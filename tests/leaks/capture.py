@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+from tests.entering import do_in_namespace
 from tests.leaks.hostile import CANARY
 
 Result = TypeVar("Result")
@@ -34,7 +35,6 @@ SOL_PACKET, PACKET_STATISTICS, PACKET_AUXDATA, PACKET_IGNORE_OUTGOING = 263, 6, 
 ETH_P_ALL = 3
 TP_STATUS_VLAN_VALID = 1 << 4
 SO_ATTACH_FILTER, SO_RCVBUFFORCE = 26, 33
-CLONE_NEWNET = 0x40000000
 FIELD_PROTOCOL, FIELD_INTERFACE = 0xFFFFF000 + 0, 0xFFFFF000 + 8
 
 
@@ -261,27 +261,9 @@ def call(function: Callable[[ctypes.CDLL], int]) -> None:
 
 
 def in_namespace(pid: int, act: Callable[[], Result]) -> Result:
-    """Do something in the network namespace of a process, in a thread of its own; its result.
-
-    Sockets that are opened there stay there.
-    """
-    results: list[Result] = []
-    errors: list[BaseException] = []
-
-    def run() -> None:
-        try:
-            with open_namespace(pid) as namespace:
-                call(lambda libc: libc.setns(namespace, CLONE_NEWNET))
-            results.append(act())
-        except BaseException as error:
-            errors.append(error)
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    thread.join()
-    if errors:
-        raise errors[0]
-    return results[0]
+    """Do something in the network namespace of a process; returns its result."""
+    with open_namespace(pid) as namespace:
+        return do_in_namespace(namespace, act)
 
 
 @contextlib.contextmanager

@@ -1,12 +1,14 @@
 """Owns what the leak suite shares: one running pair, one unprotected twin, one report."""
 
-import contextlib
 from collections.abc import Iterator
 
 import pytest
 from python_on_whales import DockerClient
 
-from tests.conftest import STATE
+from tests.conftest import STATE, say_aloud
+from tests.integration.lab import Lab
+from tests.integration.tunnels import Keys
+from tests.leaks.behaviour.namespaces import Namespace, open_namespaces
 from tests.leaks.guard import Guard, standing_guard
 from tests.leaks.report import Report
 from tests.leaks.world import (
@@ -29,9 +31,7 @@ def report(request: pytest.FixtureRequest) -> Iterator[Report]:
     report = Report()
     yield report
     report.write(STATE / "leaks.json")
-    capture = request.config.pluginmanager.getplugin("capturemanager")
-    with capture.global_and_fixture_disabled() if capture else contextlib.nullcontext():
-        print("\n" + report.table(), flush=True)
+    say_aloud(request, "\n" + report.table())
 
 
 @pytest.fixture(scope="session")
@@ -57,3 +57,15 @@ def world(docker: DockerClient, guard: Guard, control: Control, report: Report) 
         world.wire.settle()
         report.lost_frames = world.wire.lost() + control.wire.lost()
     assert report.lost_frames == 0, "the captures lost frames: they prove nothing"
+
+
+@pytest.fixture(scope="module")
+def namespaces(
+    docker: DockerClient, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[dict[str, Namespace]]:
+    """The product's containers, one for each ruleset, in which rules are tried."""
+    with (
+        Lab(docker, "mutants-rules", "198.18.79") as lab,
+        open_namespaces(lab, Keys(tmp_path_factory.mktemp("keys"))) as namespaces,
+    ):
+        yield namespaces

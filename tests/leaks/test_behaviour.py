@@ -4,13 +4,10 @@ That each check would find something is proven in two ways: what rules refuse is
 without them (here), and each rule and key is missed when it is taken away (test_mutants).
 """
 
-from collections.abc import Iterator
-
 import pytest
 from python_on_whales import DockerClient
 
-from tests.integration.lab import Lab, attempt
-from tests.integration.tunnels import Keys
+from tests.integration.lab import attempt
 from tests.leaks.behaviour import Finding
 from tests.leaks.behaviour.cells import (
     NODES,
@@ -21,21 +18,10 @@ from tests.leaks.behaviour.cells import (
     try_cells,
 )
 from tests.leaks.behaviour.confinement import PLACES
-from tests.leaks.behaviour.namespaces import Namespace, open_namespaces
+from tests.leaks.behaviour.namespaces import Namespace
 from tests.leaks.behaviour.rules import RULESETS, examine, examine_standing, unprotected
 
 NAMES = [ruleset.name for ruleset in RULESETS]
-
-
-@pytest.fixture(scope="module")
-def namespaces(
-    docker: DockerClient, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[dict[str, Namespace]]:
-    with (
-        Lab(docker, "mutants-rules", "198.18.79") as lab,
-        open_namespaces(lab, Keys(tmp_path_factory.mktemp("keys"))) as namespaces,
-    ):
-        yield namespaces
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -5,22 +5,18 @@ file nor the configuration of a container counts as a finding. At the end there 
 same in .test/mutants.json.
 """
 
-import contextlib
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from python_on_whales import DockerClient
 
-from tests.conftest import STATE
-from tests.integration.lab import Lab
-from tests.integration.tunnels import Keys
+from tests.conftest import STATE, say_aloud
 from tests.leaks.behaviour import Finding
 from tests.leaks.behaviour.cells import NODES, Cell, configuration, prison, try_cells
 from tests.leaks.behaviour.confinement import PLACES
-from tests.leaks.behaviour.namespaces import Namespace, open_namespaces
+from tests.leaks.behaviour.namespaces import Namespace
 from tests.leaks.behaviour.rules import RULESETS, WIDE_OPEN, PlayerFailed, examine
 from tests.leaks.mutants import compose, nft
 from tests.leaks.mutants.compose import ComposeMutant
@@ -42,23 +38,10 @@ def report(request: pytest.FixtureRequest) -> Iterator[Report]:
     report = Report()
     yield report
     report.write(STATE / "mutants.json")
-    capture = request.config.pluginmanager.getplugin("capturemanager")
-    with capture.global_and_fixture_disabled() if capture else contextlib.nullcontext():
-        print("\n" + report.table(), flush=True)
+    say_aloud(request, "\n" + report.table())
 
 
 # Rules
-
-
-@pytest.fixture(scope="module")
-def namespaces(
-    docker: DockerClient, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[dict[str, Namespace]]:
-    with (
-        Lab(docker, "mutants-rules", "198.18.79") as lab,
-        open_namespaces(lab, Keys(tmp_path_factory.mktemp("keys"))) as namespaces,
-    ):
-        yield namespaces
 
 
 @pytest.mark.parametrize("name", [ruleset.name for ruleset in RULESETS])

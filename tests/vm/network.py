@@ -5,7 +5,6 @@ port for each machine, addresses for the stubs, and no way out. Captures are tak
 outside the machines, from before they have power.
 """
 
-import ctypes
 import os
 import select
 import socket
@@ -18,10 +17,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+from tests.entering import do_in_namespace
+
 T = TypeVar("T")
 
 BRIDGE = "vm-bridge"
-CLONE_NEWNET = 0x40000000
 ETH_P_ALL = 3
 PACKET_OUTGOING = 4
 SOL_PACKET, PACKET_STATISTICS = 263, 6
@@ -51,28 +51,8 @@ class Namespace:
         ).stdout
 
     def do(self, work: Callable[[], T]) -> T:
-        """Call something in here: in a thread of its own, since a thread is what enters.
-
-        Sockets made by it stay in this namespace, whoever uses them.
-        """
-        results: list[T] = []
-        errors: list[BaseException] = []
-
-        def enter_and_work() -> None:
-            try:
-                libc = ctypes.CDLL(None, use_errno=True)
-                if libc.setns(self._file, CLONE_NEWNET) != 0:
-                    raise OSError(ctypes.get_errno(), "entering the namespace")
-                results.append(work())
-            except BaseException as error:
-                errors.append(error)
-
-        thread = threading.Thread(target=enter_and_work)
-        thread.start()
-        thread.join()
-        if errors:
-            raise errors[0]
-        return results[0]
+        """Call something in here."""
+        return do_in_namespace(self._file, work)
 
 
 def lay_network(namespace: Namespace, addresses: Iterable[str], ports: dict[str, str]) -> None:
