@@ -53,7 +53,7 @@ async def test_what_no_setting_names_is_left_alone(chain: Chain) -> None:
 
 async def test_refused_name_does_not_stop_the_rest(named: Chain) -> None:
     """What Telegram does not take is logged; the bot talks all the same."""
-    fault = {"kind": "status", "method": "setMyName", "status": 400, "count": 1}
+    fault = {"kind": "status", "method": "setMyName", "status": 400, "count": None}
     await named.post("/fault", fault)
 
     await named.start_relay()

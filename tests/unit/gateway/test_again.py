@@ -51,6 +51,12 @@ class Chat:
         fields = {"kind": "press", "press_id": str(self.updates), "press_data": data}
         return await self.gateway.accept(message(self.updates, None, **(fields | changes)))
 
+    async def command(self, text: str, **changes: Any) -> str:
+        """What the bot says to a command that asks for no answer."""
+        self.updates += 1
+        await self.gateway.accept(message(self.updates, text, **changes))
+        return (await self.gateway.replies())[-1].text
+
     async def turns(self) -> list[str]:
         store = self.gateway.store
         turns: list[Turn] = await store.run(store.latest_turns, CHAT, 99)
@@ -121,6 +127,10 @@ async def test_only_the_latest_answer_can_be_changed(gateway: Gateway) -> None:
             "Only my latest answer here can be changed, and by who asked for it."
         )
         assert (await chat.press(latest, "again", user_id=OTHER)) == ""  # a stranger gets nothing
+        await gateway.store.run(gateway.store.add_guest, OTHER)
+        assert (await chat.press(latest, "again", user_id=OTHER)).startswith("Only my latest")
+        refused = await chat.command("/retry", user_id=OTHER)
+        assert refused.startswith("There is no answer of mine")
 
         never = asyncio.Event()
         gateway.engine.scripts.append([never])
