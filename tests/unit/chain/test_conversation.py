@@ -199,14 +199,17 @@ async def test_message_written_while_the_gateway_is_away(chain: Chain) -> None:
 
 async def test_engine_that_is_not_up_yet(chain: Chain) -> None:
     """The user is told that the bot is waking up; the answer comes when it can."""
-    chain.engine.scripts.extend([[EngineUnavailable()], ["good morning"]])
+    up = asyncio.Event()
+    chain.engine.scripts.extend([[EngineUnavailable()], [up, "good morning"]])
 
     await chain.say("hello")
-    await chain.wait_for_answers(1)
+    async with asyncio.timeout(15):
+        while not any("waking up" in message["text"] for message in await chain.shown()):
+            await asyncio.sleep(0.02)
+    up.set()
 
-    assert "good morning" in await chain.answers()
-    edits = await chain.calls("editMessageText")
-    assert any("waking up" in entry["text"] for entry in edits)
+    await chain.wait_for_answers(1)
+    await until_shown(chain, ["good morning"])
 
 
 async def test_engine_that_breaks_off(chain: Chain) -> None:
