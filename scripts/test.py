@@ -44,6 +44,9 @@ class Stage:
 SIDE_BY_SIDE = ("--numprocesses=6", "--dist=worksteal")
 """Unit tests wait more than they compute."""
 
+FILES_SIDE_BY_SIDE = ("--numprocesses=2", "--dist=loadgroup", "--no-loadscope-reorder")
+"""Each file of integration tests has containers of its own, for which it mostly waits."""
+
 EVERYTHING = (setup.RELAY_NODE, setup.model_node("llamacpp"), setup.STUBS, setup.BYSTANDERS)
 STUB_ENGINE = (setup.RELAY_NODE, setup.model_node("llamacpp"), setup.STUBS)
 STAGES = (
@@ -55,6 +58,7 @@ STAGES = (
         needs_docker=True,
         images=EVERYTHING,
         paths=("tests/integration",),
+        options=FILES_SIDE_BY_SIDE,
     ),
     Stage(
         "stack",

@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -164,3 +165,39 @@ def test_project_that_was_taken_down_stays_down(project: Project) -> None:
     assert (
         run("docker", "ps", "-aq", "--filter", f"label=com.docker.compose.project={PROJECT}") == ""
     )
+
+
+def test_processes_that_docker_has_lost_are_ended(project: Project) -> None:
+    """They began before the end that Docker speaks of; what began after it is being started."""
+    container = f"{PROJECT}-member-1"
+    (identity,) = run("docker", "inspect", "--format", "{{.Id}}", container).split()
+    homes = [path for path in Path("/sys/fs/cgroup").rglob(f"*{identity}*") if path.is_dir()]
+    with subprocess.Popen(["sleep", "600"]) as older:
+        time.sleep(0.2)  # older by more than the kernel's clock is coarse
+        run("docker", "stop", "--time", "0", container)
+        wait_until(lambda: not project.state("member")["Running"], "it has ended", 10)
+        with subprocess.Popen(["sleep", "600"]) as younger:
+            try:
+                for process in (older, younger):
+                    put_into(homes, process.pid)
+                said = project.reconcile()
+
+                assert older.wait(10) == -9, said
+                assert younger.poll() is None, "control: a process is not ended for its place alone"
+            finally:
+                older.kill()
+                younger.kill()
+    assert f"process {older.pid} of it goes on" in said[0]
+    assert f"{PROJECT}: member has ended: starting it" in said
+    wait_until(project.is_well, "it runs again", 20)
+
+
+def put_into(cgroups: list[Path], process: int) -> None:
+    """Make the cgroups of a container that has ended anew, with a process in them."""
+    assert cgroups, "control: a running container has cgroups"
+    for cgroup in cgroups:
+        cgroup.mkdir(exist_ok=True)
+        if (cgroup / "cpuset.cpus").exists():  # of version 1, takes nobody before it is filled
+            for name in ("cpuset.cpus", "cpuset.mems"):
+                (cgroup / name).write_text((cgroup.parent / name).read_text())
+        (cgroup / "cgroup.procs").write_text(str(process))

@@ -26,6 +26,12 @@ STRANGER = f"{SUBNET}.99"
 GATEWAY = f"{SUBNET}.1"
 
 
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """Tell at once what failed: the whole run takes a quarter of an hour."""
+    if report.failed:
+        print(f"\n{report.longreprtext[-6000:]}", flush=True)
+
+
 @dataclass(frozen=True)
 class World:
     """Both machines, off at first, and what is around them."""

@@ -39,8 +39,18 @@ ON_THE_LINK = {VPS, HOME, TELEGRAM, RESOLVER, GATEWAY, STRANGER}
 ELSEWHERE = "198.19.2.9"  # behind the gateway, which leads nowhere
 QUESTION = b"\x03api\x08telegram\x03org\x00\x00\x01\x00\x01"  # the one name, A, IN
 
-ROUNDS = ("model", "relay", "both")
-"""Who goes down in each round of reboots; `both` lose their power without a word."""
+DEATHS = ("KILL", "TERM", "KILL")
+"""Which signal ends both daemons, in each round."""
+
+REBOOTS = ("reboot", "power", "model")
+"""What happens in each round: both go down in order, both lose their power without a word, the
+model node alone does."""
+
+
+def rounds(ways: tuple[str, ...]) -> list[str]:
+    """VM_ROUNDS says how many: the ways take turns."""
+    count = int(os.environ.get("VM_ROUNDS", len(ways)))
+    return [f"{number + 1}-{ways[number % len(ways)]}" for number in range(count)]
 
 
 def is_lawful(at: str, frame: Frame) -> bool:
@@ -331,28 +341,21 @@ def count_ipv6(world: World, node: Node) -> int:
     return sum(frame.kind == IPV6 for frame in world.capture.frames[node.plan.tap])
 
 
-def test_same_questions_are_answered_where_ipv6_is_on(world: World, watch: Watch) -> None:
-    """Control: as soon as a machine's IPv6 is switched on it answers them, and the capture sees."""
+def test_machine_speaks_where_ipv6_is_on(world: World, watch: Watch) -> None:
+    """Control: as soon as IPv6 is on, a machine speaks it unasked, and the capture sees that."""
     watch.assert_silence()
     machine = world.model.machine
+    seen: list[Frame] = world.capture.frames[world.model.plan.tap]
     try:
         machine.run("sysctl -q -w net.ipv6.conf.eth0.disable_ipv6=0")
-
-        def answers() -> bool:
-            ask_in_ipv6(world.namespace, BRIDGE)
-            return any(f.is_sent and f.kind == IPV6 and is_echo_reply(f) for f in seen)
-
-        seen: list[Frame] = world.capture.frames[world.model.plan.tap]
-        wait_until(answers, "the echo is answered", world, 30)
+        wait_until(
+            lambda: any(f.is_sent and f.kind == IPV6 for f in seen), "it speaks IPv6", world, 30
+        )
     finally:
         machine.run("sysctl -q -w net.ipv6.conf.eth0.disable_ipv6=1")
     for node in world.nodes:
         others = [f for f in watch.news(node) if f.kind != IPV6 and not is_lawful(str(node), f)]
         assert not others, "\n".join(map(str, others))
-
-
-def is_echo_reply(frame: Frame) -> bool:
-    return frame.raw[20] == 58 and frame.raw[54] == 129
 
 
 # What tries to leave
@@ -378,8 +381,8 @@ def test_workloads_cannot_reach_beyond_the_tunnel(world: World, watch: Watch) ->
         f" bash -c 'echo canary >/dev/udp/{ELSEWHERE}/4001'"
     )
     wait_until_seen(world, model, 4001)
-    unlawful = watch.unlawful(model)
-    assert {frame.target_port for frame in unlawful} == {4000, 4001}, "\n".join(map(str, unlawful))
+    sent = [frame for frame in watch.unlawful(model) if frame.is_sent]  # the gateway refuses both
+    assert {frame.target_port for frame in sent} == {4000, 4001}, "\n".join(map(str, sent))
 
 
 def send_from(node: Node, service: str) -> None:
@@ -407,32 +410,43 @@ def wait_until_seen(world: World, node: Node, port: int) -> None:
 # Faults
 
 
-@pytest.mark.parametrize("name", ["model", "relay"])
-@pytest.mark.parametrize("number", ["TERM", "KILL"])
-def test_death_of_docker_heals(world: World, user: TelegramUser, name: str, number: str) -> None:
-    """The daemon ends or is killed; within 90 s, without a hand, all is as before."""
-    node = {"relay": world.relay, "model": world.model}[name]
-    wait_until_whole(node, world)
-    wait_until(lambda: has_run_for(node, 11), "all is up for over 10 s", world, 60, is_cheap=False)
-    daemon = node.machine.run("cat /run/docker.pid").strip()
-    text = f"Docker on {name} gets SIG{number}"
+@pytest.mark.parametrize("turn", rounds(DEATHS))
+def test_death_of_docker_heals(world: World, user: TelegramUser, turn: str) -> None:
+    """Both daemons end or are killed; within 90 s, without a hand, all is as before."""
+    for node in world.nodes:
+        wait_until_whole(node, world)
+        wait_until(
+            lambda: has_run_for(node, 11),  # noqa: B023  # within the round
+            "all is up for over 10 s",
+            world,
+            60,
+            is_cheap=False,
+        )
+    daemons = {node: node.machine.run("cat /run/docker.pid").strip() for node in world.nodes}
+    text = f"Docker dies in round {turn}"
 
-    node.machine.run(f"kill -{number} {daemon}")
+    for node, daemon in daemons.items():
+        node.machine.run(f"kill -{turn.partition('-')[2]} {daemon}")
     began = time.monotonic()
     said = user.say(text)
 
-    wait_until(
-        lambda: has_another_daemon(node, daemon) and node.is_whole(),
-        f"the {node} node is whole",
-        world,
-        PATIENCE_SECONDS,
-        is_cheap=False,
-    )
-    whole = time.monotonic() - began
+    # First what is seen from outside: each look into a machine costs it time.
     wait_until(lambda: is_answered(user, said, text), "it is answered", world, PATIENCE_SECONDS)
     answered = time.monotonic() - began
-    report(f"{name}, daemon SIG{number}: whole after {whole:.0f} s, answered {answered:.0f} s")
-    assert max(whole, answered) <= HEAL_AFTER_DAEMON_SECONDS, node.journal()
+    whole: dict[str, float] = {}
+    for node, daemon in daemons.items():
+        wait_until(
+            lambda: has_another_daemon(node, daemon) and node.is_whole(),  # noqa: B023  # as above
+            f"the {node} node is whole",
+            world,
+            PATIENCE_SECONDS,
+            is_cheap=False,
+        )
+        whole[str(node)] = time.monotonic() - began
+    times = ", ".join(f"{name} whole after {seconds:.0f} s" for name, seconds in whole.items())
+    report(f"both daemons, round {turn}: answered after {answered:.0f} s, {times}")
+    journals = "\n".join(f"{node}: {node.journal()}" for node in world.nodes)
+    assert max(*whole.values(), answered) <= HEAL_AFTER_DAEMON_SECONDS, journals
 
 
 def has_run_for(node: Node, seconds: int) -> bool:
@@ -455,46 +469,42 @@ def has_another_daemon(node: Node, old: str) -> bool:
     return found is not None and found.strip() != old
 
 
-def rounds() -> list[str]:
-    """VM_ROUNDS says how many: they take turns."""
-    count = int(os.environ.get("VM_ROUNDS", len(ROUNDS)))
-    return [f"{number + 1}-{ROUNDS[number % len(ROUNDS)]}" for number in range(count)]
-
-
-@pytest.mark.parametrize("turn", rounds())
+@pytest.mark.parametrize("turn", rounds(REBOOTS))
 def test_reboot_heals(world: World, user: TelegramUser, turn: str) -> None:
     """A message that is sent while a machine is down is answered within 180 s of its boot."""
-    who = turn.partition("-")[2]
-    down = [node for node in world.nodes if who in ("both", str(node))]
+    how = turn.partition("-")[2]
+    down = [world.model] if how == "model" else list(world.nodes)
     for node in world.nodes:
         wait_until_whole(node, world)
     text = f"Said in round {turn}"
 
-    if who == "both":
+    if how == "reboot":
+        before = {node: node.machine.console.stat().st_size for node in down}
+        for node in down:
+            node.machine.tell("systemctl --no-block reboot")
+        for node in down:
+            wait_until(
+                lambda: b"Restarting system" in node.machine.console.read_bytes()[before[node] :],  # noqa: B023  # within the round
+                "the system is down",
+                world,
+                120,
+            )
+        said = user.say(text)
+    else:
         for node in down:
             node.machine.pull_plug()
         said = user.say(text)
         for node in down:
             node.machine.power_on(world.namespace.enter)
-    else:
-        (node,) = down
-        before = node.machine.console.stat().st_size
-        node.machine.tell("systemctl --no-block reboot")
-        wait_until(
-            lambda: b"Restarting system" in node.machine.console.read_bytes()[before:],
-            "the system is down",
-            world,
-            120,
-        )
-        said = user.say(text)
 
     for node in down:
         node.machine.wait_until_up(PATIENCE_SECONDS)
     wait_until(lambda: is_answered(user, said, text), "it is answered", world, PATIENCE_SECONDS)
     answered = {str(node): node.machine.uptime() for node in down}
+    whole: dict[str, float] = {}
     for node in down:
         wait_until_whole(node, world)
-    whole = {str(node): node.machine.uptime() for node in down}
+        whole[str(node)] = node.machine.uptime()
     for name, seconds in answered.items():
         report(
             f"round {turn}, {name}: answered {seconds:.0f} s, whole {whole[name]:.0f} s of uptime"

@@ -805,14 +805,18 @@ def common_frames(near: End, far: End) -> list[tuple[str, bytes, bool]]:
     """What no outside may ever see, but for ARP."""
     near6, far6 = End(NEAR6.address, near.port), End(FAR6.address, far.port)
     tagged = leaving(packets.udp(near, far, mark()))
-    # Zeros where IPv4 has its head: by chance it would look like a later fragment of UDP.
-    announcement = FAR_HARDWARE + NEAR_HARDWARE + b"\x88\xcc" + bytes(20)
+    announcement = FAR_HARDWARE + NEAR_HARDWARE + b"\x88\xcc"
+    tcp = packets.tcp(near, far, packets.SYN, 7, 0)
+    part = packets.ip(near, far, UDP, mark(), offset=1480)
     return [
         ("ARP", packets.arp_request(near, far, NEAR_HARDWARE), True),
         ("an echo request", leaving(packets.icmp(near, far, 8, 0, bytes(4) + mark())), False),
         ("UDP by IPv6", leaving(packets.udp(near6, far6, mark())), False),
         ("TCP by IPv6", leaving(packets.tcp(near6, far6, packets.SYN, 7, 0)), False),
-        ("a link-layer announcement", announcement + mark(), False),
+        ("a link-layer announcement", announcement + bytes(20) + mark(), False),
+        ("an announcement with lawful UDP in it", announcement + tagged[14:], False),
+        ("an announcement with lawful TCP in it", announcement + tcp, False),
+        ("an announcement with a later fragment in it", announcement + part, False),
         ("a frame with a VLAN tag", tagged[:12] + b"\x81\x00\x00\x05" + tagged[12:], False),
     ]
 
