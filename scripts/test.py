@@ -49,6 +49,9 @@ FILES_SIDE_BY_SIDE = ("--numprocesses=2", "--dist=loadgroup", "--no-loadscope-re
 
 EVERYTHING = (setup.RELAY_NODE, setup.model_node("llamacpp"), setup.STUBS, setup.BYSTANDERS)
 STUB_ENGINE = (setup.RELAY_NODE, setup.model_node("llamacpp"), setup.STUBS)
+MACHINES = ("qemu-system-x86", "mmdebstrap", "e2fsprogs", "iproute2", "util-linux")
+"""What makes and runs virtual machines."""
+
 STAGES = (
     Stage("check", "style, types, import rules, shell, Compose files", needs_docker=True),
     Stage("unit", "tests without containers", paths=("tests/unit",), options=SIDE_BY_SIDE),
@@ -88,12 +91,12 @@ BY_NAME = (
     ),
     Stage(
         "vm",
-        "both nodes as whole virtual machines: boots, reboots, Docker's death; VM_ROUNDS=N reboots",
+        "both nodes as whole virtual machines: boots, reboots, Docker's death; VM_ROUNDS=N of each",
         needs_docker=True,
         images=STUB_ENGINE,
         paths=("tests/vm",),
         options=("-o", "faulthandler_timeout=0", "-s", "-v"),
-        packages=("qemu-system-x86", "mmdebstrap", "e2fsprogs", "iproute2", "util-linux"),
+        packages=MACHINES,
     ),
     Stage(
         "vllm",
@@ -116,12 +119,13 @@ BY_NAME = (
     ),
     Stage(
         "soak",
-        "other faults each time, for an hour or for FAULTS_SECONDS",
+        "other faults each time, for an hour or for FAULTS_SECONDS; twenty rounds of recoveries",
         needs_docker=True,
-        images=STUB_ENGINE,
-        paths=("tests/faults",),
-        settings=(("FAULTS_SECONDS", "3600"),),
-        options=("-o", "faulthandler_timeout=0"),
+        images=EVERYTHING,
+        paths=("tests/faults", "tests/leaks/test_recovery.py", "tests/vm"),
+        settings=(("FAULTS_SECONDS", "3600"), ("LEAKS_ROUNDS", "20"), ("VM_ROUNDS", "20")),
+        options=("-o", "faulthandler_timeout=0", "-s"),
+        packages=MACHINES,
     ),
 )
 """Stages that run only when they are asked for."""

@@ -96,7 +96,7 @@ def start_internet(step: Step, pair: Pair) -> Namespace:
 
 def make_node(step: Step, plan: Plan, pair: Pair) -> Node:
     address = f"{SUBNET}.{plan.last_number}"
-    host = disk.Host(plan.project, address, GATEWAY, f"{SUBNET}.53", plan.images)
+    host = disk.Host(plan.project, address, GATEWAY, f"{SUBNET}.53", plan.live_restore, plan.images)
     files = pair.state / f"{plan.project}.files"
     lay_out(plan, pair, files)
     system = disk.make_system(step, host, files, pair.state / f"{plan.project}.disk")

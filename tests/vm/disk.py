@@ -49,6 +49,8 @@ class Host:
     address: str
     gateway: str
     resolver: str
+    live_restore: bool
+    """Whether containers outlive Docker's daemon."""
     images: tuple[str, ...]
 
 
@@ -93,6 +95,7 @@ def _make_host(step: Step, host: Host) -> Path:
     shutil.copy(HERE / "host-setup", part / "root")
     shutil.copy(HERE / "load-images", part / "root")
     own = ["/root/host-setup", host.address, host.gateway, host.resolver]
+    own.append("true" if host.live_restore else "false")
     step.run([*_inside(part), *own], doing=f"setting up {host.name}")
     step.note = f"loading the images of {host.name}"
     step.run(

@@ -25,6 +25,8 @@ class Plan:
     """Of its address."""
     memory: int
     """MiB."""
+    live_restore: bool
+    """Whether its containers outlive Docker's daemon: one node shows this way, the other that."""
     images: tuple[str, ...]
     files: tuple[str, ...]
     """Of the repository, which are all that a node gets of it."""
@@ -49,6 +51,7 @@ RELAY = Plan(
     project="relay",
     last_number=10,
     memory=512,
+    live_restore=True,
     images=tuple(f"node/{name}:{VERSION}" for name in ("wireguard", "egress", "relay")),
     files=(*EVERY_NODE, "compose.vps.yml", ".env.vps.example"),
     overlays=("tests/vm/relay.yml",),
@@ -59,6 +62,7 @@ MODEL = Plan(
     project="model",
     last_number=30,
     memory=1024,
+    live_restore=False,
     images=(f"node/wireguard:{VERSION}", f"node/gateway:{VERSION}", f"node-test/stubs:{VERSION}"),
     files=(*EVERY_NODE, "compose.gpu.yml", ".env.gpu.example"),
     overlays=("tests/stubs/engine.yml", "tests/vm/model.yml"),

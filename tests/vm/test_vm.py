@@ -42,9 +42,9 @@ QUESTION = b"\x03api\x08telegram\x03org\x00\x00\x01\x00\x01"  # the one name, A,
 DEATHS = ("KILL", "TERM", "KILL")
 """Which signal ends both daemons, in each round."""
 
-REBOOTS = ("reboot", "power", "model")
-"""What happens in each round: both go down in order, both lose their power without a word, the
-model node alone does."""
+REBOOTS = ("reboot", "power")
+"""What happens in each round: both go down in order, both lose their power without a word. The
+first boot of all comes before."""
 
 
 def rounds(ways: tuple[str, ...]) -> list[str]:
@@ -473,7 +473,7 @@ def has_another_daemon(node: Node, old: str) -> bool:
 def test_reboot_heals(world: World, user: TelegramUser, turn: str) -> None:
     """A message that is sent while a machine is down is answered within 180 s of its boot."""
     how = turn.partition("-")[2]
-    down = [world.model] if how == "model" else list(world.nodes)
+    down = world.nodes
     for node in world.nodes:
         wait_until_whole(node, world)
     text = f"Said in round {turn}"
