@@ -44,9 +44,6 @@ class Stage:
 SIDE_BY_SIDE = ("--numprocesses=6", "--dist=worksteal")
 """Unit tests wait more than they compute."""
 
-FILES_SIDE_BY_SIDE = ("--numprocesses=2", "--dist=loadgroup", "--no-loadscope-reorder")
-"""Each file of integration tests has containers of its own, for which it mostly waits."""
-
 EVERYTHING = (setup.RELAY_NODE, setup.model_node("llamacpp"), setup.STUBS, setup.BYSTANDERS)
 STUB_ENGINE = (setup.RELAY_NODE, setup.model_node("llamacpp"), setup.STUBS)
 MACHINES = ("qemu-system-x86", "mmdebstrap", "e2fsprogs", "iproute2", "util-linux")
@@ -55,14 +52,6 @@ MACHINES = ("qemu-system-x86", "mmdebstrap", "e2fsprogs", "iproute2", "util-linu
 STAGES = (
     Stage("check", "style, types, import rules, shell, Compose files", needs_docker=True),
     Stage("unit", "tests without containers", paths=("tests/unit",), options=SIDE_BY_SIDE),
-    Stage(
-        "integration",
-        "services against stub containers",
-        needs_docker=True,
-        images=EVERYTHING,
-        paths=("tests/integration",),
-        options=FILES_SIDE_BY_SIDE,
-    ),
     Stage(
         "stack",
         "both nodes with the real small model",
@@ -79,8 +68,6 @@ STAGES = (
         settings=(("FAULTS_SEED", "851412"),),  # what fails is the change, not the day's luck
         options=("-o", "faulthandler_timeout=1200"),
     ),
-)
-BY_NAME = (
     Stage(
         "mutants",
         "each rule and each key that protects is removed in turn, and must be missed",
@@ -90,20 +77,11 @@ BY_NAME = (
         options=("-o", "faulthandler_timeout=900"),
     ),
     Stage(
-        "vm",
-        "both nodes as whole virtual machines: boots, reboots, Docker's death; VM_ROUNDS=N of each",
+        "integration",
+        "services against stub containers",
         needs_docker=True,
-        images=STUB_ENGINE,
-        paths=("tests/vm",),
-        options=("-o", "faulthandler_timeout=0", "-s", "-v"),
-        packages=MACHINES,
-    ),
-    Stage(
-        "vllm",
-        "the real vLLM, CPU build; torch's build for CPUs must be to be had (WHEELS, see .env)",
-        needs_docker=True,
-        images=(setup.model_node("vllm-cpu"),),
-        paths=("tests/vllm",),
+        images=EVERYTHING,
+        paths=("tests/integration",),
     ),
     Stage(
         "leaks",
@@ -116,6 +94,24 @@ BY_NAME = (
             "--ignore=tests/leaks/test_mutants.py",
             *("-o", "faulthandler_timeout=900"),
         ),
+    ),
+    Stage(
+        "vm",
+        "both nodes as whole virtual machines: boots, reboots, Docker's death; VM_ROUNDS=N of each",
+        needs_docker=True,
+        images=STUB_ENGINE,
+        paths=("tests/vm",),
+        options=("-o", "faulthandler_timeout=0", "-s", "-v"),
+        packages=MACHINES,
+    ),
+)
+BY_NAME = (
+    Stage(
+        "vllm",
+        "the real vLLM, CPU build; torch's build for CPUs must be to be had (WHEELS, see .env)",
+        needs_docker=True,
+        images=(setup.model_node("vllm-cpu"),),
+        paths=("tests/vllm",),
     ),
     Stage(
         "soak",
