@@ -13,22 +13,11 @@ import pytest
 
 from scripts.pair import VERSION, Pair
 from scripts.setup import compose_environment
+from tests.ignorance import EVERY, STRONG, spot
 
 ROOT = Path(__file__).resolve().parents[2]
 SERVICES = ("wireguard", "uplink", "egress", "relay")
 IMAGES = ("wireguard", "egress", "relay")
-
-STRONG = "adyton|llm|llama|gpu|cuda|nvidia|inference|smollm|oracle"
-"""Words that have no business in any path of the image, whoever wrote the file."""
-
-EVERY = f"{STRONG}|model|engine|prompt"
-"""Words that must not stand in what this project itself puts there."""
-
-HARMLESS = (
-    rb"model_(config|copy|dump|dump_json|fields|post_init|rebuild|validate|validate_json)|BaseModel"
-    rb"|fullmatch"
-)
-"""pydantic's names for its data classes, which say nothing of language models; `fu-llm-atch`."""
 
 OWN = ("app/", "usr/local/", "etc/haproxy", "usr/share/haproxy/")
 """Where this project puts files into an image."""
@@ -40,13 +29,6 @@ ALLOWED_PATHS = {
     # Packages from the locks.
     r"opt/venv/.*/pygments/lexers/.*": "names of languages that a highlighter knows",
 }
-
-
-def spot(words: str, text: bytes) -> list[str]:
-    """Where one of the words stands, in any case, with what surrounds it."""
-    found = re.finditer(words.encode(), re.sub(HARMLESS, b"", text), re.IGNORECASE)
-    around = [match.string[max(0, match.start() - 40) : match.end() + 40] for match in found]
-    return [re.sub(rb"[^ -~]+", b" ", piece).decode().strip() for piece in around]
 
 
 def output(*argv: str) -> bytes:
@@ -72,14 +54,6 @@ def files(image: str) -> Iterator[tarfile.TarFile]:
         export.kill()
         export.wait()
         output("docker", "rm", "-f", container)
-
-
-def test_the_search_finds_what_it_is_for() -> None:
-    """A check that cannot fail is a defect."""
-    assert spot(EVERY, b"a\nMODEL=small\n") == ["a MODEL=small"]
-    assert spot(EVERY, b"the vLLM behind it")
-    assert spot(EVERY, b"self.reply.model_copy(update={})") == []
-    assert spot(EVERY, b"model_name")
 
 
 @pytest.mark.parametrize(
