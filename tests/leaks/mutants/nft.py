@@ -24,7 +24,7 @@ MATCHES = re.compile(
     r"|ip version 4"
     r"|ip protocol \w+"
     r"|ip frag-off & 0x1fff != 0"
-    r"|ether type \w+"
+    r"|ether type (?:!= )?\w+"
     r"|update @\w+ \{[^}]*\}"
     r"|limit rate (?:over )?\S+ burst \S+ packets"
 )
