@@ -69,14 +69,6 @@ STAGES = (
         options=("-o", "faulthandler_timeout=1200"),
     ),
     Stage(
-        "mutants",
-        "each rule and each key that protects is removed in turn, and must be missed",
-        needs_docker=True,
-        images=EVERYTHING,
-        paths=("tests/leaks/test_behaviour.py", "tests/leaks/test_mutants.py"),
-        options=("-o", "faulthandler_timeout=900"),
-    ),
-    Stage(
         "integration",
         "services against stub containers",
         needs_docker=True,
@@ -97,6 +89,14 @@ STAGES = (
     ),
 )
 BY_NAME = (
+    Stage(
+        "mutants",
+        "each rule and each key that protects is removed in turn, and must be missed",
+        needs_docker=True,
+        images=EVERYTHING,
+        paths=("tests/leaks/test_behaviour.py", "tests/leaks/test_mutants.py"),
+        options=("-o", "faulthandler_timeout=900"),
+    ),
     Stage(
         "vm",
         "both nodes as whole virtual machines: boots, reboots, Docker's death; VM_ROUNDS=N of each",
