@@ -12,23 +12,24 @@ from scripts import setup
 from scripts.setup import Images, Source, archive_source, numbers
 from scripts.steps import StepFailed, Steps, duration, last_lines
 
-DEB822 = """\
+MIRROR = "http://mirror.example"
+DEB822 = f"""\
 Types: deb
-URIs: http://mirror.example/debian
+URIs: {MIRROR}/debian
 Suites: bookworm bookworm-updates
 Components: main
 Signed-By: /usr/share/keyrings/some.gpg
 
 Types: deb
-URIs: http://mirror.example/debian-security
+URIs: {MIRROR}/debian-security
 Suites: bookworm-security
 Components: main
 """
-ONE_LINE = """\
+ONE_LINE = f"""\
 # deb http://old.example/debian bookworm main
-deb [arch=amd64 signed-by=/k.gpg] http://mirror.example/debian bookworm main contrib
-deb-src http://mirror.example/debian bookworm main
-deb http://mirror.example/debian bookworm-backports main
+deb [arch=amd64 signed-by=/k.gpg] {MIRROR}/debian bookworm main contrib
+deb-src {MIRROR}/debian bookworm main
+deb {MIRROR}/debian bookworm-backports main
 """
 KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
 

@@ -152,10 +152,13 @@ def wait_until(
     while not condition():
         waited = time.monotonic() - began
         if waited > seconds:
-            journals = [f"{node}: {node.journal()}" for node in world.nodes if node.machine.is_on]
-            pytest.fail(f"{what}: not within {seconds:.0f} s\n" + "\n".join(journals))
+            pytest.fail(f"{what}: not within {seconds:.0f} s\n{journals(world)}")
         time.sleep(0.5 if is_cheap else 3)
     return time.monotonic() - began
+
+
+def journals(world: World) -> str:
+    return "\n".join(f"{node}: {node.journal()}" for node in world.nodes if node.machine.is_on)
 
 
 def report(line: str) -> None:
@@ -445,8 +448,7 @@ def test_death_of_docker_heals(world: World, user: TelegramUser, turn: str) -> N
         whole[str(node)] = time.monotonic() - began
     times = ", ".join(f"{name} whole after {seconds:.0f} s" for name, seconds in whole.items())
     report(f"both daemons, round {turn}: answered after {answered:.0f} s, {times}")
-    journals = "\n".join(f"{node}: {node.journal()}" for node in world.nodes)
-    assert max(*whole.values(), answered) <= HEAL_AFTER_DAEMON_SECONDS, journals
+    assert max(*whole.values(), answered) <= HEAL_AFTER_DAEMON_SECONDS, journals(world)
 
 
 def has_run_for(node: Node, seconds: int) -> bool:
@@ -473,16 +475,15 @@ def has_another_daemon(node: Node, old: str) -> bool:
 def test_reboot_heals(world: World, user: TelegramUser, turn: str) -> None:
     """A message that is sent while a machine is down is answered within 180 s of its boot."""
     how = turn.partition("-")[2]
-    down = world.nodes
     for node in world.nodes:
         wait_until_whole(node, world)
     text = f"Said in round {turn}"
 
     if how == "reboot":
-        before = {node: node.machine.console.stat().st_size for node in down}
-        for node in down:
+        before = {node: node.machine.console.stat().st_size for node in world.nodes}
+        for node in world.nodes:
             node.machine.tell("systemctl --no-block reboot")
-        for node in down:
+        for node in world.nodes:
             wait_until(
                 lambda: b"Restarting system" in node.machine.console.read_bytes()[before[node] :],  # noqa: B023  # within the round
                 "the system is down",
@@ -491,18 +492,18 @@ def test_reboot_heals(world: World, user: TelegramUser, turn: str) -> None:
             )
         said = user.say(text)
     else:
-        for node in down:
+        for node in world.nodes:
             node.machine.pull_plug()
         said = user.say(text)
-        for node in down:
+        for node in world.nodes:
             node.machine.power_on(world.namespace.enter)
 
-    for node in down:
+    for node in world.nodes:
         node.machine.wait_until_up(PATIENCE_SECONDS)
     wait_until(lambda: is_answered(user, said, text), "it is answered", world, PATIENCE_SECONDS)
-    answered = {str(node): node.machine.uptime() for node in down}
+    answered = {str(node): node.machine.uptime() for node in world.nodes}
     whole: dict[str, float] = {}
-    for node in down:
+    for node in world.nodes:
         wait_until_whole(node, world)
         whole[str(node)] = node.machine.uptime()
     for name, seconds in answered.items():
