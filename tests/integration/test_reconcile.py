@@ -1,6 +1,8 @@
 """scripts/reconcile brings back what Docker has given up on, and leaves alone what is well."""
 
 import json
+import os
+import signal
 import subprocess
 import time
 from collections.abc import Iterator
@@ -44,9 +46,13 @@ class Project:
     def compose(self, *command: str) -> None:
         run("docker", "compose", "-p", PROJECT, *self.arguments, *command)
 
+    @property
+    def command(self) -> list[str]:
+        return [str(ROOT / "scripts/reconcile"), PROJECT, *self.arguments]
+
     def reconcile(self) -> list[str]:
         """Run the script once; what it said."""
-        return run(str(ROOT / "scripts/reconcile"), PROJECT, *self.arguments).splitlines()
+        return run(*self.command).splitlines()
 
     def state(self, service: str) -> dict[str, object]:
         (state,) = json.loads(run("docker", "inspect", f"{PROJECT}-{service}-1"))
@@ -190,6 +196,37 @@ def test_processes_that_docker_has_lost_are_ended(project: Project) -> None:
     assert f"process {older.pid} of it goes on" in said[0]
     assert f"{PROJECT}: member has ended: starting it" in said
     wait_until(project.is_well, "it runs again", 20)
+
+
+def test_container_that_was_just_restarted_is_awaited(project: Project) -> None:
+    """It may be one of an endless row: it is looked at until it stays, or ends with strays."""
+    container = f"{PROJECT}-member-1"
+    (identity,) = run("docker", "inspect", "--format", "{{.Id}}", container).split()
+    homes = [path for path in Path("/sys/fs/cgroup").rglob(f"*{identity}*") if path.is_dir()]
+    with subprocess.Popen(["sleep", "600"]) as stray:
+        try:
+            time.sleep(0.2)  # older by more than the kernel's clock is coarse
+            first = project.state("member")["StartedAt"]
+            os.kill(int(str(project.state("member")["Pid"])), signal.SIGKILL)
+            wait_until(lambda: has_restarted(project, first), "Docker has restarted it", 10)
+            with subprocess.Popen(project.command, stdout=subprocess.PIPE, text=True) as look:
+                time.sleep(3)
+                assert look.poll() is None, "control: the look awaits what comes of it"
+                look.send_signal(signal.SIGSTOP)  # or it might look between the next two
+                run("docker", "stop", "--time", "0", container)
+                put_into(homes, stray.pid)
+                look.send_signal(signal.SIGCONT)
+                said, _ = look.communicate(timeout=20)
+            assert stray.wait(10) == -9, said
+        finally:
+            stray.kill()
+    assert f"process {stray.pid} of it goes on" in said
+    wait_until(project.is_well, "it runs again", 20)
+
+
+def has_restarted(project: Project, first: object) -> bool:
+    state = project.state("member")
+    return state["Running"] is True and state["StartedAt"] != first
 
 
 def put_into(cgroups: list[Path], process: int) -> None:
