@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 
 from fastapi import FastAPI, HTTPException, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse, StreamingResponse
+from fastapi.responses import JSONResponse, PlainTextResponse, StreamingResponse
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -62,14 +62,21 @@ def build_app(inbox: Inbox, outbox: Outbox, link_token: str) -> FastAPI:
         return await inbox.accept(batch)
 
     @app.get("/events")
-    async def events() -> StreamingResponse:
-        stream = outbox.stream()
+    async def events(request: Request) -> StreamingResponse:
+        stream = outbox.stream(takes_files=int(request.headers[VERSION_HEADER]) > 1)
         hello = await anext(stream)  # here, a store that does not take it is still refused clearly
         return StreamingResponse(_frames(hello, stream), media_type="text/event-stream")
 
     @app.post("/replies/{reply_id}/parts", status_code=204)
     async def record_part(reply_id: int, part: PartRecord) -> None:
         await outbox.record_part(part.epoch, reply_id, part.position, part.message_id, part.chat_id)
+
+    @app.get("/replies/{reply_id}/file")
+    async def file(reply_id: int, epoch: int) -> PlainTextResponse:
+        content = await outbox.file(epoch, reply_id)
+        if not content:
+            raise HTTPException(410, "the file was erased")
+        return PlainTextResponse(content)
 
     @app.post("/replies/{reply_id}/claim", status_code=204)
     async def claim(reply_id: int, claim: Claim) -> None:

@@ -5,12 +5,25 @@ from typing import cast
 
 from services.gateway.access import Access
 from services.gateway.again import Again
-from services.gateway.effects import Effect, Forgotten, GuestsChanged, Stopped, Withdrawn
+from services.gateway.effects import (
+    Effect,
+    Forgotten,
+    GuestsChanged,
+    Opened,
+    Stopped,
+    Withdrawn,
+)
+from services.gateway.export import write_documents
 from services.gateway.store import Ask, Chat, Store, Usage
 from services.gateway.texts import Language, add_remark, is_visible, say
 from services.wire import Update
 
-FOR_ALL = frozenset({"/start", "/help", "/new", "/stop", "/forget", "/usage", "/privacy", "/retry"})
+FOR_ALL = frozenset(
+    {
+        "/start", "/help", "/new", "/stop", "/retry",
+        "/export", "/forget", "/usage", "/privacy",
+    }
+)  # fmt: skip
 FOR_ADMINS = frozenset({"/allow", "/deny"})
 
 USAGE_DAYS = 30
@@ -56,6 +69,8 @@ class Commands:
                 return "" if asks else say("nothing to stop", language)  # the answers say so
             case "/retry":
                 return self._again.command(update, language, effects)
+            case "/export":
+                return self._export(chat, language, effects)
             case "/usage":
                 return self._usage(update.user_id, language)
             case "/allow" | "/deny":
@@ -81,6 +96,17 @@ class Commands:
         self._store.forget_chat(chat)
         effects.append(Forgotten())
         return say("forgotten", language)
+
+    def _export(self, chat: Chat, language: Language, effects: list[Effect]) -> str:
+        if self._store.count_files(chat):
+            return say("export under way", language)
+        documents = list(write_documents(self._store.turns(chat), language))
+        for number, document in enumerate(documents, 1):
+            caption = say("export", language, number=number, count=len(documents))
+            reply = self._store.add_reply(chat, 0, caption, closed=True)
+            name = f"conversation-{number}.md" if len(documents) > 1 else "conversation.md"
+            effects.append(Opened(self._store.add_file(reply, name, document)))
+        return "" if documents else say("nothing to export", language)
 
     def _privacy(self, update: Update, language: Language) -> str:
         days = self._history_days

@@ -72,6 +72,7 @@ class Outbox:
         self._changed: dict[int, None] = {}
         self._wake = asyncio.Event()
         self._epoch = 0
+        self._takes_files = True
         for reply in undelivered:
             self.open(reply)
 
@@ -130,15 +131,17 @@ class Outbox:
 
     # What the relay does
 
-    async def stream(self) -> AsyncIterator[Event | None]:
+    async def stream(self, *, takes_files: bool = True) -> AsyncIterator[Event | None]:
         """Become the current stream: the snapshot first, then every change until superseded.
 
-        None is a sign of life, after SILENCE_SECONDS without an event.
+        None is a sign of life, after SILENCE_SECONDS without an event. `takes_files`: whether the
+        relay knows what to do with a reply that has one; else they wait until one does.
         """
         epoch = await self._store.run(self._store.next_epoch)
         if epoch <= self._epoch:
             raise StaleEpoch
         self._epoch = epoch
+        self._takes_files = takes_files
         self._wake.set()  # the stream before notices that it is over
         self._wake = wake = asyncio.Event()
         # What an older stream was let write may still be on its way to the disk.
@@ -194,6 +197,14 @@ class Outbox:
         """Tell which chat a reply belongs to. Raises StaleEpoch or UnknownReply."""
         return self._writable(epoch, reply_id).reply.chat_id
 
+    async def file(self, epoch: int, reply_id: int) -> str:
+        """Read the file that goes with a reply; nothing if its user has had it erased meanwhile.
+
+        Raises StaleEpoch or UnknownReply.
+        """
+        self._writable(epoch, reply_id)
+        return await self._store.run(self._store.file, reply_id)
+
     async def drop(self, epoch: int, reply_id: int, parts: int | None = None) -> None:
         """The reply stands in its chat, in so many messages, or never can.
 
@@ -223,6 +234,7 @@ class Outbox:
             event
             for reply_id in changed
             if (entry := self._entries.get(reply_id))
+            and (self._takes_files or not entry.reply.file)
             for event in _news(entry)
         ]
 

@@ -65,5 +65,10 @@ MIGRATIONS = (
         PRIMARY KEY(chat_id, thread_id)) WITHOUT ROWID;
     CREATE INDEX exchanges_of_ask ON exchanges(ask_id);
     """,
+    # 4: the file that goes with a reply.
+    """
+    CREATE TABLE files(
+        reply_id INTEGER PRIMARY KEY, name TEXT NOT NULL, content TEXT NOT NULL);
+    """,
 )
 """Migration n brings a store of version n to version n + 1. Never edit one that was released."""

@@ -7,8 +7,8 @@ transactions of their own; the others are called within one (`with store.transac
 import hashlib
 import json
 import time
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -35,6 +35,8 @@ Chat = tuple[int, int]
 
 OPEN = "state IN ('waiting', 'running', 'stopping')"
 """The condition of an ask that is not answered; failed ones wait for their user to try again."""
+
+_OF_CHAT = "reply_id IN (SELECT id FROM replies WHERE chat_id = ? AND thread_id = ?)"
 
 HARD_CUT_UNITS = 4096
 """UTF-16 units at which a client cuts what is too long for one message, wherever that is."""
@@ -115,6 +117,8 @@ class Turn:
 
     role: Literal["user", "assistant"]
     text: str
+    at: int = field(default=0, compare=False)
+    """Unix time in seconds."""
 
 
 @dataclass(frozen=True)
@@ -479,6 +483,15 @@ class Store(Database):
         )
         return [Turn(*row) for row in rows][::-1]
 
+    def turns(self, chat: Chat) -> Iterator[Turn]:
+        """Read the whole conversation, oldest first, a turn at a time."""
+        rows = self._db.execute(
+            "SELECT role, text, created_at FROM turns WHERE chat_id = ? AND thread_id = ?"
+            " ORDER BY id",
+            chat,
+        )
+        return (Turn(*row) for row in rows)
+
     def turns_before(self, ask: Ask, most: int) -> list[Turn]:
         """Read the last turns of the conversation that an ask belongs to by now, oldest first."""
         row = self._db.execute("SELECT chat_id, thread_id FROM asks WHERE id = ?", (ask.id,))
@@ -518,6 +531,7 @@ class Store(Database):
         failed = self._select_asks("state = 'failed' AND chat_id = ? AND thread_id = ?", chat)
         self._delete_asks(ask.id for ask in failed)
         self._db.execute("DELETE FROM wordings WHERE chat_id = ?", chat[:1])
+        self._db.execute(f"DELETE FROM files WHERE {_OF_CHAT}", chat)
 
     # Replies
 
@@ -548,6 +562,23 @@ class Store(Database):
         )
         return reply.model_copy(update={"buttons": buttons})
 
+    def add_file(self, reply: Reply, name: str, content: str) -> Reply:
+        """Give a reply a file, which its text is the caption of."""
+        self._db.execute("INSERT INTO files VALUES(?, ?, ?)", (reply.id, name, content))
+        return reply.model_copy(update={"file": name})
+
+    def file(self, reply_id: int) -> str:
+        """Read a reply's file; nothing if its user has had it erased meanwhile."""
+        row = self._db.execute(
+            "SELECT content FROM files WHERE reply_id = ?", (reply_id,)
+        ).fetchone()
+        return str(row[0]) if row else ""
+
+    def count_files(self, chat: Chat) -> int:
+        """Count the files that this chat has not been given yet."""
+        (count,) = self._row(f"SELECT count(*) FROM files WHERE {_OF_CHAT}", chat)
+        return int(count)
+
     def is_open(self, reply_id: int) -> bool:
         """Tell whether the relay may still be working on a reply."""
         (count,) = self._row("SELECT count(*) FROM replies WHERE id = ?", (reply_id,))
@@ -574,10 +605,11 @@ class Store(Database):
                 id=row[0], chat_id=row[1], thread_id=row[2], reply_to=row[3], text=row[4],
                 closed=bool(row[5]), parts=self._parts(row[0]),
                 buttons=tuple(Button(**button) for button in json.loads(row[6])), markup=row[7],
+                file=row[8] or "",
             )
             for row in list(self._db.execute(
-                "SELECT id, chat_id, thread_id, reply_to, text, closed, buttons, markup"
-                " FROM replies ORDER BY id"
+                "SELECT id, chat_id, thread_id, reply_to, text, closed, buttons, markup, name"
+                " FROM replies LEFT JOIN files ON reply_id = id ORDER BY id"
             ))
         ]  # fmt: skip
 
@@ -611,6 +643,7 @@ class Store(Database):
         """
         with self.transaction():
             self._db.execute("DELETE FROM replies WHERE id = ?", (reply_id,))
+            self._db.execute("DELETE FROM files WHERE reply_id = ?", (reply_id,))
             if parts is not None:
                 self._db.execute(
                     "DELETE FROM parts WHERE reply_id = ? AND position >= ?", (reply_id, parts)

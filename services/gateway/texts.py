@@ -18,6 +18,7 @@ _TEXTS: dict[str, dict[Language, str]] = {
             "/stop — stop the answer that is being written\n"
             "/retry — answer the last question once more\n"
             "/forget — erase our conversation for good\n"
+            "/export — our conversation, as a file\n"
             "/usage — how much you have used\n"
             "/privacy — what is stored, and for how long\n"
             "/help — this text{more}"
@@ -28,6 +29,7 @@ _TEXTS: dict[str, dict[Language, str]] = {
             "/stop — остановить ответ, который пишется\n"
             "/retry — ответить на последний вопрос ещё раз\n"
             "/forget — стереть наш разговор навсегда\n"
+            "/export — наш разговор файлом\n"
             "/usage — сколько вы израсходовали\n"
             "/privacy — что хранится и как долго\n"
             "/help — этот текст{more}"
@@ -94,6 +96,20 @@ _TEXTS: dict[str, dict[Language, str]] = {
     "forgotten": {
         "en": "I have erased all that we said here. Delete the chat in Telegram, too.",
         "ru": "Я стёр всё, о чём мы здесь говорили. Удалите чат и в самом Telegram.",
+    },
+    "export": {
+        "en": "Our conversation, as I remember it ({number} of {count}).",
+        "ru": "Наш разговор, каким я его помню ({number} из {count}).",
+    },
+    "you": {"en": "You", "ru": "Вы"},
+    "me": {"en": "I", "ru": "Я"},
+    "nothing to export": {
+        "en": "There is no conversation here yet.",
+        "ru": "Здесь ещё не было разговора.",
+    },
+    "export under way": {
+        "en": "The file is on its way already.",
+        "ru": "Файл уже отправляется.",
     },
     "usage": {
         "en": (

@@ -19,7 +19,13 @@ from aiogram.exceptions import (
     TelegramMigrateToChat,
     TelegramRetryAfter,
 )
-from aiogram.types import InlineKeyboardButton, InlineKeyboardMarkup, ReplyParameters
+from aiogram.types import (
+    BufferedInputFile,
+    InlineKeyboardButton,
+    InlineKeyboardMarkup,
+    InputMediaDocument,
+    ReplyParameters,
+)
 
 from services.log import describe_error
 from services.relay.backoff import Backoff
@@ -28,7 +34,7 @@ from services.relay.decorations import DECORATION_SECONDS
 from services.relay.link import Link, LinkDown, Rejected, Settled, Superseded
 from services.relay.pacing import Pacing
 from services.relay.rendering import PLACEHOLDER, Rendered
-from services.relay.telegram import EditText, SendText, is_gone, is_shown
+from services.relay.telegram import EditFile, EditText, SendText, is_gone, is_shown
 from services.wire import Button, Outcome, PartRecord, Reply
 
 log = logging.getLogger(__name__)
@@ -66,13 +72,14 @@ class Delivery:
         link: Link,
         pacing: Pacing,
         epoch: Callable[[int], Awaitable[int]],
+        uploads: asyncio.Semaphore,
         after: asyncio.Event | None = None,
     ) -> None:
         """Prepare to deliver a reply.
 
         `epoch` gives the current stream's epoch, and waits until there is one beyond its argument;
-        `after` is set when the reply before this one in its chat has begun, so that they stand in
-        order.
+        `uploads` bounds how many files are in memory; `after` is set when the reply before this one
+        in its chat has begun, so that they stand in order.
         """
         self.reply = reply
         self._bot = bot
@@ -86,6 +93,7 @@ class Delivery:
         self._shown: list[Shown | None] = [None] * len(reply.parts)
         # An earlier relay may have edits of these parts on their way.
         self._is_unsettled = bool(reply.parts)
+        self._uploads = uploads
         self._after = after
         self.begun = asyncio.Event()
         self._typing: asyncio.Task[None] | None = None
@@ -153,7 +161,7 @@ class Delivery:
         self.begun.set()
         if reply.closed:
             await self._finish(self._wanted(reply))
-            return True
+            return self.reply.file == reply.file  # else it goes on as text
         if self._first_difference(reply) is None:
             await self._wait_for_change()
             return False
@@ -274,6 +282,8 @@ class Delivery:
         self, position: int, buttons: tuple[Button, ...], *, is_final: bool = False
     ) -> bool:
         """Edit one part; False if it should be tried again."""
+        if self.reply.file:
+            return await self._edit_file(buttons)
         message = self._message(position)
         try:
             await self._bot(
@@ -309,6 +319,50 @@ class Delivery:
                 raise Undeliverable from None
             return False
         self._shown[position] = (hash(message), buttons)
+        return True
+
+    async def _edit_file(self, buttons: tuple[Button, ...]) -> bool:
+        """Put the file into the only part; False if it should be tried again.
+
+        If there is none any more, or Telegram will not have it, the reply goes on as text.
+        """
+        reply = self.reply
+        async with self._uploads:
+            content = b""
+
+            async def fetch(epoch: int) -> None:
+                nonlocal content
+                content = await self._link.file(epoch, reply.id)
+
+            await self._persist(fetch)
+            if not content:
+                self.update(reply.model_copy(update={"file": ""}))
+                return True
+            document = InputMediaDocument(
+                media=BufferedInputFile(content, reply.file), caption=reply.text, parse_mode=None
+            )
+            try:
+                await self._bot(
+                    EditFile(
+                        chat_id=reply.chat_id,
+                        message_id=self._parts[0],
+                        media=document,
+                        reply_markup=_keyboard(buttons),
+                    )
+                )
+            except TelegramBadRequest as error:
+                if is_gone(error):
+                    raise Undeliverable from None
+                if not is_shown(error):
+                    log.error("file refused", extra={"reply": reply.id})
+                    text = f"{reply.text}\n\n{content.decode()}"
+                    self.update(reply.model_copy(update={"file": "", "text": text}))
+                    return True
+            except (AiogramError, OSError) as error:
+                if not self._may_pass(error):
+                    raise Undeliverable from None
+                return False
+        self._shown[0] = (hash(self._message(0)), buttons)
         return True
 
     async def _delete(self, message_id: int) -> bool:

@@ -80,6 +80,13 @@ class Link:
         """Record which message carries a part. Raises LinkDown, Superseded or Settled."""
         await self._post(f"/replies/{reply_id}/parts", partial(write_part, record))
 
+    async def file(self, epoch: int, reply_id: int) -> bytes:
+        """Ask for the file that goes with a reply; nothing if its user has had it erased.
+
+        Raises LinkDown, Superseded or Settled.
+        """
+        return await self._call("GET", f"/replies/{reply_id}/file?epoch={epoch}", lambda _: None)
+
     async def settle(self, outcome: Outcome, reply_id: int) -> None:
         """Report the end of a reply. Raises LinkDown, Superseded or Settled."""
         await self._post(f"/replies/{reply_id}/outcome", partial(write_outcome, outcome))
@@ -112,11 +119,15 @@ class Link:
         await self._session.close()
 
     async def _post(self, path: str, write: Callable[[int], bytes]) -> bytes:
-        """Post what `write` makes for a version of the wire."""
+        return await self._call("POST", path, write)
+
+    async def _call(self, method: str, path: str, write: Callable[[int], bytes | None]) -> bytes:
+        """Send what `write` makes for a version of the wire; returns what is answered."""
         while True:
             version = self._version
             try:
-                async with self._session.post(
+                async with self._session.request(
+                    method,
                     path,
                     data=write(version),
                     headers={"Content-Type": "application/json", VERSION_HEADER: str(version)},
@@ -127,6 +138,8 @@ class Link:
             match response.status:
                 case 200 | 204:
                     return answer
+                case 410:
+                    return b""
                 case 404:
                     raise Settled
                 case 409:

@@ -25,6 +25,9 @@ log = logging.getLogger(__name__)
 MOST_RETRY_SECONDS = 5.0
 """A gateway that returns is found this soon: whoever waited for it has waited long enough."""
 
+MOST_UPLOADS = 2
+"""Files in the relay's memory at one time; each is about a megabyte."""
+
 
 class Outbox:
     """All deliveries, and the epoch of the stream that feeds them."""
@@ -42,6 +45,7 @@ class Outbox:
         self._connected = asyncio.Event()
         self._renewed = asyncio.Event()
         self._has_noted_loss = False
+        self._uploads = asyncio.Semaphore(MOST_UPLOADS)
         self._deliveries: dict[int, Delivery] = {}
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._last_begun: dict[tuple[int, int], asyncio.Event] = {}
@@ -137,6 +141,7 @@ class Outbox:
             self._link,
             self._pacing,
             self._current_epoch,
+            self._uploads,
             after=self._last_begun.get(chat),
         )
         self._last_begun[chat] = delivery.begun

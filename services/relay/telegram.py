@@ -18,7 +18,12 @@ from aiogram.exceptions import (
     TelegramMigrateToChat,
 )
 from aiogram.methods import TelegramMethod
-from aiogram.types import BotCommandScopeChat, InlineKeyboardMarkup, ReplyParameters
+from aiogram.types import (
+    BotCommandScopeChat,
+    InlineKeyboardMarkup,
+    InputMediaDocument,
+    ReplyParameters,
+)
 from aiohttp.abc import AbstractResolver, ResolveResult
 
 RawUpdate = dict[str, Any]
@@ -84,6 +89,18 @@ class EditText(TelegramMethod[RawMessage]):
     text: str
     entities: str | None = None
     """A list, as JSON: within a list aiogram would write its numbers as words."""
+    reply_markup: InlineKeyboardMarkup | None = None
+
+
+class EditFile(TelegramMethod[RawMessage]):
+    """editMessageMedia, its answer left as it came; a message of text may become one of a file."""
+
+    __returning__ = RawMessage
+    __api_method__ = "editMessageMedia"
+
+    chat_id: int
+    message_id: int
+    media: InputMediaDocument
     reply_markup: InlineKeyboardMarkup | None = None
 
 

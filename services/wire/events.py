@@ -36,6 +36,9 @@ class Reply(BaseModel):
     """Telegram's ids of the messages that carry it so far, first part first."""
     markup: Literal["plain", "markdown"] = "plain"
     """Since version 2: how the text is written. The bot's own sentences are plain."""
+    file: str = ""
+    """Since version 2: the name of the file whose caption the text is; its content is asked for
+    by itself. Such a reply is closed from the start."""
 
 
 class Hello(BaseModel):

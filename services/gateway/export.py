@@ -1,0 +1,27 @@
+"""Writes a conversation down for its user, as documents that any editor opens."""
+
+from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime
+
+from services.gateway.store import Turn
+from services.gateway.texts import Language, say
+
+DOCUMENT_BYTES = 1024 * 1024
+"""A document is full at this size: the relay holds a whole one in its memory."""
+
+
+def write_documents(turns: Iterable[Turn], language: Language) -> Iterator[str]:
+    """Yield Markdown documents with all turns, in order, none of them cut; none for no turns."""
+    document, size = "", 0
+    for turn in turns:
+        at = datetime.fromtimestamp(turn.at, UTC).strftime("%Y-%m-%d %H:%M UTC")
+        who = say("you" if turn.role == "user" else "me", language)
+        entry = f"## {who}, {at}\n\n{turn.text}\n\n"
+        length = len(entry.encode())
+        if document and size + length > DOCUMENT_BYTES:
+            yield document
+            document, size = "", 0
+        document += entry
+        size += length
+    if document:
+        yield document

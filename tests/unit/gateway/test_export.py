@@ -1,0 +1,215 @@
+"""A user gets all of a conversation as files, whole turns in order, and may have them erased."""
+
+import asyncio
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.gateway import export
+from services.gateway.access import Access
+from services.gateway.app import build_app
+from services.gateway.export import write_documents
+from services.gateway.inbox import Inbox
+from services.gateway.limits import Limits
+from services.gateway.outbox import Outbox
+from services.gateway.queue import Queue
+from services.gateway.store import NOTHING, Piece, Store, Turn
+from services.wire import VERSION, VERSION_HEADER, Batch, Hello, Opened, Reply
+from tests.unit.fakes import KEY, USER, message, open_store
+from tests.unit.gateway.raw import read_pages
+
+CHAT = (USER, 0)
+LINK = "L" * 43
+CANARY = "quetzalcoatlus"
+
+
+@dataclass
+class Gateway:
+    client: httpx.AsyncClient
+    store: Store
+    outbox: Outbox
+    inbox: Inbox
+    updates: int = 0
+
+    async def say(self, text: str, language: str = "en") -> list[Reply]:
+        """Hand a message over; returns the replies that are not delivered."""
+        self.updates += 1
+        update = message(self.updates, text, language=language)
+        await self.inbox.accept(Batch(bot_id=1, updates=[update]))
+        return await self.store.run(self.store.undelivered_replies)
+
+    async def converse(self, question: str, answer: str) -> None:
+        """One question and its answer, delivered."""
+        reply = await self.store.run(self.store.add_reply, CHAT, 5)
+        pieces = [Piece(5, question, 0)]
+        ask = await self.store.run(self.store.add_ask, reply.id, USER, CHAT, "en", pieces)
+        await self.store.run(self.store.finish_ask, ask, answer, answer, NOTHING)
+        await self.store.run(self.store.drop_reply, reply.id)
+
+    async def fetch(self, reply: Reply, epoch: int) -> httpx.Response:
+        return await self.client.get(f"/replies/{reply.id}/file", params={"epoch": epoch})
+
+
+@pytest.fixture
+async def gateway(tmp_path: Path) -> AsyncGenerator[Gateway]:
+    async with open_store(tmp_path) as store:
+        outbox = Outbox(store, [])
+        inbox = Inbox(store, Queue(), outbox, Access(store, frozenset({USER})), Limits(5, 5, 3000))
+        transport = httpx.ASGITransport(build_app(inbox, outbox, LINK))
+        headers = {"Authorization": f"Bearer {LINK}", VERSION_HEADER: str(VERSION)}
+        async with httpx.AsyncClient(
+            transport=transport, base_url="http://gateway", headers=headers
+        ) as client:
+            yield Gateway(client, store, outbox, inbox)
+
+
+turns = st.lists(
+    st.builds(Turn, st.sampled_from(["user", "assistant"]), st.text(), st.integers(0, 2**31))
+)
+
+
+@given(turns)
+def test_no_turn_is_lost_cut_or_out_of_order(turns: list[Turn]) -> None:
+    """All documents together hold every turn; each starts with a turn and keeps to its size."""
+    documents = []
+    original, export.DOCUMENT_BYTES = export.DOCUMENT_BYTES, 100
+    try:
+        documents = list(write_documents(turns, "en"))
+    finally:
+        export.DOCUMENT_BYTES = original
+
+    whole = "".join(documents)
+    assert whole == "".join(write_documents(turns, "en"))
+    assert all(document.startswith(("## You, ", "## I, ")) for document in documents)
+    for turn in turns:
+        head, found, whole = whole.partition(f" UTC\n\n{turn.text}\n\n")
+        assert found
+        assert head.startswith("## You, " if turn.role == "user" else "## I, ")
+    assert not whole
+    longest = max((len(turn.text.encode()) for turn in turns), default=0) + 50
+    assert all(len(document.encode()) <= max(100, longest) for document in documents)
+
+
+async def test_export_is_a_reply_with_a_file(gateway: Gateway) -> None:
+    """Its caption is a sentence, its content is asked for by itself, and goes with the reply."""
+    await gateway.converse("What flies?", "A *bird*.")
+    stream = gateway.outbox.stream()
+    hello = await anext(stream)
+    assert isinstance(hello, Hello)
+
+    (reply,) = await gateway.say("/export", "ru")
+
+    assert (reply.file, reply.closed, reply.markup) == ("conversation.md", True, "plain")
+    assert reply.text.startswith("Наш разговор")
+    response = await gateway.fetch(reply, hello.epoch)
+    assert response.status_code == 200
+    first, second = response.text.split("## Я, ")
+    assert first.startswith("## Вы, 20")
+    assert first.endswith(" UTC\n\nWhat flies?\n\n")
+    assert second.endswith(" UTC\n\nA *bird*.\n\n")
+    await gateway.outbox.drop(hello.epoch, reply.id)
+    assert list(gateway.store._db.execute("SELECT * FROM files")) == []
+    await stream.aclose()  # type: ignore[attr-defined]  # a generator
+
+
+async def test_file_is_for_the_current_relay_alone(gateway: Gateway) -> None:
+    """An older stream's epoch, and a reply that is settled, are refused as for any write."""
+    await gateway.converse("What flies?", "A bird.")
+    (reply,) = await gateway.say("/export")
+    streams = [gateway.outbox.stream(), gateway.outbox.stream()]
+    first, second = [await anext(stream) for stream in streams]
+    assert isinstance(first, Hello)
+    assert isinstance(second, Hello)
+
+    assert (await gateway.fetch(reply, first.epoch)).status_code == 409
+    assert (await gateway.fetch(reply, second.epoch)).status_code == 200
+    await gateway.outbox.drop(second.epoch, reply.id)
+    assert (await gateway.fetch(reply, second.epoch)).status_code == 404
+    assert (
+        await gateway.client.get(f"/replies/{reply.id}/file", params={"epoch": "x"})
+    ).status_code == 422
+    for stream in streams:
+        await stream.aclose()  # type: ignore[attr-defined]  # a generator
+
+
+async def test_nothing_to_export(gateway: Gateway) -> None:
+    """Where nothing was said, and after /new, there is a sentence and no file."""
+    (reply,) = await gateway.say("/export")
+    assert (reply.file, reply.text) == ("", "There is no conversation here yet.")
+
+    await gateway.converse("What flies?", "A bird.")
+    await gateway.say("/new")
+    assert [reply.file for reply in await gateway.say("/export")] == ["", "", ""]
+
+
+async def test_one_export_at_a_time(gateway: Gateway) -> None:
+    """Until it has arrived, there is a sentence instead of another."""
+    await gateway.converse("What flies?", "A bird.")
+
+    await gateway.say("/export")
+    export, sentence = await gateway.say("/export")
+
+    assert export.file
+    assert (sentence.file, sentence.text) == ("", "The file is on its way already.")
+
+
+async def test_long_conversation_takes_several_files(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each is a reply of its own, numbered; none holds more than a relay may."""
+    monkeypatch.setattr(export, "DOCUMENT_BYTES", 1000)
+    for number in range(3):
+        await gateway.converse(f"Question {number}", "x" * 900)
+
+    replies = await gateway.say("/export")
+
+    assert [reply.file for reply in replies] == [
+        f"conversation-{number}.md" for number in (1, 2, 3)
+    ]
+    assert replies[1].text == "Our conversation, as I remember it (2 of 3)."
+    assert len({reply.id for reply in replies}) == 3
+
+
+async def test_forget_erases_a_file_that_is_on_its_way(gateway: Gateway, tmp_path: Path) -> None:
+    """Nothing of it is left on the disk, and the relay is told that there is nothing to fetch."""
+    await gateway.converse(CANARY, CANARY)
+    stream = gateway.outbox.stream()
+    hello = await anext(stream)
+    assert isinstance(hello, Hello)
+    (reply,) = await gateway.say("/export")
+    pages = read_pages(tmp_path / "store.db", KEY)
+    assert any(CANARY.encode() in page for page in pages), "control"
+
+    await gateway.say("/forget")
+
+    assert (await gateway.fetch(reply, hello.epoch)).status_code == 410
+    pages = read_pages(tmp_path / "store.db", KEY)
+    assert not any(CANARY.encode() in page for page in pages)
+    await stream.aclose()  # type: ignore[attr-defined]  # a generator
+
+
+async def test_file_waits_for_a_relay_that_takes_it(gateway: Gateway) -> None:
+    """A relay of version 1 is not told of it, and hears of all else; the next one is."""
+    await gateway.converse("What flies?", "A bird.")
+    await gateway.say("/export")
+    await gateway.say("/help")
+
+    async def opened(*, takes_files: bool) -> list[str]:
+        stream = gateway.outbox.stream(takes_files=takes_files)
+        told: list[str] = []
+        async with asyncio.timeout(1):
+            async for event in stream:
+                if isinstance(event, Opened):
+                    told.append(event.reply.file or "help")
+                if len(told) == 1 + takes_files:
+                    break
+        await stream.aclose()  # type: ignore[attr-defined]  # a generator
+        return told
+
+    assert await opened(takes_files=False) == ["help"]
+    assert await opened(takes_files=True) == ["conversation.md", "help"]
