@@ -10,7 +10,7 @@ import contextlib
 import logging
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Literal
+from typing import Literal, TypeVar
 
 from aiogram import Bot
 from aiogram.exceptions import (
@@ -38,6 +38,8 @@ from services.relay.telegram import EditFile, EditText, SendText, is_gone, is_sh
 from services.wire import Button, Outcome, PartRecord, Reply
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 SETTLE_SECONDS = 6.0
 """An edit of which no answer came may still be on its way; one was seen to land 5.6 s later."""
@@ -285,38 +287,29 @@ class Delivery:
         if self.reply.file:
             return await self._edit_file(buttons)
         message = self._message(position)
-        try:
-            await self._bot(
-                EditText(
-                    text=message.text,
-                    entities=message.entities_json(),
-                    chat_id=self.reply.chat_id,
-                    message_id=self._parts[position],
-                    reply_markup=_keyboard(buttons),
-                )
+        end = await self._carry_out(
+            EditText(
+                text=message.text,
+                entities=message.entities_json(),
+                chat_id=self.reply.chat_id,
+                message_id=self._parts[position],
+                reply_markup=_keyboard(buttons),
             )
-        except TelegramBadRequest as error:
-            if is_gone(error):
-                raise Undeliverable from None
-            # What the user deleted stays deleted, and counts as shown.
-            if not is_shown(error):
-                if message.entities:
-                    log.error(
-                        "formatting refused", extra={"reply": self.reply.id, "part": position}
+        )
+        if end == "refused" and message.entities:
+            log.error("formatting refused", extra={"reply": self.reply.id, "part": position})
+            self._content.give_up(position)
+            return False
+        if end == "refused":
+            log.error("edit refused", extra={"reply": self.reply.id, "part": position})
+            if is_final:
+                # No repetition mends it. At least no button shall promise that it goes on.
+                with contextlib.suppress(AiogramError, OSError):
+                    await self._bot.edit_message_reply_markup(
+                        chat_id=self.reply.chat_id, message_id=self._parts[position]
                     )
-                    self._content.give_up(position)
-                    return False
-                log.error("edit refused", extra={"reply": self.reply.id, "part": position})
-                if is_final:
-                    # No repetition mends it. At least no button shall promise that it goes on.
-                    with contextlib.suppress(AiogramError, OSError):
-                        await self._bot.edit_message_reply_markup(
-                            chat_id=self.reply.chat_id, message_id=self._parts[position]
-                        )
-                    raise Undeliverable from None
-        except (AiogramError, OSError) as error:
-            if not self._may_pass(error):
-                raise Undeliverable from None
+                raise Undeliverable
+        if end == "again":
             return False
         self._shown[position] = (hash(message), buttons)
         return True
@@ -328,42 +321,48 @@ class Delivery:
         """
         reply = self.reply
         async with self._uploads:
-            content = b""
-
-            async def fetch(epoch: int) -> None:
-                nonlocal content
-                content = await self._link.file(epoch, reply.id)
-
-            await self._persist(fetch)
+            content = await self._persist(lambda epoch: self._link.file(epoch, reply.id))
             if not content:
                 self.update(reply.model_copy(update={"file": ""}))
                 return True
-            document = InputMediaDocument(
-                media=BufferedInputFile(content, reply.file), caption=reply.text, parse_mode=None
-            )
-            try:
-                await self._bot(
-                    EditFile(
-                        chat_id=reply.chat_id,
-                        message_id=self._parts[0],
-                        media=document,
-                        reply_markup=_keyboard(buttons),
-                    )
+            end = await self._carry_out(
+                EditFile(
+                    chat_id=reply.chat_id,
+                    message_id=self._parts[0],
+                    media=InputMediaDocument(
+                        media=BufferedInputFile(content, reply.file),
+                        caption=reply.text,
+                        parse_mode=None,
+                    ),
+                    reply_markup=_keyboard(buttons),
                 )
-            except TelegramBadRequest as error:
-                if is_gone(error):
-                    raise Undeliverable from None
-                if not is_shown(error):
-                    log.error("file refused", extra={"reply": reply.id})
-                    text = f"{reply.text}\n\n{content.decode()}"
-                    self.update(reply.model_copy(update={"file": "", "text": text}))
-                    return True
-            except (AiogramError, OSError) as error:
-                if not self._may_pass(error):
-                    raise Undeliverable from None
-                return False
+            )
+        if end == "again":
+            return False
+        if end == "refused":
+            log.error("file refused", extra={"reply": reply.id})
+            text = f"{reply.text}\n\n{content.decode()}"
+            self.update(reply.model_copy(update={"file": "", "text": text}))
+            return True
         self._shown[0] = (hash(self._message(0)), buttons)
         return True
+
+    async def _carry_out(self, edit: EditText | EditFile) -> Literal["shown", "refused", "again"]:
+        """Edit a message; what the user has deleted stays deleted, and counts as shown.
+
+        Raises Undeliverable or Moved.
+        """
+        try:
+            await self._bot(edit)
+        except TelegramBadRequest as error:
+            if is_gone(error):
+                raise Undeliverable from None
+            return "shown" if is_shown(error) else "refused"
+        except (AiogramError, OSError) as error:
+            if not self._may_pass(error):
+                raise Undeliverable from None
+            return "again"
+        return "shown"
 
     async def _delete(self, message_id: int) -> bool:
         """Delete a part that is not needed any more; False if it should be tried again."""
@@ -394,8 +393,8 @@ class Delivery:
         self._is_unsettled = True  # it may have been carried out, now or in a moment
         return True
 
-    async def _persist(self, call: Callable[[int], Awaitable[None]]) -> None:
-        """Call the gateway until it answers. Raises link.Settled.
+    async def _persist(self, call: Callable[[int], Awaitable[T]]) -> T:
+        """Call the gateway until it answers, and return what. Raises link.Settled.
 
         What an old epoch was refused for is said again with the next: a message that was sent
         before must be recorded after. If the next stream is another relay's, the outbox ends this
@@ -406,8 +405,7 @@ class Delivery:
         while True:
             epoch = await self._epoch(refused)
             try:
-                await call(epoch)
-                return
+                return await call(epoch)
             except LinkDown:
                 await backoff.wait()
             except Superseded:

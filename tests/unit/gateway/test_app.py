@@ -1,46 +1,24 @@
 """The gateway's HTTP interface refuses what it must, in JSON, and changes nothing when it does."""
 
 from collections.abc import AsyncGenerator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 
-from services.gateway.access import Access
-from services.gateway.app import MOST_BYTES, build_app
-from services.gateway.inbox import Inbox
-from services.gateway.limits import Limits
-from services.gateway.outbox import Outbox
-from services.gateway.queue import Queue
-from services.gateway.store import Store, StoreError
+from services.gateway.app import MOST_BYTES
+from services.gateway.store import StoreError
 from services.wire import VERSION, VERSION_HEADER, Batch, Receipts
-from tests.unit.fakes import USER, message, open_store
+from tests.unit.fakes import message
+from tests.unit.gateway.served import Gateway, serve
 
-LINK = "L" * 43
 CANARY = "canary that nobody repeats"
-
-
-@dataclass
-class Gateway:
-    client: httpx.AsyncClient
-    store: Store
-    outbox: Outbox
-    inbox: Inbox
 
 
 @pytest.fixture
 async def gateway(tmp_path: Path) -> AsyncGenerator[Gateway]:
-    async with open_store(tmp_path) as store:
-        outbox = Outbox(store, [])
-        inbox = Inbox(store, Queue(), outbox, Access(store, frozenset({USER})), Limits(5, 5, 3000))
-        transport = httpx.ASGITransport(build_app(inbox, outbox, LINK))
-        headers = {"Authorization": f"Bearer {LINK}", VERSION_HEADER: str(VERSION)}
-        async with httpx.AsyncClient(
-            transport=transport, base_url="http://gateway", headers=headers
-        ) as client:
-            yield Gateway(client, store, outbox, inbox)
+    async with serve(tmp_path) as gateway:
+        yield gateway
 
 
 async def test_batch_is_answered_update_by_update(gateway: Gateway) -> None:

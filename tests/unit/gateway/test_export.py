@@ -11,36 +11,38 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.gateway import export
-from services.gateway.access import Access
-from services.gateway.app import build_app
 from services.gateway.export import write_documents
-from services.gateway.inbox import Inbox
-from services.gateway.limits import Limits
 from services.gateway.outbox import Outbox
-from services.gateway.queue import Queue
 from services.gateway.store import NOTHING, Piece, Store, Turn
-from services.wire import VERSION, VERSION_HEADER, Batch, Hello, Opened, Reply
-from tests.unit.fakes import KEY, USER, message, open_store
+from services.wire import Batch, Hello, Opened, Reply
+from tests.unit.fakes import KEY, USER, message
 from tests.unit.gateway.raw import read_pages
+from tests.unit.gateway.served import Gateway, serve
 
 CHAT = (USER, 0)
-LINK = "L" * 43
 CANARY = "quetzalcoatlus"
 
 
 @dataclass
-class Gateway:
-    client: httpx.AsyncClient
-    store: Store
-    outbox: Outbox
-    inbox: Inbox
+class Conversation:
+    """A user's way to a gateway, and the relay's."""
+
+    gateway: Gateway
     updates: int = 0
+
+    @property
+    def store(self) -> Store:
+        return self.gateway.store
+
+    @property
+    def outbox(self) -> Outbox:
+        return self.gateway.outbox
 
     async def say(self, text: str, language: str = "en") -> list[Reply]:
         """Hand a message over; returns the replies that are not delivered."""
         self.updates += 1
         update = message(self.updates, text, language=language)
-        await self.inbox.accept(Batch(bot_id=1, updates=[update]))
+        await self.gateway.inbox.accept(Batch(bot_id=1, updates=[update]))
         return await self.store.run(self.store.undelivered_replies)
 
     async def converse(self, question: str, answer: str) -> None:
@@ -51,21 +53,14 @@ class Gateway:
         await self.store.run(self.store.finish_ask, ask, answer, answer, NOTHING)
         await self.store.run(self.store.drop_reply, reply.id)
 
-    async def fetch(self, reply: Reply, epoch: int) -> httpx.Response:
-        return await self.client.get(f"/replies/{reply.id}/file", params={"epoch": epoch})
+    async def fetch(self, reply: Reply, epoch: int | str) -> httpx.Response:
+        return await self.gateway.client.get(f"/replies/{reply.id}/file", params={"epoch": epoch})
 
 
 @pytest.fixture
-async def gateway(tmp_path: Path) -> AsyncGenerator[Gateway]:
-    async with open_store(tmp_path) as store:
-        outbox = Outbox(store, [])
-        inbox = Inbox(store, Queue(), outbox, Access(store, frozenset({USER})), Limits(5, 5, 3000))
-        transport = httpx.ASGITransport(build_app(inbox, outbox, LINK))
-        headers = {"Authorization": f"Bearer {LINK}", VERSION_HEADER: str(VERSION)}
-        async with httpx.AsyncClient(
-            transport=transport, base_url="http://gateway", headers=headers
-        ) as client:
-            yield Gateway(client, store, outbox, inbox)
+async def gateway(tmp_path: Path) -> AsyncGenerator[Conversation]:
+    async with serve(tmp_path) as gateway:
+        yield Conversation(gateway)
 
 
 turns = st.lists(
@@ -76,12 +71,9 @@ turns = st.lists(
 @given(turns)
 def test_no_turn_is_lost_cut_or_out_of_order(turns: list[Turn]) -> None:
     """All documents together hold every turn; each starts with a turn and keeps to its size."""
-    documents = []
-    original, export.DOCUMENT_BYTES = export.DOCUMENT_BYTES, 100
-    try:
+    with pytest.MonkeyPatch.context() as small:
+        small.setattr(export, "DOCUMENT_BYTES", 100)
         documents = list(write_documents(turns, "en"))
-    finally:
-        export.DOCUMENT_BYTES = original
 
     whole = "".join(documents)
     assert whole == "".join(write_documents(turns, "en"))
@@ -95,7 +87,7 @@ def test_no_turn_is_lost_cut_or_out_of_order(turns: list[Turn]) -> None:
     assert all(len(document.encode()) <= max(100, longest) for document in documents)
 
 
-async def test_export_is_a_reply_with_a_file(gateway: Gateway) -> None:
+async def test_export_is_a_reply_with_a_file(gateway: Conversation) -> None:
     """Its caption is a sentence, its content is asked for by itself, and goes with the reply."""
     await gateway.converse("What flies?", "A *bird*.")
     stream = gateway.outbox.stream()
@@ -117,7 +109,7 @@ async def test_export_is_a_reply_with_a_file(gateway: Gateway) -> None:
     await stream.aclose()  # type: ignore[attr-defined]  # a generator
 
 
-async def test_file_is_for_the_current_relay_alone(gateway: Gateway) -> None:
+async def test_file_is_for_the_current_relay_alone(gateway: Conversation) -> None:
     """An older stream's epoch, and a reply that is settled, are refused as for any write."""
     await gateway.converse("What flies?", "A bird.")
     (reply,) = await gateway.say("/export")
@@ -130,14 +122,12 @@ async def test_file_is_for_the_current_relay_alone(gateway: Gateway) -> None:
     assert (await gateway.fetch(reply, second.epoch)).status_code == 200
     await gateway.outbox.drop(second.epoch, reply.id)
     assert (await gateway.fetch(reply, second.epoch)).status_code == 404
-    assert (
-        await gateway.client.get(f"/replies/{reply.id}/file", params={"epoch": "x"})
-    ).status_code == 422
+    assert (await gateway.fetch(reply, "x")).status_code == 422
     for stream in streams:
         await stream.aclose()  # type: ignore[attr-defined]  # a generator
 
 
-async def test_nothing_to_export(gateway: Gateway) -> None:
+async def test_nothing_to_export(gateway: Conversation) -> None:
     """Where nothing was said, and after /new, there is a sentence and no file."""
     (reply,) = await gateway.say("/export")
     assert (reply.file, reply.text) == ("", "There is no conversation here yet.")
@@ -147,7 +137,7 @@ async def test_nothing_to_export(gateway: Gateway) -> None:
     assert [reply.file for reply in await gateway.say("/export")] == ["", "", ""]
 
 
-async def test_one_export_at_a_time(gateway: Gateway) -> None:
+async def test_one_export_at_a_time(gateway: Conversation) -> None:
     """Until it has arrived, there is a sentence instead of another."""
     await gateway.converse("What flies?", "A bird.")
 
@@ -159,7 +149,7 @@ async def test_one_export_at_a_time(gateway: Gateway) -> None:
 
 
 async def test_long_conversation_takes_several_files(
-    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+    gateway: Conversation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each is a reply of its own, numbered; none holds more than a relay may."""
     monkeypatch.setattr(export, "DOCUMENT_BYTES", 1000)
@@ -175,7 +165,9 @@ async def test_long_conversation_takes_several_files(
     assert len({reply.id for reply in replies}) == 3
 
 
-async def test_forget_erases_a_file_that_is_on_its_way(gateway: Gateway, tmp_path: Path) -> None:
+async def test_forget_erases_a_file_that_is_on_its_way(
+    gateway: Conversation, tmp_path: Path
+) -> None:
     """Nothing of it is left on the disk, and the relay is told that there is nothing to fetch."""
     await gateway.converse(CANARY, CANARY)
     stream = gateway.outbox.stream()
@@ -193,7 +185,7 @@ async def test_forget_erases_a_file_that_is_on_its_way(gateway: Gateway, tmp_pat
     await stream.aclose()  # type: ignore[attr-defined]  # a generator
 
 
-async def test_file_waits_for_a_relay_that_takes_it(gateway: Gateway) -> None:
+async def test_file_waits_for_a_relay_that_takes_it(gateway: Conversation) -> None:
     """A relay of version 1 is not told of it, and hears of all else; the next one is."""
     await gateway.converse("What flies?", "A bird.")
     await gateway.say("/export")
