@@ -16,6 +16,7 @@ from services.gateway.engine import open_engine
 from services.gateway.history import History
 from services.gateway.inbox import Inbox, paste_delay
 from services.gateway.limits import Limits
+from services.gateway.manner import House
 from services.gateway.outbox import Outbox
 from services.gateway.queue import Queue
 from services.gateway.settings import GatewaySettings
@@ -64,15 +65,20 @@ async def _run(settings: GatewaySettings) -> None:
         engine = await stack.enter_async_context(
             open_engine(settings.engine_socket, settings.engine_slots)
         )
+        house = House(
+            settings.answer_tokens,
+            settings.temperature,
+            settings.system_prompt,
+            settings.personas,
+        )
         answering = Answering(
             store,
             queue,
             outbox,
-            History(store, engine, settings.system_prompt, settings.prompt_tokens),
+            History(store, engine, settings.prompt_tokens),
             engine,
             settings.engine_slots,
-            settings.answer_tokens,
-            settings.temperature,
+            house,
             settings.engine_silence_seconds,
         )
         for ask in await store.run(store.asks):
@@ -87,7 +93,9 @@ async def _run(settings: GatewaySettings) -> None:
             settings.daily_tokens,
             settings.minute_asks,
         )
-        inbox = Inbox(store, queue, outbox, access, limits, settings.history_days)
+        inbox = Inbox(
+            store, queue, outbox, access, limits, settings.history_days, list(house.personas)
+        )
         app = build_app(inbox, outbox, settings.link_token)
         server = _Server(
             uvicorn.Config(

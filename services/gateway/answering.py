@@ -23,6 +23,7 @@ from services.gateway.engine import (
     PromptTooLong,
 )
 from services.gateway.history import History
+from services.gateway.manner import House, Manner
 from services.gateway.outbox import Outbox
 from services.gateway.progress import Progress
 from services.gateway.queue import Queue, Running
@@ -67,8 +68,7 @@ class Answering:
         history: History,
         engine: Engine,
         slots: int,
-        answer_tokens: int,
-        temperature: float,
+        house: House,
         silence_seconds: float = 30.0,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
@@ -79,8 +79,7 @@ class Answering:
         self._history = history
         self._engine = engine
         self._slots = slots
-        self._answer_tokens = answer_tokens
-        self._temperature = temperature
+        self._house = house
         self._silence_seconds = silence_seconds
         self._sleep = sleep
         self._typical_seconds = 10.0
@@ -151,22 +150,24 @@ class Answering:
         ask, said = taken
         if ask.state == "stopping":
             running.stopped.set()
+        chosen = await self._in_store(self._store.preferences, ask.user_id)
+        manner = self._house.manner(chosen)
         self._outbox.show_status(ask.reply_id, "")
         progress = self._progress[ask.id] = Progress(
             ask, said, ask.spent, answer_tokens=ask.spent.answer_tokens
         )
         try:
-            end = await self._try_until_done(running, progress)
+            end = await self._try_until_done(running, progress, manner)
         finally:
             del self._progress[ask.id]
         await self._close(progress, end)
         self._log(progress, end)
 
-    async def _try_until_done(self, running: Running, progress: Progress) -> End:
+    async def _try_until_done(self, running: Running, progress: Progress, manner: Manner) -> End:
         tries = in_vain = share = pauses = 0
         while not running.stopped.is_set():
             try:
-                await self._speak(running, progress, PROMPT_SHARES[share])
+                await self._speak(running, progress, manner, PROMPT_SHARES[share])
                 return "finished" if progress.finished else "stopped"
             except PromptTooLong:
                 share += 1
@@ -190,24 +191,27 @@ class Answering:
                 await self._pause(running, min(MOST_PAUSE_SECONDS, 0.5 * 2**in_vain))
         return "stopped"
 
-    async def _speak(self, running: Running, progress: Progress, share: float) -> None:
+    async def _speak(
+        self, running: Running, progress: Progress, manner: Manner, share: float
+    ) -> None:
         """Pass on what the engine says until it has finished or nobody wants it any more."""
         ask = progress.ask
-        messages, prompt_tokens = await self._history.compose(ask, share)
+        messages, prompt_tokens = await self._history.compose(ask, manner.system_prompt, share)
         # Chat templates drop white space at the end of a message, and so must we.
         beginning = progress.text.rstrip() if is_visible(progress.text) else ""
         progress.begin_anew(beginning)
-        self._outbox.rewrite(ask.reply_id, beginning)
+        if manner.streaming:
+            self._outbox.rewrite(ask.reply_id, beginning)
         if beginning:
             messages.append({"role": "assistant", "content": beginning})
-            if progress.answer_tokens >= self._answer_tokens:
+            if progress.answer_tokens >= manner.answer_tokens:
                 progress.finished = Finished("length", 0, 0)  # the cut took the end alone
                 return
-        limit = self._answer_tokens - progress.answer_tokens
+        limit = manner.answer_tokens - progress.answer_tokens
         stream = self._engine.stream(
             messages,
             limit,
-            self._temperature,
+            manner.temperature,
             self._queue.priority(ask.user_id),
             resume=bool(beginning),
         )
@@ -223,7 +227,8 @@ class Answering:
                     match item:
                         case Piece(text):
                             progress.add(text, clock())
-                            self._outbox.grow(ask.reply_id, text)
+                            if manner.streaming:
+                                self._outbox.grow(ask.reply_id, text)
                             self._queue.charge(ask.user_id, answer_tokens=1)
                             pieces += 1
                             if pieces > MOST_PIECES_A_TOKEN * limit:

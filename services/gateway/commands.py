@@ -14,6 +14,8 @@ from services.gateway.effects import (
     Withdrawn,
 )
 from services.gateway.export import write_documents
+from services.gateway.history import estimate_tokens
+from services.gateway.menu import Menu
 from services.gateway.store import Ask, Chat, Store, Usage
 from services.gateway.texts import Language, add_remark, is_visible, say
 from services.wire import Update
@@ -21,22 +23,35 @@ from services.wire import Update
 FOR_ALL = frozenset(
     {
         "/start", "/help", "/new", "/stop", "/retry",
-        "/export", "/forget", "/usage", "/privacy",
+        "/settings", "/system", "/export", "/forget", "/usage", "/privacy",
     }
 )  # fmt: skip
 FOR_ADMINS = frozenset({"/allow", "/deny"})
 
 USAGE_DAYS = 30
 
+INSTRUCTION_SHARE = 4
+"""A user's own words to the model may take this part of a prompt."""
+
 
 class Commands:
     """Carries out one command and says what the bot replies."""
 
-    def __init__(self, store: Store, access: Access, again: Again, history_days: int) -> None:
+    def __init__(
+        self,
+        store: Store,
+        access: Access,
+        again: Again,
+        menu: Menu,
+        prompt_tokens: int,
+        history_days: int,
+    ) -> None:
         """`history_days` 0: conversations are kept until their user forgets them."""
         self._store = store
         self._access = access
         self._again = again
+        self._menu = menu
+        self._prompt_tokens = prompt_tokens
         self._history_days = history_days
 
     def knows(self, text: str) -> bool:
@@ -61,7 +76,7 @@ class Commands:
                 self._store.start_conversation(chat)
                 return say("new", language)
             case "/forget":
-                return self._forget(chat, language, effects)
+                return self._forget(update, language, effects)
             case "/stop":
                 # Earlier asks only: what comes later in the batch is not in the store yet.
                 asks = [ask for ask in self._store.asks(chat) if ask.user_id == update.user_id]
@@ -69,6 +84,11 @@ class Commands:
                 return "" if asks else say("nothing to stop", language)  # the answers say so
             case "/retry":
                 return self._again.command(update, language, effects)
+            case "/settings":
+                self._menu.open(update, language, effects)
+                return ""
+            case "/system":
+                return self._instruct(update.user_id, text, language)
             case "/export":
                 return self._export(chat, language, effects)
             case "/usage":
@@ -91,9 +111,21 @@ class Commands:
         self._store.withdraw_ask(ask, shown, said)
         return Withdrawn(ask, shown)
 
-    def _forget(self, chat: Chat, language: Language, effects: list[Effect]) -> str:
+    def _instruct(self, user_id: int, text: str, language: Language) -> str:
+        _, *words = text.split(maxsplit=1)
+        if not words:
+            chosen = self._store.preferences(user_id).instruction
+            return say("instruction", language, text=chosen) if chosen else say("how", language)
+        if estimate_tokens(words[0]) > self._prompt_tokens // INSTRUCTION_SHARE:
+            return say("too long", language)
+        self._menu.instruct(user_id, words[0])
+        return say("instructed", language)
+
+    def _forget(self, update: Update, language: Language, effects: list[Effect]) -> str:
+        chat = (update.chat_id, update.thread_id)
         effects.extend(self._withdraw(ask) for ask in self._store.asks(chat))
         self._store.forget_chat(chat)
+        self._menu.instruct(update.user_id, "")  # it was said in some chat, perhaps in this one
         effects.append(Forgotten())
         return say("forgotten", language)
 

@@ -15,6 +15,13 @@ class Opened:
 
 
 @dataclass(frozen=True)
+class Replaced:
+    """Another reply stands in the messages of this one, which needs to be shown no more."""
+
+    reply_id: int
+
+
+@dataclass(frozen=True)
 class Asked:
     """An ask waits; or one that waits has become longer, and its delay begins anew."""
 
@@ -58,4 +65,6 @@ class Forgotten:
     """Something was deleted that must leave the journal, too."""
 
 
-Effect: TypeAlias = Opened | Asked | Withdrawn | Stopped | GuestsChanged | Moved | Forgotten
+Effect: TypeAlias = (
+    Opened | Replaced | Asked | Withdrawn | Stopped | GuestsChanged | Moved | Forgotten
+)

@@ -1,5 +1,7 @@
 """Chooses what the engine is told: the instruction, what fits of the conversation, and the ask."""
 
+from dataclasses import dataclass
+
 from services.gateway.engine import Engine, Message, PromptTooLong
 from services.gateway.store import Ask, Store, Turn
 
@@ -31,31 +33,31 @@ def most_tokens(messages: list[Message]) -> int:
 class History:
     """The conversation of each chat, within the token budget of a prompt."""
 
-    def __init__(
-        self, store: Store, engine: Engine, system_prompt: str, prompt_tokens: int
-    ) -> None:
+    def __init__(self, store: Store, engine: Engine, prompt_tokens: int) -> None:
         self._store = store
         self._engine = engine
-        self._system_prompt = system_prompt
         self._prompt_tokens = prompt_tokens
 
-    async def compose(self, ask: Ask, budget_share: float = 1.0) -> tuple[list[Message], int]:
+    async def compose(
+        self, ask: Ask, system_prompt: str, budget_share: float = 1.0
+    ) -> tuple[list[Message], int]:
         """List the messages for the engine, with their tokens; the oldest exchanges go first.
 
         The engine's own tokenizer counts, unless even the bound from above fits. `budget_share`
         below 1 leaves room after the engine has found a prompt too long nevertheless. Raises
         PromptTooLong if the ask alone does not fit, EngineUnavailable.
         """
+        fixed = _Fixed(system_prompt, ask.text)
         budget = int(self._prompt_tokens * budget_share)
         if not budget:  # the engine's limit is not what its count says: the ask alone must do
-            messages = self._messages([], ask)
+            messages = fixed.around([])
             return messages, sum(estimate_tokens(message["content"]) for message in messages)
         turns = await self._store.run(self._store.turns_before, ask, MOST_TURNS)
         turns = turns[len(turns) % 2 :]  # whole exchanges: a question and its answer
-        spare = most_tokens(self._messages(turns, ask)) - BYTES_PER_TOKEN * budget
+        spare = most_tokens(fixed.around(turns)) - BYTES_PER_TOKEN * budget
         turns = _without_oldest(turns, spare) if spare > 0 else turns
         for _ in range(MOST_COUNTS):
-            messages = self._messages(turns, ask)
+            messages = fixed.around(turns)
             if (bound := most_tokens(messages)) <= budget:
                 # The meter and the queue want a likely number, not a bound.
                 return messages, sum(estimate_tokens(message["content"]) for message in messages)
@@ -68,15 +70,23 @@ class History:
                 raise PromptTooLong
             turns = _without_oldest(turns, (tokens - budget) * bound / tokens)
         # The engine does not count, or text and tokenizer are an odd pair: on the safe side.
-        fixed = estimate_tokens(self._system_prompt) + estimate_tokens(ask.text)
-        messages = self._messages(_fitting(turns, budget - fixed), ask)
+        spare = budget - estimate_tokens(system_prompt) - estimate_tokens(ask.text)
+        messages = fixed.around(_fitting(turns, spare))
         return messages, sum(estimate_tokens(message["content"]) for message in messages)
 
-    def _messages(self, turns: list[Turn], ask: Ask) -> list[Message]:
+
+@dataclass(frozen=True)
+class _Fixed:
+    """What a prompt holds in any case, however little of the conversation fits."""
+
+    instruction: str
+    ask: str
+
+    def around(self, turns: list[Turn]) -> list[Message]:
         return [
-            *([_message("system", self._system_prompt)] if self._system_prompt else []),
+            *([_message("system", self.instruction)] if self.instruction else []),
             *(_message(turn.role, turn.text) for turn in turns),
-            _message("user", ask.text),
+            _message("user", self.ask),
         ]
 
 

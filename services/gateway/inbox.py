@@ -1,6 +1,7 @@
 """Takes batches of updates: decides on each, commits them, and only then lets them take effect."""
 
 import logging
+from collections.abc import Sequence
 from typing import Any, Literal
 
 from pydantic import ValidationError
@@ -16,14 +17,16 @@ from services.gateway.effects import (
     GuestsChanged,
     Moved,
     Opened,
+    Replaced,
     Stopped,
     Withdrawn,
 )
 from services.gateway.limits import Allowance, Limits
+from services.gateway.menu import Menu
 from services.gateway.outbox import Outbox
 from services.gateway.queue import Queue
 from services.gateway.store import Ask, Chat, Piece, Store, StoreError
-from services.gateway.texts import Language, language_of, say
+from services.gateway.texts import Language, say
 from services.wire import Batch, Receipt, Receipts, Reply, Update
 
 log = logging.getLogger(__name__)
@@ -59,8 +62,12 @@ class Inbox:
         access: Access,
         limits: Limits,
         history_days: int = 0,
+        personas: Sequence[str] = (),
     ) -> None:
-        """`history_days` 0: conversations are kept until their user forgets them."""
+        """`history_days` 0: conversations are kept until their user forgets them.
+
+        `personas`: the names of those that users can choose.
+        """
         self._store = store
         self._queue = queue
         self._outbox = outbox
@@ -68,7 +75,10 @@ class Inbox:
         self._ask_tokens = limits.ask_tokens
         self._allowance = Allowance(store, limits)
         self._again = Again(store, self._allowance)
-        self._commands = Commands(store, access, self._again, history_days)
+        self._menu = Menu(store, personas)
+        self._commands = Commands(
+            store, access, self._again, self._menu, limits.ask_tokens, history_days
+        )
 
     async def accept(self, batch: Batch) -> Receipts:
         """Commit what can be accepted and answer for each update on its own.
@@ -81,6 +91,8 @@ class Inbox:
             match effect:
                 case Opened(reply):
                     self._outbox.open(reply)
+                case Replaced(reply_id):
+                    self._outbox.forget(reply_id)
                 case Asked(ask, delay_seconds):
                     self._queue.put(ask, delay_seconds)
                 case Withdrawn(ask, shown):
@@ -144,7 +156,7 @@ class Inbox:
             return _receipt(update.update_id, "refused")
         if not self._store.remember_update(bot_id, update.update_id, update.identity()):
             return _receipt(update.update_id, "duplicate")
-        language = language_of(update.language)
+        language = self._menu.language(update)
         if update.kind == "press":
             return self._press(update, language, effects)
         return _receipt(update.update_id, self._message(update, language, effects))
@@ -220,6 +232,8 @@ class Inbox:
                         notice = say("stopping", language)
             case "retry" | "again" | "more":
                 notice = self._again.press(verb, ask_id, update, language, effects)
+            case "set":
+                notice = self._menu.press(update.press_data, update, language, effects)
         return _receipt(update.update_id, "accepted", notice)
 
     def _refuse(self, update: Update, sentence: str, effects: list[Effect]) -> Outcome:

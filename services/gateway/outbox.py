@@ -113,6 +113,11 @@ class Outbox:
             entry.reply = entry.reply.model_copy(update={"closed": True, "buttons": buttons})
             self._touch(reply_id)
 
+    def forget(self, reply_id: int) -> None:
+        """A reply is not in the store any more: the relay's next word about it is refused."""
+        self._entries.pop(reply_id, None)
+        self._changed.pop(reply_id, None)
+
     def move(self, replies: list[Reply]) -> None:
         """These replies go on in another chat, in messages that are sent anew."""
         for reply in replies:
@@ -212,8 +217,7 @@ class Outbox:
         """
         self._writable(epoch, reply_id)
         await self._store.run(self._store.drop_reply, reply_id, parts)
-        self._entries.pop(reply_id, None)
-        self._changed.pop(reply_id, None)
+        self.forget(reply_id)
 
     def _writable(self, epoch: int, reply_id: int) -> _Entry:
         if epoch != self._epoch:

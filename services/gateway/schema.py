@@ -70,5 +70,12 @@ MIGRATIONS = (
     CREATE TABLE files(
         reply_id INTEGER PRIMARY KEY, name TEXT NOT NULL, content TEXT NOT NULL);
     """,
+    # 5: what users have chosen.
+    """
+    CREATE TABLE preferences(
+        user_id INTEGER PRIMARY KEY, language TEXT NOT NULL, persona TEXT NOT NULL,
+        instruction TEXT NOT NULL, style TEXT NOT NULL, length TEXT NOT NULL,
+        streaming INTEGER NOT NULL);
+    """,
 )
 """Migration n brings a store of version n to version n + 1. Never edit one that was released."""

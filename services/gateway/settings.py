@@ -1,6 +1,7 @@
 """The gateway's settings."""
 
 import ipaddress
+import json
 import re
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
@@ -8,6 +9,11 @@ from typing import Annotated, Any, ClassVar
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, field_validator
 
 from services.settings import LinkToken, LogLevel, Port, Settings, UserIds
+
+MOST_PERSONAS = 20
+
+PERSONA_BYTES = 32
+"""A name travels in the 64 bytes of its button, with the user's id."""
 
 
 def _check_address(value: str) -> str:
@@ -71,6 +77,28 @@ Counts = Annotated[
 ]
 
 
+def _parse_personas(value: Any) -> Any:
+    """Read a JSON object of names and instructions."""
+    if not isinstance(value, str):
+        return value
+    sentence = (
+        'give a JSON object of names and instructions, such as {"Teacher": "You are a teacher."}: '
+        f"at most {MOST_PERSONAS}, each name at most {PERSONA_BYTES} bytes long"
+    )
+    try:
+        personas = json.loads(value or "{}")
+    except ValueError:
+        raise ValueError(sentence) from None
+    if (
+        not isinstance(personas, dict)
+        or len(personas) > MOST_PERSONAS
+        or not all(isinstance(text, str) and text.strip() for text in personas.values())
+        or not all(name.strip() and len(name.encode()) <= PERSONA_BYTES for name in personas)
+    ):
+        raise ValueError(sentence)
+    return personas
+
+
 class GatewaySettings(Settings):
     """Each field is the environment variable of the same name in capitals."""
 
@@ -93,6 +121,9 @@ class GatewaySettings(Settings):
     context_tokens: Annotated[int, _between(256, 10_000_000)] = 8192
     answer_tokens: Annotated[int, _between(16, 1_000_000)] = 1024
     system_prompt: str = "You are a helpful assistant."
+    personas: Annotated[dict[str, str], BeforeValidator(_parse_personas)] = Field(
+        default_factory=dict
+    )
     temperature: Annotated[float, BeforeValidator(_parse_temperature)] = 0.7
     user_asks: Annotated[int, _between(1, 10_000)] = 20
     total_asks: Annotated[int, _between(1, 100_000)] = 500

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from services.gateway.database import Database, StoreError
+from services.gateway.manner import Preferences
 from services.gateway.schema import MIGRATIONS
 from services.wire import Button, Reply
 
@@ -161,7 +162,7 @@ def utf16_units(text: str) -> int:
 
 
 class Store(Database):
-    """Updates, asks, replies, conversations, guests and usage."""
+    """Updates, asks, replies, conversations, guests, preferences and usage."""
 
     def __init__(self, file: Path, key: str) -> None:
         """Open or create the store. Raises StoreError; see Database."""
@@ -579,6 +580,34 @@ class Store(Database):
         (count,) = self._row(f"SELECT count(*) FROM files WHERE {_OF_CHAT}", chat)
         return int(count)
 
+    def replace_reply(self, chat: Chat, message_id: int, text: str) -> tuple[list[int], Reply]:
+        """Store a complete reply that stands in a message of the bot's.
+
+        Returns the replies, not delivered yet, that stood there before and are forgotten; and it.
+        """
+        rows = self._db.execute(
+            f"SELECT reply_id FROM parts WHERE {_OF_CHAT} AND message_id = ?",
+            (*chat, message_id),
+        )
+        replaced = [row[0] for row in rows]
+        for reply_id in replaced:
+            self._db.execute("DELETE FROM parts WHERE reply_id = ?", (reply_id,))
+            self._db.execute("DELETE FROM replies WHERE id = ?", (reply_id,))
+        reply = self.add_reply(chat, 0, text, closed=True)
+        self._db.execute("INSERT INTO parts VALUES(?, 0, ?)", (reply.id, message_id))
+        return replaced, reply.model_copy(update={"parts": (message_id,)})
+
+    def is_answer(self, chat: Chat, message_id: int) -> bool:
+        """Tell whether a message carries an answer that is growing, the latest one, or a file."""
+        (count,) = self._row(
+            "SELECT count(*) FROM parts WHERE message_id = ? AND"
+            " (reply_id IN (SELECT reply_id FROM asks WHERE chat_id = ? AND thread_id = ?)"
+            f" OR {_OF_CHAT} AND reply_id IN (SELECT reply_id FROM files))",
+            (message_id, *chat, *chat),
+        )
+        exchange = self.exchange(chat)
+        return bool(count) or (exchange is not None and message_id in exchange.parts)
+
     def is_open(self, reply_id: int) -> bool:
         """Tell whether the relay may still be working on a reply."""
         (count,) = self._row("SELECT count(*) FROM replies WHERE id = ?", (reply_id,))
@@ -679,6 +708,35 @@ class Store(Database):
     def guests(self) -> tuple[int, ...]:
         """List the users whom admins have let in."""
         return tuple(row[0] for row in self._db.execute("SELECT user_id FROM guests ORDER BY 1"))
+
+    # Preferences
+
+    def preferences(self, user_id: int) -> Preferences:
+        """Read what a user has chosen."""
+        row = self._db.execute(
+            "SELECT language, persona, instruction, style, length, streaming FROM preferences"
+            " WHERE user_id = ?",
+            (user_id,),
+        ).fetchone()
+        if not row:
+            return Preferences()
+        language, persona, instruction, style, length, streaming = row
+        return Preferences(language, persona, instruction, style, length, bool(streaming))
+
+    def save_preferences(self, user_id: int, chosen: Preferences) -> None:
+        """Keep what a user has chosen."""
+        self._db.execute(
+            "INSERT OR REPLACE INTO preferences VALUES(?, ?, ?, ?, ?, ?, ?)",
+            (
+                user_id,
+                chosen.language,
+                chosen.persona,
+                chosen.instruction,
+                chosen.style,
+                chosen.length,
+                chosen.streaming,
+            ),
+        )
 
     # Usage
 

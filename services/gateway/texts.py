@@ -17,6 +17,8 @@ _TEXTS: dict[str, dict[Language, str]] = {
             "/new — start a new conversation and forget this one\n"
             "/stop — stop the answer that is being written\n"
             "/retry — answer the last question once more\n"
+            "/settings — how I answer: language, style, length\n"
+            "/system WORDS — what I should keep in mind with every answer\n"
             "/forget — erase our conversation for good\n"
             "/export — our conversation, as a file\n"
             "/usage — how much you have used\n"
@@ -28,6 +30,8 @@ _TEXTS: dict[str, dict[Language, str]] = {
             "/new — начать новый разговор и забыть этот\n"
             "/stop — остановить ответ, который пишется\n"
             "/retry — ответить на последний вопрос ещё раз\n"
+            "/settings — как я отвечаю: язык, стиль, длина\n"
+            "/system СЛОВА — о чём мне помнить в каждом ответе\n"
             "/forget — стереть наш разговор навсегда\n"
             "/export — наш разговор файлом\n"
             "/usage — сколько вы израсходовали\n"
@@ -55,9 +59,11 @@ _TEXTS: dict[str, dict[Language, str]] = {
             "• On its way from Telegram to me a message is stored nowhere else.\n"
             "• I keep our conversation, encrypted, so that I remember it: {kept}. It is used for "
             "answering you here and for nothing else.\n"
+            "• I keep what you have chosen in /settings and told me with /system.\n"
             "• For each day I count your questions and their length, never their words.\n"
             "• Those who run this bot hold the key; nobody else does.{shared}\n\n"
-            "/new makes me forget this conversation. /forget erases it, on the disk as well."
+            "/new makes me forget this conversation. /forget erases it and the words "
+            "of /system, on the disk as well."
         ),
         "ru": (
             "Кто видит то, что вы пишете:\n"
@@ -66,9 +72,11 @@ _TEXTS: dict[str, dict[Language, str]] = {
             "• По пути от Telegram ко мне сообщение больше нигде не сохраняется.\n"
             "• Наш разговор я храню в зашифрованном виде, чтобы помнить его: {kept}. Он служит "
             "только для ответов вам здесь.\n"
+            "• Я храню то, что вы выбрали в /settings и сказали в /system.\n"
             "• По дням я считаю ваши вопросы и их длину, но не слова.\n"
             "• Ключ есть у тех, кто держит этого бота, и больше ни у кого.{shared}\n\n"
-            "/new — я забуду этот разговор. /forget — сотру его, на диске тоже."
+            "/new — я забуду этот разговор. /forget — сотру его и слова из /system, "
+            "на диске тоже."
         ),
     },
     "kept": {
@@ -89,6 +97,64 @@ _TEXTS: dict[str, dict[Language, str]] = {
             "в ответах другим. Личное пишите мне в личный чат."
         ),
     },
+    "settings": {"en": "Settings", "ru": "Настройки"},
+    "language": {"en": "Language", "ru": "Язык"},
+    "choose language": {
+        "en": "Which language shall I use for my own sentences?",
+        "ru": "На каком языке мне говорить от себя?",
+    },
+    "language default": {"en": "as in Telegram", "ru": "как в Telegram"},
+    "language en": {"en": "English", "ru": "English"},
+    "language ru": {"en": "Русский", "ru": "Русский"},
+    "persona": {"en": "Character", "ru": "Роль"},
+    "choose persona": {
+        "en": "Who shall I be when I answer you?",
+        "ru": "Кем мне быть, когда я отвечаю вам?",
+    },
+    "persona default": {"en": "usual", "ru": "обычная"},
+    "style": {"en": "Style", "ru": "Стиль"},
+    "choose style": {
+        "en": "How freely shall I choose my words?",
+        "ru": "Насколько свободно мне выбирать слова?",
+    },
+    "style default": {"en": "balanced", "ru": "сбалансированный"},
+    "style precise": {"en": "precise", "ru": "точный"},
+    "style creative": {"en": "creative", "ru": "творческий"},
+    "length": {"en": "Length", "ru": "Длина"},
+    "choose length": {
+        "en": "How long shall my answers be?",
+        "ru": "Какой длины должны быть ответы?",
+    },
+    "length default": {"en": "as it comes", "ru": "как получится"},
+    "length short": {"en": "short", "ru": "коротко"},
+    "length long": {"en": "in detail", "ru": "подробно"},
+    "streaming": {"en": "While I write", "ru": "Пока я пишу"},
+    "choose streaming": {
+        "en": "Shall an answer be shown while I write it, or only when it is complete?",
+        "ru": "Показывать ответ, пока я его пишу, или только готовым?",
+    },
+    "streaming on": {"en": "show the answer", "ru": "показывать ответ"},
+    "streaming off": {"en": "show nothing", "ru": "не показывать"},
+    "back": {"en": "Back", "ru": "Назад"},
+    "done": {"en": "Done", "ru": "Готово"},
+    "saved": {"en": "Saved.", "ru": "Сохранено."},
+    "not your menu": {
+        "en": "This menu belongs to somebody else. Yours is /settings.",
+        "ru": "Это меню другого человека. Ваше — /settings.",
+    },
+    "instruction": {
+        "en": "What I always keep in mind for you: {text}",
+        "ru": "Что я всегда помню для вас: {text}",
+    },
+    "instructed": {
+        "en": "I will keep that in mind with every answer. /settings can remove it.",
+        "ru": "Буду помнить об этом в каждом ответе. Убрать можно в /settings.",
+    },
+    "how": {
+        "en": "Say after /system what I should keep in mind with every answer to you.",
+        "ru": "Напишите после /system, о чём мне помнить в каждом ответе вам.",
+    },
+    "no instruction": {"en": "Keep nothing in mind", "ru": "Ничего не помнить"},
     "new": {
         "en": "A new conversation: I have forgotten the earlier one.",
         "ru": "Новый разговор: прежний я забыл.",

@@ -44,6 +44,9 @@ T = TypeVar("T")
 SETTLE_SECONDS = 6.0
 """An edit of which no answer came may still be on its way; one was seen to land 5.6 s later."""
 
+MOST_ABREAST = 2
+"""More buttons than this stand below one another: a telephone is narrow."""
+
 TYPING_SECONDS = 4.5
 """Telegram shows `typing` for five seconds."""
 
@@ -439,5 +442,8 @@ _EMPTY: Shown = (hash(Rendered(PLACEHOLDER)), ())
 def _keyboard(buttons: tuple[Button, ...]) -> InlineKeyboardMarkup | None:
     if not buttons:
         return None
-    row = [InlineKeyboardButton(text=button.label, callback_data=button.data) for button in buttons]
-    return InlineKeyboardMarkup(inline_keyboard=[row])
+    keys = [
+        InlineKeyboardButton(text=button.label, callback_data=button.data) for button in buttons
+    ]
+    is_menu = len(keys) > MOST_ABREAST
+    return InlineKeyboardMarkup(inline_keyboard=[[key] for key in keys] if is_menu else [keys])

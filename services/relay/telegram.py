@@ -89,6 +89,8 @@ class EditText(TelegramMethod[RawMessage]):
     text: str
     entities: str | None = None
     """A list, as JSON: within a list aiogram would write its numbers as words."""
+    link_preview_options: str = '{"is_disabled": true}'
+    """Whoever runs a site that an answer names would hear of it from Telegram's preview."""
     reply_markup: InlineKeyboardMarkup | None = None
 
 

@@ -25,6 +25,7 @@ class FakeEngine:
     scripts: deque[Script] = field(default_factory=deque)
     requests: list[list[dict[str, str]]] = field(default_factory=list)
     limits: list[int] = field(default_factory=list)
+    temperatures: list[float] = field(default_factory=list)
     priorities: list[int] = field(default_factory=list)
     aborted: int = 0
     ready: bool = True
@@ -56,6 +57,7 @@ class FakeEngine:
         assert resume == (messages[-1]["role"] == "assistant")
         self.requests.append(messages)
         self.limits.append(answer_tokens)
+        self.temperatures.append(temperature)
         self.priorities.append(priority)
         script: Script = self.scripts.popleft() if self.scripts else ["fine"]
         tokens = 0

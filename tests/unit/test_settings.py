@@ -80,6 +80,13 @@ def test_bad_relay_setting(secrets: Path, changes: dict[str, str], sentence: str
         ({"USER_LIMITS": "1:x"}, 'USER_LIMITS is "1:x": give user ids with a whole number'),
         ({"HISTORY_DAYS": "-1"}, 'HISTORY_DAYS is "-1": give a whole number between 0 and 36500'),
         ({"TEMPERATURE": "hot"}, 'TEMPERATURE is "hot": give a number between 0 and 2'),
+        ({"PERSONAS": "Teacher"}, 'PERSONAS is "Teacher": give a JSON object of names'),
+        ({"PERSONAS": '["Teacher"]'}, "PERSONAS is"),
+        ({"PERSONAS": '{"Teacher": ""}'}, "PERSONAS is"),
+        ({"PERSONAS": '{"Teacher": 1}'}, "PERSONAS is"),
+        ({"PERSONAS": '{" ": "You teach."}'}, "PERSONAS is"),
+        ({"PERSONAS": '{"ЯЯЯЯЯЯЯЯЯЯЯЯЯЯЯЯЯ": "You teach."}'}, "PERSONAS is"),
+        ({"PERSONAS": str({str(n): "x" for n in range(21)}).replace("'", '"')}, "PERSONAS is"),
         (
             {"CONTEXT_TOKENS": "512", "ANSWER_TOKENS": "512"},
             "ANSWER_TOKENS",
@@ -92,6 +99,15 @@ def test_bad_gateway_setting(secrets: Path, changes: dict[str, str], sentence: s
         read_settings(GatewaySettings, GATEWAY | changes, secrets)
 
     assert str(error.value).startswith(sentence)
+
+
+def test_personas_are_read_from_json(secrets: Path) -> None:
+    """As in .env.gpu.example; empty means none."""
+    changes = {"PERSONAS": '{"Teacher": "You teach: patiently.", "Зануда": "x"}'}
+    settings = read_settings(GatewaySettings, GATEWAY | changes, secrets)
+
+    assert settings.personas == {"Teacher": "You teach: patiently.", "Зануда": "x"}
+    assert read_settings(GatewaySettings, GATEWAY, secrets).personas == {}
 
 
 @pytest.mark.parametrize(

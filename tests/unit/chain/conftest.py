@@ -20,6 +20,7 @@ from services.gateway.engine import Engine
 from services.gateway.history import History
 from services.gateway.inbox import Inbox
 from services.gateway.limits import Limits
+from services.gateway.manner import House
 from services.gateway.outbox import Outbox
 from services.gateway.queue import Queue
 from services.gateway.store import Store
@@ -155,8 +156,9 @@ class Chain:
             self.outbox = outbox
             queue = Queue()
             engine: Engine = self.engine  # type: ignore[assignment]  # a fake of the same shape
-            history = History(store, engine, "be brief", 4000)
-            answering = Answering(store, queue, outbox, history, engine, 2, 256, 0.0)
+            history = History(store, engine, 4000)
+            house = House(256, 0.0, "be brief", {"Teacher": "You teach."})
+            answering = Answering(store, queue, outbox, history, engine, 2, house)
             await store.run(store.requeue_asks)
             for ask in await store.run(store.asks):
                 queue.put(ask)
@@ -166,6 +168,7 @@ class Chain:
                 outbox,
                 Access(store, frozenset({7, 8}), frozenset({7})),
                 Limits(20, 100, 3000),
+                personas=list(house.personas),
             )
             server = uvicorn.Server(
                 uvicorn.Config(

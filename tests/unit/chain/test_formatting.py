@@ -31,6 +31,18 @@ async def test_answer_stands_formatted(chain: Chain) -> None:
     await chain.wait_until_settled()
 
 
+async def test_links_have_no_preview(chain: Chain) -> None:
+    """Telegram is told so with every edit: it would fetch the page, and its owner would know."""
+    chain.engine.scripts.append(["See https://example.org/secret-page"])
+    await chain.say("where?")
+
+    await chain.wait_for_answers(1)
+
+    edits = await chain.calls("editMessageText")
+    assert edits
+    assert all(edit["link_preview_options"] == {"is_disabled": True} for edit in edits)
+
+
 async def test_conversation_remembers_what_the_model_wrote(chain: Chain) -> None:
     """The engine is told its own Markdown, not what was made of it."""
     chain.engine.scripts.extend([["**bold**"], ["fine"]])

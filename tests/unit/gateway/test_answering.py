@@ -17,6 +17,7 @@ from services.gateway.engine import Engine, EngineFailed, Finished, Piece, open_
 from services.gateway.history import History
 from services.gateway.inbox import Inbox
 from services.gateway.limits import Limits
+from services.gateway.manner import House
 from services.gateway.outbox import Outbox
 from services.gateway.queue import Queue
 from services.gateway.store import Ask, Store
@@ -76,7 +77,7 @@ async def parts(tmp_path: Path) -> AsyncGenerator[Parts]:
         outbox, queue, fake = Outbox(store, []), Queue(), FakeEngine()
         engine: Engine = fake  # type: ignore[assignment]  # a fake of the same shape
         answering = Answering(
-            store, queue, outbox, History(store, engine, "", 4000), engine, 1, 256, 0.0
+            store, queue, outbox, History(store, engine, 4000), engine, 1, House(256, 0.0)
         )
         inbox = Inbox(store, queue, outbox, Access(store, frozenset({USER})), Limits(9, 9, 3000))
         parts = Parts(store, queue, inbox, answering, fake)

@@ -14,6 +14,7 @@ from services.gateway.engine import Engine
 from services.gateway.history import History
 from services.gateway.inbox import Inbox
 from services.gateway.limits import Limits
+from services.gateway.manner import House
 from services.gateway.outbox import Outbox
 from services.gateway.queue import Queue
 from services.gateway.store import Store, StoreError
@@ -103,8 +104,8 @@ async def test_finished_answer_waits_for_the_disk(
             await store.run(mend, store)
         await asyncio.sleep(0)
 
-    history = History(store, engine, "", 4000)
-    workers = Answering(store, queue, outbox, history, engine, 1, 256, 0.0, sleep=wait)
+    history = History(store, engine, 4000)
+    workers = Answering(store, queue, outbox, history, engine, 1, House(256, 0.0), sleep=wait)
     inbox = Inbox(store, queue, outbox, Access(store, frozenset({USER})), Limits(9, 9, 9000))
     full = asyncio.Event()
     fake.scripts.append(["z" * 16_000, full])

@@ -19,6 +19,7 @@ from services.gateway.engine import open_engine
 from services.gateway.history import History, estimate_tokens
 from services.gateway.inbox import Inbox
 from services.gateway.limits import Limits
+from services.gateway.manner import House
 from services.gateway.outbox import Outbox
 from services.gateway.queue import OUTPUT_WEIGHT, Queue
 from services.gateway.store import Store
@@ -85,8 +86,8 @@ async def gateway(tmp_path: Path) -> AsyncGenerator[Gateway]:
             aiohttp.ClientSession(connector=aiohttp.UnixConnector(str(tmp_path / "engine.sock")))
         )
         outbox, queue = Outbox(store, []), Queue()
-        history = History(store, engine, "", 4000)
-        workers = Answering(store, queue, outbox, history, engine, SLOTS, 512, 0.0)
+        history = History(store, engine, 4000)
+        workers = Answering(store, queue, outbox, history, engine, SLOTS, House(512, 0.0))
         access = Access(store, frozenset(USERS))
         inbox = Inbox(store, queue, outbox, access, Limits(999, 9999, 9000))
         gateway = Gateway(inbox, control, itertools.count(1), workers)

@@ -43,7 +43,7 @@ class Counting(FakeEngine):
 
 def history(store: Store, fake: FakeEngine, prompt_tokens: int) -> History:
     engine: Engine = fake  # type: ignore[assignment]  # a fake of the same shape
-    return History(store, engine, "be brief", prompt_tokens)
+    return History(store, engine, prompt_tokens)
 
 
 def names(messages: list[dict[str, str]]) -> list[str]:
@@ -55,7 +55,7 @@ async def test_what_surely_fits_is_not_counted(store: Store) -> None:
     engine = Counting(tokens_per_word=1)
     await converse(store, 2)
 
-    messages, _ = await history(store, engine, 4000).compose(await add(store, "now"))
+    messages, _ = await history(store, engine, 4000).compose(await add(store, "now"), "be brief")
 
     assert names(messages) == ["be", "q0", "a0", "q1", "a1", "now"]
     assert engine.counts == 0
@@ -72,7 +72,9 @@ async def test_engines_own_count_decides(
     engine = Counting(tokens_per_word=tokens_per_word)
     await converse(store, 4)
 
-    messages, tokens = await history(store, engine, 850).compose(await add(store, "now"))
+    messages, tokens = await history(store, engine, 850).compose(
+        await add(store, "now"), "be brief"
+    )
 
     turns = names(messages)[1:-1]
     assert turns == (kept if isinstance(kept, list) else ["q2", "a2", "q3", "a3"])
@@ -86,7 +88,7 @@ async def test_ask_that_cannot_fit_is_too_long(store: Store) -> None:
     engine = Counting(tokens_per_word=8)
 
     with pytest.raises(PromptTooLong):
-        await history(store, engine, 850).compose(await add(store, WORDS * 6))
+        await history(store, engine, 850).compose(await add(store, WORDS * 6), "be brief")
 
 
 async def test_ask_alone_is_the_last_try(store: Store) -> None:
@@ -94,7 +96,9 @@ async def test_ask_alone_is_the_last_try(store: Store) -> None:
     engine = Counting(tokens_per_word=8)
     await converse(store, 2)
 
-    messages, _ = await history(store, engine, 850).compose(await add(store, "now"), 0.0)
+    messages, _ = await history(store, engine, 850).compose(
+        await add(store, "now"), "be brief", 0.0
+    )
 
     assert names(messages) == ["be", "now"]
     assert engine.counts == 0
@@ -104,7 +108,9 @@ async def test_engine_that_does_not_count_is_served_by_an_estimate(store: Store)
     """Then a third of the bytes is taken for the number of tokens."""
     await converse(store, 8)
 
-    messages, tokens = await history(store, FakeEngine(), 850).compose(await add(store, "now"))
+    messages, tokens = await history(store, FakeEngine(), 850).compose(
+        await add(store, "now"), "be brief"
+    )
 
     assert 4 <= len(messages) < 18
     assert names(messages)[-1] == "now"
@@ -117,7 +123,7 @@ async def test_very_long_conversation_takes_few_questions(store: Store) -> None:
     engine = Counting(tokens_per_word=1)
     await converse(store, 200)
 
-    _, tokens = await history(store, engine, 2000).compose(await add(store, "now"))
+    _, tokens = await history(store, engine, 2000).compose(await add(store, "now"), "be brief")
 
     assert 1500 < tokens <= 2000
     assert engine.counts <= 4

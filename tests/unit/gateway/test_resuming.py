@@ -14,6 +14,7 @@ from services.gateway.engine import Engine, EngineFailed, EngineUnavailable
 from services.gateway.history import History
 from services.gateway.inbox import Inbox
 from services.gateway.limits import Limits
+from services.gateway.manner import House
 from services.gateway.outbox import Outbox
 from services.gateway.queue import Queue
 from services.gateway.store import Store, Turn, Usage
@@ -42,8 +43,8 @@ class Gateway:
             await asyncio.sleep(0)
 
         workers = Answering(
-            self.store, self.queue, self.outbox, History(self.store, engine, "", 4000), engine,
-            1, 256, 0.0, silence_seconds=0.2, sleep=no_time,
+            self.store, self.queue, self.outbox, History(self.store, engine, 4000), engine,
+            1, House(256, 0.0), silence_seconds=0.2, sleep=no_time,
         )  # fmt: skip
         self.inbox = Inbox(
             self.store,

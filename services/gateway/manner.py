@@ -1,0 +1,71 @@
+"""How an ask is put to the engine: as the operator has set it, or as its user has chosen."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+Style = Literal["", "precise", "creative"]
+Length = Literal["", "short", "long"]
+
+TEMPERATURES: dict[Style, float] = {"precise": 0.2, "creative": 1.0}
+
+LENGTHS: dict[Length, str] = {
+    "short": "Answer briefly, in a few sentences.",
+    "long": "Answer at length and in detail.",
+}
+
+SHORT_SHARE = 4
+"""A short answer ends at this part of the limit, even if the model does not keep it short."""
+
+
+@dataclass(frozen=True)
+class Preferences:
+    """What one user has chosen; what is empty is left to the operator, or to Telegram."""
+
+    language: str = ""
+    persona: str = ""
+    instruction: str = ""
+    """The user's own words to the model."""
+    style: Style = ""
+    length: Length = ""
+    streaming: bool = True
+    """Whether an answer is shown while it grows."""
+
+
+@dataclass(frozen=True)
+class Manner:
+    """How one ask is put to the engine, and whether its answer is shown while it grows."""
+
+    system_prompt: str
+    answer_tokens: int
+    temperature: float
+    streaming: bool = True
+
+
+@dataclass(frozen=True)
+class House:
+    """What the operator has set for everybody."""
+
+    answer_tokens: int
+    temperature: float = 0.7
+    system_prompt: str = ""
+    personas: Mapping[str, str] = field(default_factory=dict)
+    """Instructions that a user can choose instead of `system_prompt`, by their names."""
+
+    def manner(self, chosen: Preferences) -> Manner:
+        """Put together what the operator wants and what the user has chosen.
+
+        The user's own words come after the operator's, and never instead of them.
+        """
+        words = (
+            self.personas.get(chosen.persona, self.system_prompt),
+            chosen.instruction,
+            LENGTHS.get(chosen.length, ""),
+        )
+        share = SHORT_SHARE if chosen.length == "short" else 1
+        return Manner(
+            "\n\n".join(word for word in words if word),
+            max(1, self.answer_tokens // share),
+            TEMPERATURES.get(chosen.style, self.temperature),
+            chosen.streaming,
+        )

@@ -1,0 +1,124 @@
+"""/settings: one message with buttons, which is edited into the page that a press asks for.
+
+What a press brings back names the user whose menu it is, then the page, then what was chosen.
+All of it in the store's thread, within a batch's transaction.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from textwrap import shorten
+from typing import Any
+
+from services.gateway.effects import Effect, Opened, Replaced
+from services.gateway.manner import Preferences
+from services.gateway.store import Store
+from services.gateway.texts import Language, language_of, say
+from services.wire import Button, Update
+
+CHOICES: dict[str, tuple[str, ...]] = {
+    "language": ("", "en", "ru"),
+    "style": ("", "precise", "creative"),
+    "length": ("", "short", "long"),
+    "streaming": ("on", "off"),
+}
+"""What can be chosen of each preference, by the names of the preferences; "" is the default."""
+
+MOST_SHOWN = 200
+"""Characters of the user's own words to the model: the menu must stay one message."""
+
+
+class Menu:
+    """What each user can choose, and what they have chosen."""
+
+    def __init__(self, store: Store, personas: Sequence[str] = ()) -> None:
+        """`personas`: the names of those that users can choose."""
+        self._store = store
+        self._choices = CHOICES | ({"persona": ("", *personas)} if personas else {})
+
+    def language(self, update: Update) -> Language:
+        """Choose the language for a user: theirs, or that of their client."""
+        return language_of(self._store.preferences(update.user_id).language or update.language)
+
+    def open(self, update: Update, language: Language, effects: list[Effect]) -> None:
+        """Send the menu."""
+        text, buttons = self._page("", update.user_id, language)
+        reply = self._store.add_reply((update.chat_id, update.thread_id), 0, text, closed=True)
+        effects.append(Opened(self._store.set_buttons(reply, *buttons)))
+
+    def press(self, data: str, update: Update, language: Language, effects: list[Effect]) -> str:
+        """Carry a press out; returns what its user is told."""
+        _, owner, page, choice = (*data.split(":", 3), "", "", "")[:4]
+        if owner != str(update.user_id):
+            return say("not your menu", language)
+        chat = (update.chat_id, update.thread_id)
+        if self._store.is_answer(chat, update.message_id):
+            return say("too late", language)  # no menu stands there: the press was made up
+        notice = ""
+        if page == "instruction":
+            self.instruct(update.user_id, "")
+            notice, page = say("saved", language), ""
+        elif choice or data.count(":") == 3:
+            if choice not in self._choices.get(page, ()):
+                return say("too late", language)  # the operator offers it no more
+            self._choose(update.user_id, page, choice)
+            language = self.language(update)
+            notice, page = say("saved", language), ""
+        is_closed = page == "close"
+        text, buttons = self._page("" if is_closed else page, update.user_id, language)
+        replaced, reply = self._store.replace_reply(chat, update.message_id, text)
+        effects.extend(Replaced(reply_id) for reply_id in replaced)
+        effects.append(Opened(self._store.set_buttons(reply, *(() if is_closed else buttons))))
+        return notice
+
+    def instruct(self, user_id: int, instruction: str) -> None:
+        """Keep a user's own words to the model."""
+        self._save(user_id, instruction=instruction)
+
+    def _choose(self, user_id: int, page: str, choice: str) -> None:
+        self._save(user_id, **{page: choice == "on" if page == "streaming" else choice})
+
+    def _save(self, user_id: int, **changes: Any) -> None:
+        chosen = replace(self._store.preferences(user_id), **changes)
+        self._store.save_preferences(user_id, chosen)
+
+    def _page(self, page: str, user_id: int, language: Language) -> tuple[str, list[Button]]:
+        chosen = self._store.preferences(user_id)
+        if page in self._choices:
+            current = _current(chosen, page)
+            buttons = [
+                _button(
+                    ("✓ " if choice == current else "") + _label(page, choice, language),
+                    user_id, page, choice,
+                )
+                for choice in self._choices[page]
+            ]  # fmt: skip
+            return say(f"choose {page}", language), [
+                *buttons,
+                _button(say("back", language), user_id, ""),
+            ]
+        lines = [
+            f"{say(page, language)}: {_label(page, _current(chosen, page), language)}"
+            for page in self._choices
+        ]
+        buttons = [_button(say(page, language), user_id, page) for page in self._choices]
+        if chosen.instruction:
+            shown = shorten(chosen.instruction, MOST_SHOWN, placeholder=" …")
+            lines.append(say("instruction", language, text=shown))
+            buttons.append(_button(say("no instruction", language), user_id, "instruction"))
+        buttons.append(_button(say("done", language), user_id, "close"))
+        return say("settings", language) + "\n\n" + "\n".join(lines), buttons
+
+
+def _current(chosen: Preferences, page: str) -> str:
+    value = getattr(chosen, page)
+    return value if isinstance(value, str) else "on" if value else "off"
+
+
+def _label(page: str, choice: str, language: Language) -> str:
+    if page == "persona" and choice:
+        return choice  # in the operator's words
+    return say(f"{page} {choice}".strip() if choice else f"{page} default", language)
+
+
+def _button(label: str, user_id: int, page: str, *choice: str) -> Button:
+    return Button(label=label, data=":".join(("set", str(user_id), page, *choice)))

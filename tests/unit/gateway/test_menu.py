@@ -1,0 +1,294 @@
+"""/settings: what a user can choose, who may press, and what becomes of it."""
+
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from services.gateway.access import Access
+from services.gateway.inbox import Inbox
+from services.gateway.limits import Limits
+from services.gateway.manner import House, Preferences
+from services.gateway.outbox import Outbox
+from services.gateway.queue import Queue
+from services.gateway.store import NOTHING, Piece, Store
+from services.wire import Batch, Reply
+from tests.unit.fakes import USER, message, open_store
+
+CHAT = (USER, 0)
+OTHER = 8
+PERSONAS = ["Teacher", "Зануда: второй"]
+
+
+@dataclass
+class Talk:
+    """What users do, and the replies that are not delivered."""
+
+    store: Store
+    outbox: Outbox
+    inbox: Inbox
+    updates: int = 0
+
+    async def say(self, text: str, **changes: object) -> list[Reply]:
+        self.updates += 1
+        update = message(self.updates, text, **changes)
+        await self.inbox.accept(Batch(bot_id=1, updates=[update]))
+        return await self.store.run(self.store.undelivered_replies)
+
+    async def press(self, data: str, message_id: int = 50, **changes: object) -> str:
+        """Press what is under this message; returns what the user is told."""
+        self.updates += 1
+        fields = {"kind": "press", "message_id": message_id, "press_id": "1", "press_data": data}
+        update = message(self.updates, None, **(fields | changes))
+        receipts = await self.inbox.accept(Batch(bot_id=1, updates=[update]))
+        return receipts.receipts[0].notice
+
+    async def menu(self) -> Reply:
+        """The one reply that is not delivered."""
+        (reply,) = await self.store.run(self.store.undelivered_replies)
+        assert [entry.reply.id for entry in self.outbox._entries.values()] == [reply.id]
+        return reply
+
+    async def preferences(self, user_id: int = USER) -> Preferences:
+        return await self.store.run(self.store.preferences, user_id)
+
+
+@pytest.fixture
+async def talk(tmp_path: Path) -> AsyncGenerator[Talk]:
+    async with open_store(tmp_path) as store:
+        outbox = Outbox(store, [])
+        access = Access(store, frozenset({USER, OTHER}))
+        inbox = Inbox(store, Queue(), outbox, access, Limits(9, 9, 900), personas=PERSONAS)
+        yield Talk(store, outbox, inbox)
+
+
+def labels(reply: Reply) -> list[str]:
+    return [button.label for button in reply.buttons]
+
+
+async def test_menu_says_how_things_stand(talk: Talk) -> None:
+    """One line for each preference, one button to change it, and one to be done."""
+    (menu,) = await talk.say("/settings")
+
+    assert menu.text == (
+        "Settings\n\nLanguage: as in Telegram\nStyle: balanced\nLength: as it comes\n"
+        "While I write: show the answer\nCharacter: usual"
+    )
+    assert labels(menu) == ["Language", "Style", "Length", "While I write", "Character", "Done"]
+    assert all(button.data.startswith(f"set:{USER}:") for button in menu.buttons)
+
+
+@pytest.mark.parametrize(
+    ("page", "choice", "wanted"),
+    [
+        ("language", "ru", Preferences(language="ru")),
+        ("style", "precise", Preferences(style="precise")),
+        ("style", "creative", Preferences(style="creative")),
+        ("length", "short", Preferences(length="short")),
+        ("length", "long", Preferences(length="long")),
+        ("streaming", "off", Preferences(streaming=False)),
+        ("persona", "Teacher", Preferences(persona="Teacher")),
+        ("persona", "Зануда: второй", Preferences(persona="Зануда: второй")),
+    ],
+)
+async def test_choice_is_kept_and_shown(
+    talk: Talk, page: str, choice: str, wanted: Preferences
+) -> None:
+    """The page marks what holds; a press on it goes back to the menu, in the same message."""
+    await talk.say("/settings")
+    menu = (await talk.store.run(talk.store.undelivered_replies))[0]
+    (open_page,) = [b for b in menu.buttons if b.data == f"set:{USER}:{page}"]
+    await talk.store.run(talk.store.record_part, menu.id, 0, 50)
+
+    assert await talk.press(open_page.data) == ""
+    shown = await talk.menu()
+    assert shown.parts == (50,)
+    assert [label.startswith("✓ ") for label in labels(shown)].count(True) == 1
+    (button,) = [b for b in shown.buttons if b.data == f"set:{USER}:{page}:{choice}"]
+    assert not button.label.startswith("✓")
+
+    assert await talk.press(button.data) in ("Saved.", "Сохранено.")
+    assert await talk.preferences() == wanted
+    menu = await talk.menu()
+    assert menu.parts == (50,)
+    assert button.label in menu.text
+    await talk.press(open_page.data)
+    assert f"✓ {button.label}" in labels(await talk.menu())
+
+
+async def test_choice_can_be_taken_back(talk: Talk) -> None:
+    """The default is a choice like the others."""
+    await talk.press(f"set:{USER}:style:precise")
+
+    await talk.press(f"set:{USER}:style:")
+
+    assert await talk.preferences() == Preferences()
+
+
+async def test_language_holds_at_once_and_everywhere(talk: Talk) -> None:
+    """Whatever the client reports from then on."""
+    await talk.press(f"set:{USER}:language:ru")
+
+    assert (await talk.menu()).text.startswith("Настройки\n\nЯзык: Русский")
+    assert (await talk.say("/new", language="en"))[-1].text.startswith("Новый разговор")
+
+
+async def test_quick_presses_end_with_the_last_one(talk: Talk) -> None:
+    """A page that was not delivered yet is replaced: one reply alone works on the message."""
+    for page in ("style", "", "length", "", "language"):
+        await talk.press(f"set:{USER}:{page}")
+
+    assert (await talk.menu()).text == "Which language shall I use for my own sentences?"
+    assert len(list(talk.store._db.execute("SELECT * FROM parts"))) == 1
+
+
+async def test_done_leaves_no_buttons(talk: Talk) -> None:
+    """What was chosen stays to be read."""
+    await talk.press(f"set:{USER}:close")
+
+    menu = await talk.menu()
+    assert menu.text.startswith("Settings")
+    assert menu.buttons == ()
+
+
+async def test_nobody_presses_in_another_users_menu(talk: Talk) -> None:
+    """In a group everybody sees the buttons; a stranger to the menu changes nothing with it."""
+    notice = await talk.press(f"set:{USER}:style:precise", user_id=OTHER)
+
+    assert notice == "This menu belongs to somebody else. Yours is /settings."
+    assert await talk.preferences(USER) == await talk.preferences(OTHER) == Preferences()
+    assert await talk.store.run(talk.store.undelivered_replies) == []
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        f"set:{USER}:style:wild", f"set:{USER}:persona:Nobody", f"set:{USER}:no_such:x",
+        f"set:{USER}:instruction_:x", f"set:{USER}:streaming:", f"set:{USER}::x",
+    ],
+)  # fmt: skip
+async def test_what_is_not_offered_cannot_be_chosen(talk: Talk, data: str) -> None:
+    """Whoever speaks Telegram's own protocol can press what no button says."""
+    assert await talk.press(data) == "It is finished already."
+
+    assert await talk.preferences() == Preferences()
+    assert await talk.store.run(talk.store.undelivered_replies) == []
+
+
+@pytest.mark.parametrize("data", ["set", "set:", f"set:{USER}", f"set:{USER}:no_such"])
+async def test_odd_press_breaks_nothing(talk: Talk, data: str) -> None:
+    """It is turned away, or opens the menu."""
+    await talk.press(data)
+
+    assert await talk.preferences() == Preferences()
+
+
+async def test_menu_never_takes_an_answers_place(talk: Talk) -> None:
+    """A made-up press under an answer, growing or complete, leaves it alone."""
+    (reply,) = await talk.say("question")
+    await talk.store.run(talk.store.record_part, reply.id, 0, 50)
+    assert await talk.press(f"set:{USER}:style") == "It is finished already."
+    (ask,) = await talk.store.run(talk.store.asks, CHAT)
+    await talk.store.run(talk.store.finish_ask, ask, "answer", "answer", NOTHING)
+    assert await talk.press(f"set:{USER}:style") == "It is finished already."
+    await talk.store.run(talk.store.drop_reply, reply.id, 1)
+
+    assert await talk.press(f"set:{USER}:style") == "It is finished already."
+    assert await talk.store.run(talk.store.undelivered_replies) == []
+
+
+async def test_own_words_are_kept_shown_and_removed(talk: Talk) -> None:
+    """/system takes them, /system and /settings show them, a button takes them away."""
+    assert (await talk.say("/system"))[-1].text.startswith("Say after /system")
+    assert (await talk.say("/system Call me Ada.\nAlways."))[-1].text.startswith("I will keep")
+    assert (await talk.preferences()).instruction == "Call me Ada.\nAlways."
+    assert "Call me Ada." in (await talk.say("/system"))[-1].text
+
+    menu = (await talk.say("/settings"))[-1]
+    assert "Call me Ada. Always." in menu.text
+    assert labels(menu)[-2:] == ["Keep nothing in mind", "Done"]
+    await talk.press(menu.buttons[-2].data)
+
+    assert await talk.preferences() == Preferences()
+
+
+async def test_own_words_leave_room_for_the_question(talk: Talk) -> None:
+    """A quarter of a prompt at most; and a long one does not make the menu two messages."""
+    assert "too long" in (await talk.say("/system " + "word " * 200))[-1].text
+    assert await talk.preferences() == Preferences()
+
+    await talk.say("/system " + "word " * 120)
+    assert len((await talk.say("/settings"))[-1].text) < 500
+
+
+async def test_forget_erases_own_words_and_keeps_choices(talk: Talk) -> None:
+    """They are text that a user wrote; what was chosen is not."""
+    await talk.say("/system Call me Ada.")
+    await talk.press(f"set:{USER}:style:precise")
+
+    await talk.say("/forget")
+
+    assert await talk.preferences() == Preferences(style="precise")
+
+
+async def test_each_user_has_their_own(talk: Talk) -> None:
+    """In one chat as well."""
+    await talk.press(f"set:{USER}:style:precise")
+    await talk.press(f"set:{OTHER}:style:creative", user_id=OTHER)
+
+    assert (await talk.preferences(USER)).style == "precise"
+    assert (await talk.preferences(OTHER)).style == "creative"
+
+
+async def test_press_data_fits_its_button(tmp_path: Path) -> None:
+    """Telegram allows 64 bytes: the longest name and the longest user id do."""
+    async with open_store(tmp_path) as store:
+        user = 9_999_999_999_999_999
+        inbox = Inbox(
+            store, Queue(), Outbox(store, []), Access(store, frozenset({user})), Limits(9, 9, 900),
+            personas=["я" * 16],
+        )  # fmt: skip
+        press = {"kind": "press", "press_id": "1", "press_data": f"set:{user}:persona"}
+        update = message(1, None, user_id=user, **press)
+
+        await inbox.accept(Batch(bot_id=1, updates=[update]))
+
+        (page,) = await store.run(store.undelivered_replies)
+        assert max(len(button.data.encode()) for button in page.buttons) <= 64
+
+
+def test_manner_is_the_operators_and_the_users() -> None:
+    """The operator's words come first, and the user's never instead of them."""
+    house = House(400, 0.7, "Be kind.", {"Teacher": "You teach."})
+
+    assert house.manner(Preferences()) == house.manner(Preferences(persona="gone"))
+    plain = house.manner(Preferences())
+    assert (plain.system_prompt, plain.answer_tokens, plain.temperature) == ("Be kind.", 400, 0.7)
+    chosen = Preferences("ru", "Teacher", "Call me Ada.", "precise", "short", streaming=False)
+    manner = house.manner(chosen)
+    assert manner.system_prompt == (
+        "You teach.\n\nCall me Ada.\n\nAnswer briefly, in a few sentences."
+    )
+    assert (manner.answer_tokens, manner.temperature, manner.streaming) == (100, 0.2, False)
+
+
+async def test_settings_survive_a_restart(tmp_path: Path) -> None:
+    """They are in the store."""
+    wanted = Preferences("ru", "Teacher", "words", "creative", "long", streaming=False)
+    async with open_store(tmp_path) as store:
+        await store.run(store.save_preferences, USER, wanted)
+
+    async with open_store(tmp_path) as store:
+        assert await store.run(store.preferences, USER) == wanted
+
+
+async def test_ask_remembers_the_language_of_its_time(talk: Talk) -> None:
+    """The answer's buttons speak it."""
+    await talk.press(f"set:{USER}:language:ru")
+    (*_, reply) = await talk.say("question", language="en")
+
+    assert labels(reply) == ["Стоп"]
+    (ask,) = await talk.store.run(talk.store.asks, CHAT)
+    assert ask.language == "ru"
+    assert ask.pieces == (Piece(ask.message_id, "question", 1_700_000_000),)
