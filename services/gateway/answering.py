@@ -21,6 +21,7 @@ from services.gateway.engine import (
     Finished,
     Piece,
     PromptTooLong,
+    Thought,
 )
 from services.gateway.history import History
 from services.gateway.manner import House, Manner
@@ -28,7 +29,7 @@ from services.gateway.outbox import Outbox
 from services.gateway.progress import Progress
 from services.gateway.queue import Queue, Running
 from services.gateway.store import Ask, Store, StoreError
-from services.gateway.texts import Language, add_remark, is_visible, say
+from services.gateway.texts import Language, add_remark, is_visible, quote, say
 from services.log import describe_error
 
 log = logging.getLogger(__name__)
@@ -160,7 +161,7 @@ class Answering:
             end = await self._try_until_done(running, progress, manner)
         finally:
             del self._progress[ask.id]
-        await self._close(progress, end)
+        await self._close(progress, end, manner)
         self._log(progress, end)
 
     async def _try_until_done(self, running: Running, progress: Progress, manner: Manner) -> End:
@@ -201,7 +202,7 @@ class Answering:
         beginning = progress.text.rstrip() if is_visible(progress.text) else ""
         progress.begin_anew(beginning)
         if manner.streaming:
-            self._outbox.rewrite(ask.reply_id, beginning)
+            self._outbox.rewrite(ask.reply_id, _with_thoughts(progress, manner, beginning))
         if beginning:
             messages.append({"role": "assistant", "content": beginning})
             if progress.answer_tokens >= manner.answer_tokens:
@@ -225,17 +226,20 @@ class Answering:
             async with contextlib.aclosing(stream) as items:
                 async for item in items:
                     match item:
-                        case Piece(text):
-                            progress.add(text, clock())
-                            if manner.streaming:
-                                self._outbox.grow(ask.reply_id, text)
-                            self._queue.charge(ask.user_id, answer_tokens=1)
-                            pieces += 1
-                            if pieces > MOST_PIECES_A_TOKEN * limit:
-                                progress.finished = Finished("length", prompt_tokens, pieces)
-                                return  # the engine disregards the limit
                         case Finished():
                             progress.finished = item
+                            continue
+                        case Piece(text):
+                            self._show_piece(progress, manner, text)
+                            progress.add(text, clock())
+                        case Thought(text):
+                            progress.think(text, clock())
+                            self._show_thought(progress, manner, text)
+                    self._queue.charge(ask.user_id, answer_tokens=1)
+                    pieces += 1
+                    if pieces > MOST_PIECES_A_TOKEN * limit:
+                        progress.finished = Finished("length", prompt_tokens, pieces)
+                        return  # the engine disregards the limit
 
         reader = asyncio.create_task(read())
         stop = asyncio.create_task(running.stopped.wait())
@@ -260,6 +264,24 @@ class Answering:
             for task in (reader, stop):
                 task.cancel()
 
+    def _show_piece(self, progress: Progress, manner: Manner, text: str) -> None:
+        ask = progress.ask
+        if progress.thoughts and not progress.has_begun:
+            self._outbox.show_status(ask.reply_id, "")
+            text = f"\n\n{text}" if manner.reasoning else text
+        if manner.streaming:
+            self._outbox.grow(ask.reply_id, text)
+
+    def _show_thought(self, progress: Progress, manner: Manner, thought: str) -> None:
+        ask = progress.ask
+        if progress.has_begun:
+            return
+        if not manner.reasoning or not manner.streaming:
+            self._outbox.show_status(ask.reply_id, say("thinking", _language(ask)))
+            return
+        mark = "> " if len(progress.thoughts) == 1 else ""
+        self._outbox.grow(ask.reply_id, mark + thought.replace("\n", "\n> "))
+
     async def _pause(self, running: Running, seconds: float) -> None:
         """Wait before the next try, or until nobody wants it any more."""
         sleep = asyncio.ensure_future(self._sleep(seconds))
@@ -270,18 +292,19 @@ class Answering:
             sleep.cancel()
             stop.cancel()
 
-    async def _close(self, progress: Progress, end: End) -> None:
+    async def _close(self, progress: Progress, end: End, manner: Manner | None = None) -> None:
         progress.end_try()
         ask = progress.ask
         language = _language(ask)
         said = progress.text.strip() if is_visible(progress.text) else ""
+        silence = "only thought" if progress.thoughts else "empty"
         remark = {
-            "finished": "" if said else say("empty", language),
+            "finished": "" if said else say(silence, language),
             "stopped": say("stopped", language),
             "failed": say("failed", language),
             "too long": say("too long", language),
         }[end]
-        shown = add_remark(said, remark)
+        shown = add_remark(_with_thoughts(progress, manner, said), remark)
         if end == "failed":
             retry = retry_button(ask, language)
             if await self._in_store(self._store.fail_ask, ask, shown, retry, progress.spent):
@@ -328,6 +351,14 @@ class Answering:
                 "tokens": progress.spent.answer_tokens,
             },
         )
+
+
+def _with_thoughts(progress: Progress, manner: Manner | None, said: str) -> str:
+    """Put what the model thought above what it says, as a quote, if its user wants to see it."""
+    thought = "".join(progress.thoughts)
+    if not manner or not manner.reasoning or not is_visible(thought):
+        return said
+    return f"{quote(thought)}\n\n{said}".rstrip()
 
 
 def _language(ask: Ask) -> Language:

@@ -45,6 +45,13 @@ class Piece:
 
 
 @dataclass(frozen=True)
+class Thought:
+    """A bit more of what a reasoning model thinks before it answers: no part of the answer."""
+
+    text: str
+
+
+@dataclass(frozen=True)
 class Finished:
     """The answer is complete: why it ended, and what it cost in tokens."""
 
@@ -108,14 +115,14 @@ class Engine:
         priority: int = 0,
         *,
         resume: bool = False,
-    ) -> AsyncGenerator[Piece | Finished]:
+    ) -> AsyncGenerator[Piece | Thought | Finished]:
         """Generate an answer of at most `answer_tokens` tokens.
 
         `priority`: lower goes first where the engine must choose. `resume`: the last message is the
         beginning of the answer, and what is generated goes on where it ends.
 
-        Yields pieces, then exactly one Finished. Closing the generator aborts the generation.
-        Raises EngineUnavailable before the first piece, PromptTooLong, CannotResume, or
+        Yields thoughts and pieces, then exactly one Finished. Closing the generator aborts the
+        generation. Raises EngineUnavailable before the first piece, PromptTooLong, CannotResume, or
         EngineFailed.
         """
         body = {
@@ -175,7 +182,7 @@ async def open_engine(socket: Path, slots: int) -> AsyncGenerator[Engine]:
 
 async def _read_chunks(
     content: aiohttp.StreamReader,
-) -> AsyncGenerator[Piece | Finished]:
+) -> AsyncGenerator[Piece | Thought | Finished]:
     reason = ""
     usage: Any = None
     rest = b""
@@ -198,9 +205,13 @@ async def _read_chunks(
                     raise EngineFailed
                 usage = chunk.get("usage") or usage
                 for choice in chunk["choices"]:
-                    text = choice["delta"].get("content")
+                    delta = choice["delta"]
                     reason = choice.get("finish_reason") or reason
-                    if text:
+                    # llama.cpp, and vLLM before 0.11 and since then
+                    thought = delta.get("reasoning_content") or delta.get("reasoning")
+                    if thought and isinstance(thought, str):
+                        yield Thought(thought)
+                    if text := delta.get("content"):
                         yield Piece(text)
             except (orjson.JSONDecodeError, LookupError, TypeError, AttributeError) as error:
                 raise EngineFailed from error

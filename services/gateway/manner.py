@@ -30,6 +30,8 @@ class Preferences:
     length: Length = ""
     streaming: bool = True
     """Whether an answer is shown while it grows."""
+    reasoning: bool = False
+    """Whether what a model thinks before it answers is shown above the answer."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,7 @@ class Manner:
     answer_tokens: int
     temperature: float
     streaming: bool = True
+    reasoning: bool = False
 
 
 @dataclass(frozen=True)
@@ -68,4 +71,5 @@ class House:
             max(1, self.answer_tokens // share),
             TEMPERATURES.get(chosen.style, self.temperature),
             chosen.streaming,
+            chosen.reasoning,
         )

@@ -20,8 +20,11 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "style": ("", "precise", "creative"),
     "length": ("", "short", "long"),
     "streaming": ("on", "off"),
+    "reasoning": ("on", "off"),
 }
 """What can be chosen of each preference, by the names of the preferences; "" is the default."""
+
+SWITCHES = ("streaming", "reasoning")
 
 MOST_SHOWN = 200
 """Characters of the user's own words to the model: the menu must stay one message."""
@@ -75,7 +78,7 @@ class Menu:
         self._save(user_id, instruction=instruction)
 
     def _choose(self, user_id: int, page: str, choice: str) -> None:
-        self._save(user_id, **{page: choice == "on" if page == "streaming" else choice})
+        self._save(user_id, **{page: choice == "on" if page in SWITCHES else choice})
 
     def _save(self, user_id: int, **changes: Any) -> None:
         chosen = replace(self._store.preferences(user_id), **changes)

@@ -23,7 +23,10 @@ class Progress:
     """When the engine last said something, by the loop's clock; 0: not yet in this try."""
     first_token_seconds: float | None = None
     """From the start of the first try that brought any text."""
+    thoughts: list[str] = field(default_factory=list)
+    """What the model thought before the answer, as far as this process knows."""
     _pieces: list[str] = field(default_factory=list)
+    _try_thoughts: int = 0
     _try_started: float = 0.0
     _try_prompt_tokens: int = 0
     _saved: tuple[int, int] = (0, 0)
@@ -33,6 +36,7 @@ class Progress:
         self._try_started = time.monotonic()
         self._try_prompt_tokens = prompt_tokens
         self._pieces = []
+        self._try_thoughts = 0
         self.last_sign = 0.0
 
     def add(self, piece: str, now: float) -> None:
@@ -41,6 +45,18 @@ class Progress:
         self.last_sign = now
         if self.first_token_seconds is None:
             self.first_token_seconds = time.monotonic() - self._try_started
+
+    def think(self, thought: str, now: float) -> None:
+        """The engine has thought a token; once it has begun to speak, that is nobody's business."""
+        if not self.has_begun:
+            self.thoughts.append(thought)
+        self._try_thoughts += 1
+        self.last_sign = now
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether there is any text of the answer."""
+        return bool(self.text or self._pieces)
 
     def end_try(self) -> bool:
         """Sum the try up; True if it brought any text. Ending none, or one twice, does nothing."""
@@ -58,6 +74,7 @@ class Progress:
         """Take back what was said, but for this beginning."""
         if not text:
             self.answer_tokens = 0
+            self.thoughts = []
         self.text = text
 
     def checkpoint(self) -> Checkpoint | None:
@@ -73,8 +90,8 @@ class Progress:
     def _cost(self) -> Usage:
         if self.finished:
             prompt, answer = self.finished.prompt_tokens, self.finished.answer_tokens
-        elif self._pieces:
-            prompt, answer = self._try_prompt_tokens, len(self._pieces)
+        elif self._pieces or self._try_thoughts:
+            prompt, answer = self._try_prompt_tokens, len(self._pieces) + self._try_thoughts
         else:
             return NOTHING  # nobody knows whether it was begun at all
         return Usage(prompt, answer, round((time.monotonic() - self._try_started) * 1000))

@@ -75,7 +75,7 @@ MIGRATIONS = (
     CREATE TABLE preferences(
         user_id INTEGER PRIMARY KEY, language TEXT NOT NULL, persona TEXT NOT NULL,
         instruction TEXT NOT NULL, style TEXT NOT NULL, length TEXT NOT NULL,
-        streaming INTEGER NOT NULL);
+        streaming INTEGER NOT NULL, reasoning INTEGER NOT NULL);
     """,
 )
 """Migration n brings a store of version n to version n + 1. Never edit one that was released."""

@@ -135,6 +135,13 @@ _TEXTS: dict[str, dict[Language, str]] = {
     },
     "streaming on": {"en": "show the answer", "ru": "показывать ответ"},
     "streaming off": {"en": "show nothing", "ru": "не показывать"},
+    "reasoning": {"en": "My thoughts", "ru": "Мои мысли"},
+    "choose reasoning": {
+        "en": "If I think before I answer, shall my thoughts stand above the answer?",
+        "ru": "Если я думаю перед ответом, показывать мысли над ответом?",
+    },
+    "reasoning on": {"en": "shown", "ru": "показывать"},
+    "reasoning off": {"en": "kept to myself", "ru": "не показывать"},
     "back": {"en": "Back", "ru": "Назад"},
     "done": {"en": "Done", "ru": "Готово"},
     "saved": {"en": "Saved.", "ru": "Сохранено."},
@@ -292,6 +299,11 @@ _TEXTS: dict[str, dict[Language, str]] = {
         "en": "There is no answer of mine to your question here that I could change.",
         "ru": "Здесь нет моего ответа на ваш вопрос, который можно было бы изменить.",
     },
+    "thinking": {"en": "Thinking…", "ru": "Думаю…"},
+    "only thought": {
+        "en": "(I thought until there was no room left for an answer)",
+        "ru": "(я думал, пока не кончилось место для ответа)",
+    },
     "empty": {"en": "(no answer)", "ru": "(нет ответа)"},
 }
 
@@ -306,6 +318,11 @@ def add_remark(said: str, remark: str) -> str:
     if said and remark and (fence := _open_fence(said)):
         said = f"{said}\n{fence}"
     return f"{said}\n\n{remark}".strip()
+
+
+def quote(text: str) -> str:
+    """Write a text as a quote in Markdown."""
+    return "> " + text.strip().replace("\n", "\n> ")
 
 
 def _open_fence(text: str) -> str:

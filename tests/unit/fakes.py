@@ -8,14 +8,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from services.gateway.engine import CannotResume, Finished, Piece
+from services.gateway.engine import CannotResume, Finished, Piece, Thought
 from services.gateway.store import Store
 from services.wire import Update
 
 KEY = "0" * 63 + "1"
 USER = 7
 
-Script = list[str | Exception | asyncio.Event | Finished]
+Script = list[str | Exception | asyncio.Event | Finished | Thought]
 
 
 @dataclass
@@ -51,7 +51,7 @@ class FakeEngine:
         priority: int = 0,
         *,
         resume: bool = False,
-    ) -> AsyncGenerator[Piece | Finished]:
+    ) -> AsyncGenerator[Piece | Thought | Finished]:
         if resume and not self.resumes:
             raise CannotResume
         assert resume == (messages[-1]["role"] == "assistant")
@@ -67,6 +67,9 @@ class FakeEngine:
                     case str():
                         tokens += 1
                         yield Piece(step)
+                    case Thought():
+                        tokens += 1
+                        yield step
                     case asyncio.Event():
                         await step.wait()
                     case Finished():

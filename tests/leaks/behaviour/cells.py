@@ -12,6 +12,8 @@ import copy
 import fcntl
 import functools
 import json
+import os
+import signal
 import subprocess
 import tempfile
 import time
@@ -41,6 +43,7 @@ from tests.leaks.behaviour.confinement import (
     judge_silence,
 )
 from tests.leaks.behaviour.rules import source
+from tests.leaks.wire import pid_of
 
 PROJECT = "mutants-cells"
 LABEL = "lab=mutants-cells"
@@ -527,8 +530,9 @@ def _elevation(cell: Cell) -> Iterable[Finding]:
 def _restart(cell: Cell) -> Iterator[Finding]:
     """Its process ends: Docker starts it again."""
     report_of(cell, "pid")
-    # From outside: a shell in the container might end along with it.
-    docker("kill", "--signal=USR1", container_of(cell))
+    # From the host: a shell in the container might end along with it, and after `docker kill`,
+    # whatever the signal, Docker starts nothing again.
+    os.kill(pid_of(container_of(cell)), signal.SIGUSR1)
     try:
         report_of_restarted(cell)
     except CellFailed:

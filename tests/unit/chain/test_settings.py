@@ -34,7 +34,7 @@ async def test_menu_stays_one_message(chain: Chain) -> None:
     menu = await wait_for_menu(chain, "Settings")
     rows = menu["reply_markup"]["inline_keyboard"]
     assert [len(row) for row in rows] == [1] * len(rows)
-    assert len(rows) == 6
+    assert len(rows) == 7
 
     await choose(chain, "style", "precise")
     await choose(chain, "persona", "Teacher")

@@ -10,7 +10,7 @@ from services.gateway.engine import EngineFailed, Finished
 from services.gateway.store import Piece, Turn
 from services.wire import Reply
 from tests.unit.fakes import USER, FakeEngine, message, until
-from tests.unit.gateway.test_resuming import CHAT, Gateway
+from tests.unit.gateway.lives import CHAT, Gateway
 
 OTHER = 8
 LENGTH = Finished("length", 3, 2)

@@ -13,7 +13,14 @@ from aiohttp import web
 
 from services.gateway.access import Access
 from services.gateway.answering import Answering
-from services.gateway.engine import Engine, EngineFailed, Finished, Piece, open_engine
+from services.gateway.engine import (
+    Engine,
+    EngineFailed,
+    Finished,
+    Piece,
+    Thought,
+    open_engine,
+)
 from services.gateway.history import History
 from services.gateway.inbox import Inbox
 from services.gateway.limits import Limits
@@ -166,7 +173,7 @@ async def odd(tmp_path: Path) -> AsyncGenerator[tuple[OddEngine, Engine]]:
     await runner.cleanup()
 
 
-async def speak(engine: Engine) -> list[Piece | Finished]:
+async def speak(engine: Engine) -> list[Piece | Thought | Finished]:
     return [item async for item in engine.stream([], 9, 0.0)]
 
 
@@ -191,6 +198,20 @@ async def test_odd_line_is_a_failure_of_the_engine(
 
     with pytest.raises(EngineFailed):
         await speak(engine)
+
+
+@pytest.mark.parametrize("name", [b"reasoning_content", b"reasoning"])
+async def test_thoughts_are_told_from_the_answer(
+    odd: tuple[OddEngine, Engine], name: bytes
+) -> None:
+    """Both names that engines give them are known; what is no text under them is left out."""
+    odd_engine, engine = odd
+    cost = b'"usage":{"prompt_tokens":1,"completion_tokens":2}'
+    odd_engine.line = b'{"choices":[{"delta":{"' + name + b'":"hm"}}],' + cost + b"}"
+    assert await speak(engine) == [Piece("hi"), Thought("hm"), Finished("", 1, 2)]
+
+    odd_engine.line = b'{"choices":[{"delta":{"' + name + b'":{"a":1}}}],' + cost + b"}"
+    assert await speak(engine) == [Piece("hi"), Finished("", 1, 2)]
 
 
 async def test_renamed_model_is_asked_for_by_its_new_name(odd: tuple[OddEngine, Engine]) -> None:

@@ -73,9 +73,11 @@ async def test_menu_says_how_things_stand(talk: Talk) -> None:
 
     assert menu.text == (
         "Settings\n\nLanguage: as in Telegram\nStyle: balanced\nLength: as it comes\n"
-        "While I write: show the answer\nCharacter: usual"
+        "While I write: show the answer\nMy thoughts: kept to myself\nCharacter: usual"
     )
-    assert labels(menu) == ["Language", "Style", "Length", "While I write", "Character", "Done"]
+    assert labels(menu) == [
+        "Language", "Style", "Length", "While I write", "My thoughts", "Character", "Done",
+    ]  # fmt: skip
     assert all(button.data.startswith(f"set:{USER}:") for button in menu.buttons)
 
 
@@ -88,6 +90,7 @@ async def test_menu_says_how_things_stand(talk: Talk) -> None:
         ("length", "short", Preferences(length="short")),
         ("length", "long", Preferences(length="long")),
         ("streaming", "off", Preferences(streaming=False)),
+        ("reasoning", "on", Preferences(reasoning=True)),
         ("persona", "Teacher", Preferences(persona="Teacher")),
         ("persona", "Зануда: второй", Preferences(persona="Зануда: второй")),
     ],
@@ -275,7 +278,9 @@ def test_manner_is_the_operators_and_the_users() -> None:
 
 async def test_settings_survive_a_restart(tmp_path: Path) -> None:
     """They are in the store."""
-    wanted = Preferences("ru", "Teacher", "words", "creative", "long", streaming=False)
+    wanted = Preferences(
+        "ru", "Teacher", "words", "creative", "long", streaming=False, reasoning=True
+    )
     async with open_store(tmp_path) as store:
         await store.run(store.save_preferences, USER, wanted)
 
