@@ -1,6 +1,7 @@
 """Takes batches of updates: decides on each, commits them, and only then lets them take effect."""
 
 import logging
+from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -26,7 +27,7 @@ from services.gateway.menu import Menu
 from services.gateway.outbox import Outbox
 from services.gateway.queue import Queue
 from services.gateway.store import Ask, Chat, Piece, Store, StoreError
-from services.gateway.texts import Language, say
+from services.gateway.texts import Language, quote, say
 from services.wire import Batch, Receipt, Receipts, Reply, Update
 
 log = logging.getLogger(__name__)
@@ -47,6 +48,20 @@ MOST_PIECES = 64
 
 LEAST_TOKEN_BYTES = 10
 """No text takes fewer bytes than this for each of its tokens, on average."""
+
+QUOTED_SHARE = 0.5
+"""Characters that may be quoted of the message replied to, for each token of the longest ask."""
+
+CANNOT = defaultdict(
+    lambda: "only text",
+    dict.fromkeys(
+        ("animation", "live_photo", "paid_media", "photo", "sticker", "story", "video"),
+        "cannot see",
+    )
+    | dict.fromkeys(("audio", "video_note", "voice"), "cannot hear")
+    | {"document": "cannot open"},
+)
+"""What is said to a message without text, by what it carries."""
 
 Outcome = Literal["accepted", "refused"]
 
@@ -169,8 +184,9 @@ class Inbox:
             # Not every edit changes the text, a live location moves on by edits, and a command is
             # not run twice.
             return "accepted"
-        if not text:
-            return self._refuse(update, say("only text", language), effects)
+        context = self._context(update, chat)
+        if not text and (update.attachment or not context):
+            return self._refuse(update, say(CANNOT[update.attachment], language), effects)
         waiting = [
             ask
             for ask in self._store.asks(chat)
@@ -178,7 +194,7 @@ class Inbox:
         ]
         if update.kind == "edit" and self._reword(waiting, update.message_id, text):
             return "accepted"
-        piece = Piece(update.message_id, text, update.sent_at)
+        piece = Piece(update.message_id, text, update.sent_at, context)
         if self._commands.knows(text):
             return self._run(update, text, language, effects)
         if update.kind == "message" and waiting and _goes_on(waiting[-1], piece):
@@ -187,10 +203,24 @@ class Inbox:
             return "accepted"
         if text.startswith("/"):
             return self._run(update, text, language, effects)
-        if len(text.encode()) > LEAST_TOKEN_BYTES * self._ask_tokens:
+        if len((context + text).encode()) > LEAST_TOKEN_BYTES * self._ask_tokens:
             # The engine's tokenizer has the last word, when the ask's turn comes.
             return self._refuse(update, say("too long", language), effects)
         return self._ask(update, chat, piece, language, effects)
+
+    def _context(self, update: Update, chat: Chat) -> str:
+        """Write what a message refers to, for the model."""
+        context = ""
+        exchange = self._store.exchange(chat)
+        is_latest = exchange is not None and update.reply_to in exchange.parts
+        if update.quoted.strip() and (update.is_excerpt or not is_latest):
+            # The latest answer is what the model has said last, so it need not be told.
+            most = QUOTED_SHARE * self._ask_tokens
+            context = quote(update.quoted[: int(most)]) + "\n\n"
+        if update.attachment:
+            name = update.attachment.replace("_", " ")
+            context += f"[{name} attached that you cannot see or open]\n\n"
+        return context
 
     def _ask(
         self, update: Update, chat: Chat, piece: Piece, language: Language, effects: list[Effect]

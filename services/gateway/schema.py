@@ -70,8 +70,9 @@ MIGRATIONS = (
     CREATE TABLE files(
         reply_id INTEGER PRIMARY KEY, name TEXT NOT NULL, content TEXT NOT NULL);
     """,
-    # 5: what users have chosen.
+    # 5: what users have chosen; what an ask refers to.
     """
+    ALTER TABLE pieces ADD COLUMN context TEXT NOT NULL DEFAULT '';
     CREATE TABLE preferences(
         user_id INTEGER PRIMARY KEY, language TEXT NOT NULL, persona TEXT NOT NULL,
         instruction TEXT NOT NULL, style TEXT NOT NULL, length TEXT NOT NULL,

@@ -70,6 +70,8 @@ class Piece:
     text: str
     sent_at: int
     """Unix time in seconds, by Telegram's clock."""
+    context: str = ""
+    """What the model is to know of it: what is replied to, and what cannot be read."""
 
     @property
     def units(self) -> int:
@@ -102,8 +104,8 @@ class Ask:
 
     @property
     def text(self) -> str:
-        """The whole of it, as it was before the client cut it."""
-        text = ""
+        """The whole of it, as it was before the client cut it, behind what it refers to."""
+        text = self.pieces[0].context if self.pieces else ""
         glue = ""
         for piece in self.pieces:
             text += glue + piece.text
@@ -216,7 +218,7 @@ class Store(Database):
     def reword_piece(self, ask: Ask, position: int, text: str) -> None:
         """Replace the text of one message of an ask that waits."""
         old = ask.pieces[position]
-        self._change_piece(ask, position, Piece(old.message_id, text, old.sent_at))
+        self._change_piece(ask, position, replace(old, text=text))
 
     def _change_piece(self, ask: Ask, position: int, piece: Piece) -> None:
         self._write_piece(ask.id, position, piece)
@@ -225,8 +227,8 @@ class Store(Database):
 
     def _write_piece(self, ask_id: int, position: int, piece: Piece) -> None:
         self._db.execute(
-            "INSERT OR REPLACE INTO pieces VALUES(?, ?, ?, ?, ?)",
-            (ask_id, position, piece.message_id, piece.text, piece.sent_at),
+            "INSERT OR REPLACE INTO pieces VALUES(?, ?, ?, ?, ?, ?)",
+            (ask_id, position, piece.message_id, piece.text, piece.sent_at, piece.context),
         )
 
     def asks(self, chat: Chat | None = None) -> list[Ask]:
@@ -249,7 +251,8 @@ class Store(Database):
 
     def _pieces(self, ask_id: int) -> tuple[Piece, ...]:
         rows = self._db.execute(
-            "SELECT message_id, text, sent_at FROM pieces WHERE ask_id = ? ORDER BY position",
+            "SELECT message_id, text, sent_at, context FROM pieces WHERE ask_id = ?"
+            " ORDER BY position",
             (ask_id,),
         )
         return tuple(Piece(*row) for row in rows)

@@ -230,6 +230,18 @@ _TEXTS: dict[str, dict[Language, str]] = {
         "en": "I can read text only so far.",
         "ru": "Пока я понимаю только текст.",
     },
+    "cannot see": {
+        "en": "I cannot see pictures. Tell me in words what it shows, and I will gladly help.",
+        "ru": "Я не вижу картинок. Опишите её словами, и я охотно помогу.",
+    },
+    "cannot hear": {
+        "en": "I cannot hear recordings. Please write it to me.",
+        "ru": "Я не слышу записей. Напишите, пожалуйста, текстом.",
+    },
+    "cannot open": {
+        "en": "I cannot open files. Please send me their text as a message.",
+        "ru": "Я не открываю файлы. Пришлите, пожалуйста, их текст сообщением.",
+    },
     "too long": {
         "en": "This message is too long for me. Please send it in shorter pieces.",
         "ru": "Это сообщение слишком длинное для меня. Пришлите его по частям.",

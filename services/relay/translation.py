@@ -13,20 +13,22 @@ from pydantic import BaseModel, Field, ValidationError
 from services.relay.addressing import Identity
 from services.relay.presence import Presence
 from services.relay.telegram import RawUpdate
-from services.wire import Update
+from services.wire import MAX_QUOTED, Update
 
 log = logging.getLogger(__name__)
 
 ALLOWED_UPDATES = ["message", "edited_message", "callback_query"]
 """What Telegram is asked to deliver. Everything else never leaves Telegram."""
 
-CONTENT = frozenset(
-    {
-        "text", "animation", "audio", "checklist", "contact", "dice", "document", "game",
-        "live_photo", "location", "paid_media", "photo", "poll", "rich_message", "sticker",
-        "story", "venue", "video", "video_note", "voice",
-    }
+ATTACHMENTS = (
+    "animation", "audio", "checklist", "contact", "dice", "document", "game", "live_photo",
+    "venue", "location", "paid_media", "photo", "poll", "rich_message", "sticker", "story",
+    "video", "video_note", "voice",
 )  # fmt: skip
+"""What a user sends beside or instead of text. For older readers Telegram adds to an animation a
+document, and to a venue a location, so those stand behind."""
+
+CONTENT = frozenset({"text", *ATTACHMENTS})
 """What a user sends on purpose. The rest are Telegram's notes, such as of a pinned message."""
 
 
@@ -152,6 +154,8 @@ class Doorman:
             sent_at=message.date,
             edited_at=message.edit_date,
             text=text,
+            attachment=next((name for name in ATTACHMENTS if name in raw), ""),
+            **_refers_to(raw),
         )
 
     def _admit_press(self, update_id: int, raw: object) -> Verdict:
@@ -191,6 +195,23 @@ def _kind_of(chat: _Chat) -> ChatKind | None:
         case "private" | "group" | "supergroup" as kind:
             return kind
     return None
+
+
+def _refers_to(raw: dict[str, Any]) -> dict[str, Any]:
+    """Read leniently what a message replies to: an odd one must not cost the message."""
+    replied_to, quote = _object(raw, "reply_to_message"), _object(raw, "quote")
+    text = quote.get("text") or replied_to.get("text") or replied_to.get("caption")
+    number = replied_to.get("message_id")
+    return {
+        "reply_to": number if isinstance(number, int) and 0 < number < 2**63 else 0,
+        "quoted": text[:MAX_QUOTED] if isinstance(text, str) else "",
+        "is_excerpt": bool(quote.get("text")),
+    }
+
+
+def _object(raw: dict[str, Any], name: str) -> dict[str, Any]:
+    value = raw.get(name)
+    return value if isinstance(value, dict) else {}
 
 
 def _move(update_id: int, message: _Message) -> Update:

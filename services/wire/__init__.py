@@ -15,7 +15,7 @@ from services.wire.events import (
     decode_event,
     encode_event,
 )
-from services.wire.updates import MAX_BATCH, Batch, Receipt, Receipts, Update
+from services.wire.updates import MAX_BATCH, MAX_QUOTED, Batch, Receipt, Receipts, Update
 
 VERSION = 2
 """Travels in the header `Wire-Version` of every request, and of every refusal for its sake."""
@@ -27,6 +27,7 @@ VERSION_HEADER = "Wire-Version"
 
 __all__ = [
     "MAX_BATCH",
+    "MAX_QUOTED",
     "SPOKEN",
     "VERSION",
     "VERSION_HEADER",

@@ -8,6 +8,8 @@ from pydantic import BaseModel, ConfigDict, Field
 Number = Annotated[int, Field(ge=-(2**63), lt=2**63)]
 """What the store can hold, and far more than Telegram uses."""
 
+MAX_QUOTED = 4096
+
 MAX_BATCH = 100
 """Updates in one batch: as many as one getUpdates call returns at most."""
 
@@ -34,6 +36,15 @@ class Update(BaseModel):
     edited_at: Number = 0
     text: str | None = Field(default=None, max_length=16_384)
     """None: the message carries something else than text."""
+    attachment: str = Field(default="", max_length=32)
+    """What it carries beside or instead of text, by Telegram's name: `photo`. Since version 2."""
+    reply_to: Number = 0
+    """The message that it replies to; 0 for none. Since version 2."""
+    quoted: str = Field(default="", max_length=MAX_QUOTED)
+    """What that message says, from its beginning, or the excerpt that was quoted of it. Since
+    version 2."""
+    is_excerpt: bool = False
+    """Whether the user has chosen what is quoted. Since version 2."""
     press_id: str = Field(default="", max_length=128)
     press_data: str = Field(default="", max_length=64)
     moved_to: Number = 0

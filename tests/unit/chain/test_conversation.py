@@ -4,7 +4,7 @@ import asyncio
 
 from services.gateway.engine import EngineFailed, EngineUnavailable, PromptTooLong
 from tests.unit.chain.conftest import Chain, buttons_of
-from tests.unit.fakes import until
+from tests.unit.fakes import USER, until
 
 
 async def test_question_gets_its_answer(chain: Chain) -> None:
@@ -44,6 +44,31 @@ async def test_conversation_is_remembered_until_new(chain: Chain) -> None:
         "be brief", "first", "one", "second",
     ]  # fmt: skip
     assert [message["content"] for message in chain.engine.requests[2]] == ["be brief", "third"]
+
+
+async def test_reply_brings_an_old_message_back(chain: Chain) -> None:
+    """After /new, too: what is replied to is quoted to the engine."""
+    chain.engine.scripts.extend([["An **old** answer."], ["two"]])
+    await chain.say("first")
+    await chain.wait_for_answers(1)
+    await chain.wait_until_settled()
+    (old,) = await chain.shown()
+    await chain.say("/new")
+    await chain.wait_for_answers(2)
+
+    await chain.post(
+        "/say",
+        {
+            "user": {"id": USER, "first_name": "U", "language_code": "en"},
+            "text": "And this?",
+            "reply_to_message_id": old["message_id"],
+        },
+    )
+
+    await chain.wait_for_answers(3)
+    assert [message["content"] for message in chain.engine.requests[1]] == [
+        "be brief", "> An old answer.\n\nAnd this?",
+    ]  # fmt: skip
 
 
 async def test_answer_grows_on_the_screen(chain: Chain) -> None:

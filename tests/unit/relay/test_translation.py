@@ -71,6 +71,55 @@ def test_message_of_an_allowed_user(doorman: Doorman) -> None:
     assert update.chat_kind == "private"
 
 
+OLD = {"message_id": 3, "text": "an old answer", "from": BOT}
+
+
+@pytest.mark.parametrize(
+    ("fields", "wanted"),
+    [
+        ({}, (0, "", False)),
+        ({"reply_to_message": OLD}, (3, "an old answer", False)),
+        ({"reply_to_message": {"message_id": 3, "caption": "below"}}, (3, "below", False)),
+        ({"reply_to_message": {"message_id": 3, "photo": []}}, (3, "", False)),
+        ({"reply_to_message": OLD, "quote": {"text": "old", "position": 3}}, (3, "old", True)),
+        ({"quote": {"text": "from another chat"}}, (0, "from another chat", True)),
+        ({"reply_to_message": OLD, "quote": {}}, (3, "an old answer", False)),
+        ({"reply_to_message": OLD | {"text": "я" * 5000}}, (3, "я" * 4096, False)),
+        ({"reply_to_message": "odd", "quote": 7}, (0, "", False)),
+        ({"reply_to_message": {"message_id": 2**70, "text": ["odd"]}}, (0, "", False)),
+    ],
+)
+def test_message_says_what_it_replies_to(
+    doorman: Doorman, fields: dict[str, Any], wanted: tuple[int, str, bool]
+) -> None:
+    """The text of that message, or what the user has chosen of it; an odd one costs nothing."""
+    update = admitted(doorman, {"message": telegram_message(text="hi") | fields})
+
+    assert (update.reply_to, update.quoted, update.is_excerpt) == wanted
+
+
+@pytest.mark.parametrize(
+    ("fields", "attachment"),
+    [
+        ({"text": "hi"}, ""),
+        ({"photo": [{}], "caption": "what is it?"}, "photo"),
+        ({"animation": {}, "document": {}}, "animation"),
+        ({"venue": {}, "location": {}}, "venue"),
+        ({"document": {}}, "document"),
+        ({"voice": {}}, "voice"),
+    ],
+)
+def test_message_says_what_it_carries(
+    doorman: Doorman, fields: dict[str, Any], attachment: str
+) -> None:
+    """By its own name, where Telegram gives older readers another one as well."""
+    update = admitted(doorman, {"message": telegram_message(**fields)})
+
+    assert (update.attachment, update.text) == (
+        attachment, fields.get("text") or fields.get("caption"),
+    )  # fmt: skip
+
+
 def test_edit_and_press_of_an_allowed_user(doorman: Doorman) -> None:
     """Edits carry their date, presses their id and data."""
     edited = telegram_message(text="hi!", edit_date=1_700_000_100)

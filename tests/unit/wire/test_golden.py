@@ -102,7 +102,8 @@ def test_version_before_is_read(name: str) -> None:
 
     if isinstance(before, Batch) and isinstance(now, Batch):
         known = [Update.model_validate(raw) for raw in now.updates]
-        expected = [update for update in known if update.kind != "move"]
+        news = {"attachment": "", "reply_to": 0, "quoted": "", "is_excerpt": False}
+        expected = [u.model_copy(update=news) for u in known if u.kind != "move"]
         assert [Update.model_validate(raw) for raw in before.updates] == expected
     elif isinstance(before, Receipts) and isinstance(now, Receipts):
         assert before.receipts == [it for it in now.receipts if it.update_id != 14]
