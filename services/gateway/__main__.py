@@ -21,6 +21,7 @@ from services.gateway.outbox import Outbox
 from services.gateway.queue import Queue
 from services.gateway.settings import GatewaySettings
 from services.gateway.store import Store, StoreError
+from services.gateway.watch import Watch
 from services.log import describe_error, start_logging
 from services.namespace import watch_namespace
 from services.settings import BadSetting, read_settings
@@ -81,6 +82,7 @@ async def _run(settings: GatewaySettings) -> None:
             house,
             settings.engine_silence_seconds,
         )
+        queue.pause(await store.run(store.is_paused))
         for ask in await store.run(store.asks):
             queue.put(ask, paste_delay(ask))  # what an earlier run left unanswered
         access = Access(store, settings.allowed_users, settings.admins)
@@ -93,8 +95,18 @@ async def _run(settings: GatewaySettings) -> None:
             settings.daily_tokens,
             settings.minute_asks,
         )
+        watch = Watch(
+            store, queue, outbox, engine, settings.store_file.parent, sorted(settings.admins)
+        )
         inbox = Inbox(
-            store, queue, outbox, access, limits, settings.history_days, list(house.personas)
+            store,
+            queue,
+            outbox,
+            access,
+            limits,
+            settings.history_days,
+            list(house.personas),
+            watch.describe,
         )
         app = build_app(inbox, outbox, settings.link_token)
         server = _Server(
@@ -114,6 +126,7 @@ async def _run(settings: GatewaySettings) -> None:
             tasks = [
                 group.create_task(watch_namespace()),
                 group.create_task(answering.run()),
+                group.create_task(watch.run()),
                 group.create_task(_keep_house(store, settings.history_seconds)),
             ]
             await server.serve()  # returns on SIGTERM and SIGINT

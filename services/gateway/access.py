@@ -17,6 +17,10 @@ class Access:
         """Tell whether this user's updates are heard."""
         return user_id in self.allowed_users or self.store.is_guest(user_id)
 
+    def everybody(self) -> list[int]:
+        """List all users whose updates are heard, by their ids."""
+        return sorted({*self.allowed_users, *self.store.guests()})
+
     def is_admin(self, user_id: int) -> bool:
         """Tell whether this user may let others in."""
         return user_id in self.admins

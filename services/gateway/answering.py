@@ -87,6 +87,7 @@ class Answering:
         self._placed: dict[int, float] = {}
         self._progress: dict[int, Progress] = {}
         self._has_stale_places = False
+        self._is_paused = False
         queue.on_change = self._show_places_soon
 
     async def run(self) -> None:
@@ -105,6 +106,16 @@ class Answering:
     def _show_places(self) -> None:
         """Tell those who wait how many are ahead, and about how long it takes."""
         self._has_stale_places = False
+        if self._queue.is_paused != self._is_paused:
+            self._is_paused = self._queue.is_paused
+            self._placed.clear()
+            if not self._is_paused:
+                for ask in self._queue.waiting():
+                    self._outbox.show_status(ask.reply_id, "")
+        if self._queue.is_paused:
+            for ask in self._queue.waiting():
+                self._outbox.show_status(ask.reply_id, say("paused", _language(ask)))
+            return
         if self._queue.running_count < self._slots:
             return
         now = time.monotonic()

@@ -7,8 +7,9 @@ import hmac
 import logging
 import time
 from collections.abc import AsyncIterator
+from typing import Annotated
 
-from fastapi import FastAPI, HTTPException, Request, Response
+from fastapi import FastAPI, HTTPException, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, PlainTextResponse, StreamingResponse
 from starlette.datastructures import Headers
@@ -62,8 +63,11 @@ def build_app(inbox: Inbox, outbox: Outbox, link_token: str) -> FastAPI:
         return await inbox.accept(batch)
 
     @app.get("/events")
-    async def events(request: Request) -> StreamingResponse:
-        stream = outbox.stream(takes_files=int(request.headers[VERSION_HEADER]) > 1)
+    async def events(
+        request: Request, away_seconds: Annotated[int, Query(ge=0)] = 0
+    ) -> StreamingResponse:
+        is_current = int(request.headers[VERSION_HEADER]) > 1
+        stream = outbox.stream(takes_files=is_current, away_seconds=away_seconds)
         hello = await anext(stream)  # here, a store that does not take it is still refused clearly
         return StreamingResponse(_frames(hello, stream), media_type="text/event-stream")
 

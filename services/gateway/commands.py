@@ -1,6 +1,7 @@
 """What the bot's commands do. All of it in the store's thread, within a batch's transaction."""
 
 import re
+from collections.abc import Callable
 from typing import cast
 
 from services.gateway.access import Access
@@ -10,6 +11,7 @@ from services.gateway.effects import (
     Forgotten,
     GuestsChanged,
     Opened,
+    Paused,
     Stopped,
     Withdrawn,
 )
@@ -26,7 +28,7 @@ FOR_ALL = frozenset(
         "/settings", "/system", "/export", "/forget", "/usage", "/privacy",
     }
 )  # fmt: skip
-FOR_ADMINS = frozenset({"/allow", "/deny"})
+FOR_ADMINS = frozenset({"/allow", "/deny", "/users", "/status", "/broadcast", "/pause", "/resume"})
 
 USAGE_DAYS = 30
 
@@ -45,14 +47,19 @@ class Commands:
         menu: Menu,
         prompt_tokens: int,
         history_days: int,
+        describe: Callable[[Language], str],
     ) -> None:
-        """`history_days` 0: conversations are kept until their user forgets them."""
+        """`history_days` 0: conversations are kept until their user forgets them.
+
+        `describe` says how things stand.
+        """
         self._store = store
         self._access = access
         self._again = again
         self._menu = menu
         self._prompt_tokens = prompt_tokens
         self._history_days = history_days
+        self._describe = describe
 
     def knows(self, text: str) -> bool:
         """Tell whether a text is a command that the bot knows."""
@@ -62,8 +69,11 @@ class Commands:
         """Carry a command out; returns the reply, or nothing where the effects speak."""
         chat = (update.chat_id, update.thread_id)
         name = _name(text)
-        if name in FOR_ADMINS and not self._access.is_admin(update.user_id):
-            name = ""
+        if name in FOR_ADMINS:
+            if not self._access.is_admin(update.user_id):
+                name = ""
+            elif update.chat_kind != "private":
+                return say("in private", language)
         match name:
             case "/start":
                 return say("start", language)
@@ -93,6 +103,14 @@ class Commands:
                 return self._export(chat, language, effects)
             case "/usage":
                 return self._usage(update.user_id, language)
+            case "/users":
+                return self._users(language)
+            case "/status":
+                return self._describe(language)
+            case "/broadcast":
+                return self._broadcast(update.user_id, text, language, effects)
+            case "/pause" | "/resume":
+                return self._pause(name == "/pause", language, effects)
             case "/allow" | "/deny":
                 return self._admit(name, text, language, effects)
             case _:
@@ -158,6 +176,46 @@ class Commands:
             answer=total.answer_tokens,
             seconds=round(total.engine_ms / 1000),
         )
+
+    def _users(self, language: Language) -> str:
+        used: dict[int, tuple[int, int]] = {}
+        for row in self._store.usage(USAGE_DAYS):
+            asks, tokens = used.get(row.user_id, (0, 0))
+            spent = row.usage.prompt_tokens + row.usage.answer_tokens
+            used[row.user_id] = asks + row.asks, tokens + spent
+        lines = []
+        for user_id in self._access.everybody():
+            asks, tokens = used.get(user_id, (0, 0))
+            role = "admin" if self._access.is_admin(user_id) else "user"
+            if user_id not in self._access.allowed_users:
+                role = "guest"
+            lines.append(
+                say(
+                    "user",
+                    language,
+                    user=user_id,
+                    role=say(f"role {role}", language),
+                    asks=asks,
+                    tokens=tokens,
+                )
+            )
+        return say("users", language, days=USAGE_DAYS) + "\n\n" + "\n".join(lines)
+
+    def _broadcast(self, sender: int, text: str, language: Language, effects: list[Effect]) -> str:
+        _, *words = text.split(maxsplit=1)
+        if not words:
+            return say("what to say", language)
+        readers = [user_id for user_id in self._access.everybody() if user_id != sender]
+        effects.extend(
+            Opened(self._store.add_reply((user_id, 0), 0, words[0], closed=True))
+            for user_id in readers
+        )
+        return say("broadcast", language, count=len(readers))
+
+    def _pause(self, is_paused: bool, language: Language, effects: list[Effect]) -> str:
+        self._store.pause(is_paused)
+        effects.append(Paused(is_paused))
+        return say("paused for all" if is_paused else "resumed", language)
 
     def _admit(
         self,

@@ -52,6 +52,13 @@ class GuestsChanged:
 
 
 @dataclass(frozen=True)
+class Paused:
+    """Admins let asks wait, or let them be answered again."""
+
+    is_paused: bool
+
+
+@dataclass(frozen=True)
 class Moved:
     """A group is a supergroup now; these of its replies go on there."""
 
@@ -66,5 +73,5 @@ class Forgotten:
 
 
 Effect: TypeAlias = (
-    Opened | Replaced | Asked | Withdrawn | Stopped | GuestsChanged | Moved | Forgotten
+    Opened | Replaced | Asked | Withdrawn | Stopped | GuestsChanged | Paused | Moved | Forgotten
 )

@@ -2,7 +2,7 @@
 
 import logging
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 from pydantic import ValidationError
@@ -18,6 +18,7 @@ from services.gateway.effects import (
     GuestsChanged,
     Moved,
     Opened,
+    Paused,
     Replaced,
     Stopped,
     Withdrawn,
@@ -78,10 +79,11 @@ class Inbox:
         limits: Limits,
         history_days: int = 0,
         personas: Sequence[str] = (),
+        describe: Callable[[Language], str] = lambda _: "",
     ) -> None:
         """`history_days` 0: conversations are kept until their user forgets them.
 
-        `personas`: the names of those that users can choose.
+        `personas`: the names of those that users can choose; `describe` says how things stand.
         """
         self._store = store
         self._queue = queue
@@ -92,7 +94,7 @@ class Inbox:
         self._again = Again(store, self._allowance)
         self._menu = Menu(store, personas)
         self._commands = Commands(
-            store, access, self._again, self._menu, limits.ask_tokens, history_days
+            store, access, self._again, self._menu, limits.ask_tokens, history_days, describe
         )
 
     async def accept(self, batch: Batch) -> Receipts:
@@ -117,6 +119,8 @@ class Inbox:
                     self._queue.stop(ask_id)
                 case GuestsChanged(guests):
                     self._outbox.tell_guests(guests)
+                case Paused(is_paused):
+                    self._queue.pause(is_paused)
                 case Moved(old_chat_id, new_chat_id, replies):
                     self._queue.move_chat(old_chat_id, new_chat_id)
                     self._outbox.move(replies)

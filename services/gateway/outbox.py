@@ -5,7 +5,7 @@ older stream are rejected.
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
 
 from services.gateway.store import Store
@@ -73,6 +73,10 @@ class Outbox:
         self._wake = asyncio.Event()
         self._epoch = 0
         self._takes_files = True
+        self.is_connected = False
+        """Whether a relay follows the stream."""
+        self.absence_seconds = 0.0
+        """For how long the relay was cut off, by its own account; for others to note and reset."""
         for reply in undelivered:
             self.open(reply)
 
@@ -136,11 +140,14 @@ class Outbox:
 
     # What the relay does
 
-    async def stream(self, *, takes_files: bool = True) -> AsyncIterator[Event | None]:
+    async def stream(
+        self, *, takes_files: bool = True, away_seconds: float = 0.0
+    ) -> AsyncGenerator[Event | None]:
         """Become the current stream: the snapshot first, then every change until superseded.
 
         None is a sign of life, after SILENCE_SECONDS without an event. `takes_files`: whether the
         relay knows what to do with a reply that has one; else they wait until one does.
+        `away_seconds`: for how long the relay had no stream.
         """
         epoch = await self._store.run(self._store.next_epoch)
         if epoch <= self._epoch:
@@ -159,21 +166,26 @@ class Outbox:
             entry.restarted = False
         self._changed = dict.fromkeys(self._entries)
         self._news = False
-        yield Hello(epoch=epoch, undelivered=tuple(self._changed), guests=self._guests)
-        while self._epoch == epoch:
-            for event in self._drain():
-                yield event
-                if self._epoch != epoch:
-                    break
-            else:
-                await asyncio.sleep(WINDOW_SECONDS)
-                if not self._changed and not self._news and self._epoch == epoch:
-                    wake.clear()
-                    try:
-                        await asyncio.wait_for(wake.wait(), SILENCE_SECONDS)
-                    except TimeoutError:
-                        yield None
-        yield Superseded()
+        self.is_connected, self.absence_seconds = True, max(self.absence_seconds, away_seconds)
+        try:
+            yield Hello(epoch=epoch, undelivered=tuple(self._changed), guests=self._guests)
+            while self._epoch == epoch:
+                for event in self._drain():
+                    yield event
+                    if self._epoch != epoch:
+                        break
+                else:
+                    await asyncio.sleep(WINDOW_SECONDS)
+                    if not self._changed and not self._news and self._epoch == epoch:
+                        wake.clear()
+                        try:
+                            await asyncio.wait_for(wake.wait(), SILENCE_SECONDS)
+                        except TimeoutError:
+                            yield None
+            yield Superseded()
+        finally:
+            if self._epoch == epoch:
+                self.is_connected = False
 
     async def record_part(
         self, epoch: int, reply_id: int, position: int, message_id: int, chat_id: int = 0

@@ -51,6 +51,9 @@ class Queue:
         self._turns = 0
         self._changed = asyncio.Event()
         self.on_change = on_change
+        self.is_paused = False
+        self.answer_tokens = 0
+        """Charged since the start, to all users."""
 
     def put(self, ask: Ask, delay_seconds: float = 0.0) -> None:
         """Let an ask wait for its turn, which does not come before the delay is over.
@@ -71,7 +74,7 @@ class Queue:
         """Wait for an ask that may be answered now, and take it."""
         while True:
             now = asyncio.get_running_loop().time()
-            heads = self._heads()
+            heads = [] if self.is_paused else self._heads()
             ripe = [ask for ask in heads if self._ripe_at[ask.id] <= now]
             if ripe:
                 return self._take(min(ripe, key=self._precedence))
@@ -99,6 +102,7 @@ class Queue:
 
     def charge(self, user_id: int, prompt_tokens: int = 0, answer_tokens: int = 0) -> None:
         """Note what the engine spends on a user."""
+        self.answer_tokens += answer_tokens
         cost = (prompt_tokens + OUTPUT_WEIGHT * answer_tokens) / self._weights.get(user_id, 1.0)
         self._served[user_id] = self._served.get(user_id, 0.0) + cost
 
@@ -109,6 +113,11 @@ class Queue:
         """
         least = min((self._served[user] for user in self._active_users()), default=0.0)
         return max(0, int(self._served.get(user_id, 0.0) - least))
+
+    def pause(self, is_paused: bool) -> None:
+        """Give out no ask until this is called again with False."""
+        self.is_paused = is_paused
+        self._change()
 
     def withdraw(self, ask_id: int) -> None:
         """Forget an ask that waits, or stop it if it is being answered: it is closed already."""

@@ -804,7 +804,16 @@ class Store(Database):
                     "DELETE FROM exchanges WHERE first_turn NOT IN (SELECT id FROM turns)"
                 )
 
-    # Epochs
+    # Counters
+
+    def is_paused(self) -> bool:
+        """Tell whether admins let asks wait."""
+        row = self._db.execute("SELECT value FROM counters WHERE name = 'paused'").fetchone()
+        return bool(row and row[0])
+
+    def pause(self, is_paused: bool) -> None:
+        """Note whether asks wait."""
+        self._db.execute("INSERT OR REPLACE INTO counters VALUES('paused', ?)", (is_paused,))
 
     def next_epoch(self) -> int:
         """Number a new stream: higher than every stream before it, restarts included."""

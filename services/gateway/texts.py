@@ -43,12 +43,20 @@ _TEXTS: dict[str, dict[Language, str]] = {
         "en": (
             "\n\nFor admins:\n"
             "/allow NUMBER — let the user with this number talk to me\n"
-            "/deny NUMBER — let them in no more"
+            "/deny NUMBER — let them in no more\n"
+            "/users — who may talk to me, and how much they have used\n"
+            "/status — how things stand\n"
+            "/broadcast WORDS — tell all users something\n"
+            "/pause, /resume — let questions wait, and answer them again"
         ),
         "ru": (
             "\n\nДля администраторов:\n"
             "/allow НОМЕР — разрешить пользователю с этим номером говорить со мной\n"
-            "/deny НОМЕР — больше не разрешать"
+            "/deny НОМЕР — больше не разрешать\n"
+            "/users — кто может говорить со мной и сколько израсходовал\n"
+            "/status — как обстоят дела\n"
+            "/broadcast СЛОВА — сказать что-то всем\n"
+            "/pause, /resume — пусть вопросы ждут; снова отвечать"
         ),
     },
     "privacy": {
@@ -213,6 +221,73 @@ _TEXTS: dict[str, dict[Language, str]] = {
     "configured": {
         "en": "This user stands in the configuration: change it there.",
         "ru": "Этот пользователь указан в настройках: измените их.",
+    },
+    "in private": {
+        "en": "Admins' commands work in a private chat with me only.",
+        "ru": "Команды администраторов действуют только в личном чате со мной.",
+    },
+    "users": {"en": "Users, last {days} days:", "ru": "Пользователи за последние дни ({days}):"},
+    "user": {
+        "en": "{user} ({role}): questions {asks}, tokens {tokens}",
+        "ru": "{user} ({role}): вопросов {asks}, токенов {tokens}",
+    },
+    "role admin": {"en": "admin", "ru": "администратор"},
+    "role user": {"en": "in the configuration", "ru": "в настройках"},
+    "role guest": {"en": "let in by an admin", "ru": "впущен администратором"},
+    "what to say": {
+        "en": "Write after /broadcast what all users shall be told.",
+        "ru": "Напишите после /broadcast, что сказать всем.",
+    },
+    "broadcast": {
+        "en": "It goes out to {count} users.",
+        "ru": "Отправляется, получателей: {count}.",
+    },
+    "paused": {
+        "en": "I am taking a break. Your message is kept and will be answered.",
+        "ru": "У меня перерыв. Ваше сообщение сохранено, ответ будет.",
+    },
+    "paused for all": {
+        "en": "Questions wait until /resume.",
+        "ru": "Вопросы ждут до /resume.",
+    },
+    "resumed": {"en": "Questions are answered again.", "ru": "На вопросы снова отвечаю."},
+    "relay good": {"en": "Telegram: connected", "ru": "Telegram: есть связь"},
+    "relay bad": {
+        "en": "Telegram: out of reach since {since} (now {now})",
+        "ru": "Telegram: связи нет с {since} (сейчас {now})",
+    },
+    "engine good": {"en": "Engine: ready", "ru": "Движок: готов"},
+    "engine bad": {
+        "en": "Engine: not ready since {since} (now {now})",
+        "ru": "Движок: не готов с {since} (сейчас {now})",
+    },
+    "load": {
+        "en": "Questions: {running} being answered, {waiting} waiting; {speed} tokens/s",
+        "ru": "Вопросы: отвечаю на {running}, ждут {waiting}; токенов/с: {speed}",
+    },
+    "space": {
+        "en": "Disk: {free} of {total} GB free",
+        "ru": "Диск: свободно {free} из {total} ГБ",
+    },
+    "engine down": {
+        "en": "The engine has not been ready since {since}. Questions wait.",
+        "ru": "Движок не готов с {since}. Вопросы ждут.",
+    },
+    "engine back": {
+        "en": "The engine is ready again; it was not from {since} to {now}.",
+        "ru": "Движок снова готов; не был с {since} до {now}.",
+    },
+    "relay back": {
+        "en": "I could not reach Telegram from {since} to {now}.",
+        "ru": "У меня не было связи с Telegram с {since} до {now}.",
+    },
+    "disk down": {
+        "en": "The disk is nearly full. When it is, no more questions can be taken.",
+        "ru": "Диск почти полон. Когда он заполнится, я не смогу принимать вопросы.",
+    },
+    "disk back": {
+        "en": "The disk has room again.",
+        "ru": "На диске снова есть место.",
     },
     "nothing to stop": {
         "en": "There is nothing to stop.",

@@ -91,15 +91,21 @@ class Link:
         """Report the end of a reply. Raises LinkDown, Superseded or Settled."""
         await self._post(f"/replies/{reply_id}/outcome", partial(write_outcome, outcome))
 
-    async def events(self) -> AsyncGenerator[Event]:
-        """Follow the gateway's stream until it ends. Raises LinkDown."""
+    async def events(self, away_seconds: float = 0.0) -> AsyncGenerator[Event]:
+        """Follow the gateway's stream until it ends. Raises LinkDown.
+
+        `away_seconds`: for how long there was none, by this relay's clock.
+        """
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=5, sock_read=SILENCE_SECONDS)
         self._version = VERSION  # the gateway may have been upgraded since it refused that one
         try:
             while True:
                 version = self._version
                 async with self._session.get(
-                    "/events", timeout=timeout, headers={VERSION_HEADER: str(version)}
+                    "/events",
+                    params={"away_seconds": int(away_seconds)} if version > 1 else None,
+                    timeout=timeout,
+                    headers={VERSION_HEADER: str(version)},
                 ) as response:
                     if response.status == 426:
                         self._fall_back(version)

@@ -56,7 +56,9 @@ class Outbox:
         try:
             while True:
                 try:
-                    async with contextlib.aclosing(self._link.events()) as events:
+                    async with contextlib.aclosing(
+                        self._link.events(self._presence.away_seconds)
+                    ) as events:
                         async for event in events:
                             backoff.reset()
                             self._take(event)

@@ -41,6 +41,7 @@ class Chain:
     control: aiohttp.ClientSession
     gateway_port: int
     outbox: Outbox = field(init=False)
+    queue: Queue = field(init=False)
     engine: FakeEngine = field(default_factory=FakeEngine)
     tasks: dict[str, asyncio.Task[None]] = field(default_factory=dict)
     relay_options: dict[str, Any] = field(default_factory=dict)
@@ -154,7 +155,7 @@ class Chain:
         try:
             outbox = Outbox(store, await store.run(store.undelivered_replies))
             self.outbox = outbox
-            queue = Queue()
+            self.queue = queue = Queue()
             engine: Engine = self.engine  # type: ignore[assignment]  # a fake of the same shape
             history = History(store, engine, 4000)
             house = House(256, 0.0, "be brief", {"Teacher": "You teach."})

@@ -288,3 +288,38 @@ async def until_shown(chain: Chain, texts: list[str]) -> None:
     async with asyncio.timeout(15):
         while await chain.answers() != texts or len(await chain.shown()) != len(texts):
             await asyncio.sleep(0.02)
+
+
+async def test_who_asks_during_a_break_is_told_and_answered_after_it(chain: Chain) -> None:
+    """/pause is an admin's; what runs is finished, what waits says why."""
+    go_on = asyncio.Event()
+    chain.engine.scripts.extend([["one", go_on, " done"], ["two"]])
+    await chain.say("first")
+    await until(lambda: chain.engine.requests, "the engine is asked")
+    await chain.say("/pause")
+    await chain.wait_for_answers(1)
+    await chain.say("second")
+    async with asyncio.timeout(10):
+        while "I am taking a break" not in str(await chain.shown()):
+            await asyncio.sleep(0.02)
+    go_on.set()
+    await until(lambda: chain.outbox._entries.keys() and not chain.queue.running_count, "first")
+    assert len(chain.engine.requests) == 1
+
+    await chain.say("/resume")
+
+    await until(lambda: len(chain.engine.requests) == 2, "the second question is asked")
+    await chain.wait_until_settled()
+    texts = [message["text"] for message in await chain.shown()]
+    assert texts[0] == "one done"
+    assert "two" in texts
+
+
+async def test_relay_tells_how_long_it_was_cut_off(chain: Chain) -> None:
+    """With its next stream: the gateway itself may have been away."""
+    await chain.kill("gateway")
+    await asyncio.sleep(2.5)  # time itself: whole seconds are told
+
+    await chain.start_gateway()
+
+    await until(lambda: chain.outbox.absence_seconds >= 2, "the relay is back")

@@ -1,5 +1,6 @@
 """Admins let users in and out; nobody else can, and the relay learns of it at once."""
 
+import asyncio
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from pathlib import Path
@@ -116,3 +117,69 @@ async def test_help_tells_admins_what_only_they_can_do(gateway: Gateway) -> None
     """Nobody else is told that there is more."""
     assert "/allow" in (await gateway.say("/help"))[1]
     assert "/allow" not in (await gateway.say("/help", USER))[1]
+
+
+@pytest.mark.parametrize("text", ["/users", "/status", "/broadcast hi", "/pause", "/resume"])
+async def test_admins_commands_are_theirs_and_private(gateway: Gateway, text: str) -> None:
+    """Others do not know them, and in a group they would show who else is a user."""
+    _, reply = await gateway.say(text, USER)
+    assert reply.startswith("I do not know this command")
+
+    update = message(99, text, user_id=ADMIN, chat_id=-5, chat_kind="group")
+    await gateway.inbox.accept(Batch(bot_id=1, updates=[update]))
+
+    *_, in_group = await gateway.store.run(gateway.store.undelivered_replies)
+    assert (in_group.chat_id, in_group.text) == (
+        -5, "Admins' commands work in a private chat with me only.",
+    )  # fmt: skip
+    assert not await gateway.store.run(gateway.store.is_paused)
+
+
+async def test_users_are_listed_with_what_they_have_used(gateway: Gateway) -> None:
+    """Everybody who may talk, by role; numbers alone."""
+    await gateway.say(f"/allow {GUEST}")
+    store = gateway.store
+    for cost in (Usage(100, 20, 3000), Usage(1, 2, 0)):
+        reply = await store.run(store.add_reply, (USER, 0), 1)
+        ask = await store.run(store.add_ask, reply.id, USER, (USER, 0), "en", [Piece(1, "x", 0)])
+        await store.run(store.finish_ask, ask, "y", "y", cost)
+
+    _, reply_text = await gateway.say("/users")
+
+    assert reply_text == (
+        "Users, last 30 days:\n\n"
+        "1 (admin): questions 0, tokens 0\n"
+        "7 (in the configuration): questions 2, tokens 123\n"
+        "555 (let in by an admin): questions 0, tokens 0"
+    )
+
+
+async def test_broadcast_reaches_everybody_else(gateway: Gateway) -> None:
+    """Once each, in their private chats; the admin is told how many they are."""
+    await gateway.say(f"/allow {GUEST}")
+    for reply in await gateway.store.run(gateway.store.undelivered_replies):
+        await gateway.store.run(gateway.store.drop_reply, reply.id)
+
+    _, said = await gateway.say("/broadcast Maintenance at ten.\nBack at noon.")
+
+    replies = await gateway.store.run(gateway.store.undelivered_replies)
+    news = [(r.chat_id, r.text) for r in replies if r.chat_id != ADMIN]
+    assert news == [(user, "Maintenance at ten.\nBack at noon.") for user in (USER, GUEST)]
+    assert said == "It goes out to 2 users."
+    assert (await gateway.say("/broadcast"))[1].startswith("Write after /broadcast")
+
+
+async def test_pause_lasts_until_resume(gateway: Gateway) -> None:
+    """Questions are taken and wait; also over a restart, since it is in the store."""
+    assert (await gateway.say("/pause"))[1] == "Questions wait until /resume."
+    assert await gateway.store.run(gateway.store.is_paused)
+    assert (await gateway.say("question", USER))[0] == "accepted"
+    queue = gateway.inbox._queue
+    taken = asyncio.create_task(queue.next())
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(asyncio.shield(taken), 0.1)
+
+    assert (await gateway.say("/resume"))[1] == "Questions are answered again."
+
+    assert (await asyncio.wait_for(taken, 1)).ask.text == "question"
+    assert not await gateway.store.run(gateway.store.is_paused)

@@ -106,7 +106,7 @@ async def test_export_is_a_reply_with_a_file(gateway: Conversation) -> None:
     assert second.endswith(" UTC\n\nA *bird*.\n\n")
     await gateway.outbox.drop(hello.epoch, reply.id)
     assert list(gateway.store._db.execute("SELECT * FROM files")) == []
-    await stream.aclose()  # type: ignore[attr-defined]  # a generator
+    await stream.aclose()
 
 
 async def test_file_is_for_the_current_relay_alone(gateway: Conversation) -> None:
@@ -124,7 +124,7 @@ async def test_file_is_for_the_current_relay_alone(gateway: Conversation) -> Non
     assert (await gateway.fetch(reply, second.epoch)).status_code == 404
     assert (await gateway.fetch(reply, "x")).status_code == 422
     for stream in streams:
-        await stream.aclose()  # type: ignore[attr-defined]  # a generator
+        await stream.aclose()
 
 
 async def test_nothing_to_export(gateway: Conversation) -> None:
@@ -182,7 +182,7 @@ async def test_forget_erases_a_file_that_is_on_its_way(
     assert (await gateway.fetch(reply, hello.epoch)).status_code == 410
     pages = read_pages(tmp_path / "store.db", KEY)
     assert not any(CANARY.encode() in page for page in pages)
-    await stream.aclose()  # type: ignore[attr-defined]  # a generator
+    await stream.aclose()
 
 
 async def test_file_waits_for_a_relay_that_takes_it(gateway: Conversation) -> None:
@@ -200,7 +200,7 @@ async def test_file_waits_for_a_relay_that_takes_it(gateway: Conversation) -> No
                     told.append(event.reply.file or "help")
                 if len(told) == 1 + takes_files:
                     break
-        await stream.aclose()  # type: ignore[attr-defined]  # a generator
+        await stream.aclose()
         return told
 
     assert await opened(takes_files=False) == ["help"]

@@ -26,7 +26,7 @@ class FakeLink:
     streams: list[list[Event | asyncio.Event | None]]
     opened: list[float] = field(default_factory=list)
 
-    async def events(self) -> AsyncGenerator[Event]:
+    async def events(self, _away_seconds: float) -> AsyncGenerator[Event]:
         self.opened.append(asyncio.get_running_loop().time())
         for event in self.streams.pop(0) if self.streams else [asyncio.Event()]:
             match event:
