@@ -81,6 +81,7 @@ async def _run(settings: GatewaySettings) -> None:
             settings.engine_slots,
             house,
             settings.engine_silence_seconds,
+            settings.file_characters,
         )
         queue.pause(await store.run(store.is_paused))
         for ask in await store.run(store.asks):

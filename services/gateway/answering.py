@@ -10,6 +10,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any, Literal, TypeVar, cast
 
 from services.gateway.buttons import again_button, more_button, retry_button
@@ -71,9 +72,14 @@ class Answering:
         slots: int,
         house: House,
         silence_seconds: float = 30.0,
+        file_characters: int = 0,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
-        """`silence_seconds`: an engine that has begun to speak and pauses so long has hung."""
+        """Prepare to work.
+
+        `silence_seconds`: an engine that has begun to speak and pauses so long has hung;
+        `file_characters`: a longer answer comes as a file, too (0: none does).
+        """
         self._store = store
         self._queue = queue
         self._outbox = outbox
@@ -82,6 +88,7 @@ class Answering:
         self._slots = slots
         self._house = house
         self._silence_seconds = silence_seconds
+        self._file_characters = file_characters
         self._sleep = sleep
         self._typical_seconds = 10.0
         self._placed: dict[int, float] = {}
@@ -325,10 +332,13 @@ class Answering:
         buttons = [again_button(ask, language)] if answer else []
         if answer and progress.finished and progress.finished.reason == "length":
             buttons.append(more_button(ask, language))
-        if await self._in_store(
-            self._store.finish_ask, ask, answer, shown, progress.spent, *buttons
-        ):
+        is_long = 0 < self._file_characters < len(answer)
+        finish = partial(self._store.finish_ask, caption=say("as a file", language) * is_long)
+        following = await self._in_store(finish, ask, answer, shown, progress.spent, *buttons)
+        if following is not None:
             self._outbox.close(ask.reply_id, shown, *buttons)
+            for reply in following:
+                self._outbox.open(reply)
         if end == "finished":
             seconds = progress.spent.engine_ms / 1000
             self._typical_seconds += 0.2 * (seconds - self._typical_seconds)

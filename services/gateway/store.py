@@ -333,20 +333,40 @@ class Store(Database):
                         "UPDATE replies SET text = ? WHERE id = ?", (point.text, point.reply_id)
                     )
 
-    def finish_ask(self, ask: Ask, answer: str, shown: str, spent: Usage, *buttons: Button) -> bool:
+    def finish_ask(
+        self,
+        ask: Ask,
+        answer: str,
+        shown: str,
+        spent: Usage,
+        *buttons: Button,
+        caption: str = "",
+    ) -> list[Reply] | None:
         """Close an ask: its reply, its turns in the history and its cost; a transaction.
 
-        `answer` is what the conversation remembers, `shown` what the user sees. False if the ask
-        was withdrawn meanwhile: then only the cost is noted.
+        `answer` is what the conversation remembers, `shown` what the user sees; with a `caption`
+        the user gets the answer as a file, too. Returns the replies that follow, or None if the
+        ask was withdrawn meanwhile: then only the cost is noted.
         """
         with self.transaction():
-            is_wanted = self._end_ask(ask.id, "answered")
-            if is_wanted:
+            following: list[Reply] | None = None
+            if self._end_ask(ask.id, "answered"):
                 self.close_reply(ask.reply_id, shown, *buttons)
-            if is_wanted and answer:
-                self._remember(ask, answer)
+                if answer:
+                    self._remember(ask, answer)
+                following = []
+                if caption:
+                    reply = self.add_reply(self._chat_of(ask), 0, caption, closed=True)
+                    following.append(self.add_file(reply, "answer.md", answer))
             self._charge(ask.user_id, spent)
-        return is_wanted
+        return following
+
+    def _chat_of(self, ask: Ask) -> Chat:
+        """Where an ask belongs by now: its group may have moved since it was read."""
+        chat_id, thread_id = self._row(
+            "SELECT chat_id, thread_id FROM asks WHERE id = ?", (ask.id,)
+        )
+        return chat_id, thread_id
 
     def _remember(self, ask: Ask, answer: str) -> None:
         """Add a question and its answer to the conversation, unless another has begun since."""

@@ -182,6 +182,10 @@ _TEXTS: dict[str, dict[Language, str]] = {
         "en": "Our conversation, as I remember it ({number} of {count}).",
         "ru": "Наш разговор, каким я его помню ({number} из {count}).",
     },
+    "as a file": {
+        "en": "The same answer, as a file.",
+        "ru": "Тот же ответ файлом.",
+    },
     "you": {"en": "You", "ru": "Вы"},
     "me": {"en": "I", "ru": "Я"},
     "nothing to export": {

@@ -41,7 +41,7 @@ class Gateway:
 
         workers = Answering(
             self.store, self.queue, self.outbox, History(self.store, engine, 4000), engine,
-            1, House(256, 0.0), silence_seconds=0.2, sleep=no_time,
+            1, House(256, 0.0), silence_seconds=0.2, file_characters=5000, sleep=no_time,
         )  # fmt: skip
         self.inbox = Inbox(
             self.store,

@@ -181,7 +181,8 @@ class GatewayStates(RuleBasedStateMachine):
         ask, said = self.taken.pop(data.draw(st.sampled_from(sorted(self.taken))))
         answer = f"{said}answer to {ask.id}"
 
-        is_wanted = self.store.finish_ask(ask, answer, answer, Usage(1, len(answer), 1))
+        following = self.store.finish_ask(ask, answer, answer, Usage(1, len(answer), 1))
+        is_wanted = following is not None
 
         self.tokens[ask.user_id] += len(answer)
         assert is_wanted == (ask.id in self.open)

@@ -233,3 +233,35 @@ async def test_engine_that_knows_no_end_is_stopped_at_the_limit(gateway: Gateway
 
     assert len(reply.text.split()) <= 600  # the limit is 256
     assert gateway.engine.aborted == 1
+
+
+@pytest.mark.parametrize(("length", "files"), [(5000, 0), (5001, 1)])
+async def test_long_answer_comes_as_a_file_too(gateway: Gateway, length: int, files: int) -> None:
+    """In the same transaction; the file holds what the conversation remembers."""
+    gateway.engine.scripts.append(["x" * length])
+    async with gateway.life():
+        await gateway.accept(message(1, "at length"))
+
+        answer, *others = await gateway.wait_for_end(1 + files)
+
+        assert answer.text == "x" * length
+        assert [(reply.text, reply.file) for reply in others] == [
+            ("The same answer, as a file.", "answer.md")
+        ] * files
+        for reply in others:
+            assert gateway.outbox._entries[reply.id].reply == reply
+            assert await gateway.store.run(gateway.store.file, reply.id) == "x" * length
+
+
+async def test_answer_that_was_withdrawn_brings_no_file(gateway: Gateway) -> None:
+    """Nobody wants it any more."""
+    held = asyncio.Event()
+    gateway.engine.scripts.append(["x" * 6000, held])
+    async with gateway.life():
+        await gateway.accept(message(1, "at length"))
+        await until(lambda: gateway.engine.requests, "the engine is asked")
+        await gateway.accept(message(2, "/forget"))
+        held.set()
+        await until(lambda: not gateway.queue.running_count, "the worker is done")
+
+        assert [reply.file for reply in await gateway.replies()] == ["", ""]
