@@ -1,4 +1,4 @@
-"""The buttons under a reply. What a press brings back is a verb and the number of an ask."""
+"""The buttons under a reply; a press brings back a verb and a number, of an ask or of a user."""
 
 from services.gateway.store import Ask
 from services.gateway.texts import Language, say
@@ -25,8 +25,16 @@ def more_button(ask: Ask, language: Language) -> Button:
     return Button(label=say("more", language), data=f"more:{ask.id}")
 
 
+def forget_buttons(user_id: int, language: Language) -> tuple[Button, Button]:
+    """Under the question whether a conversation shall be erased: for who has asked for it."""
+    return (
+        Button(label=say("erase", language), data=f"forget:{user_id}"),
+        Button(label=say("keep", language), data=f"keep:{user_id}"),
+    )
+
+
 def read_press(data: str) -> tuple[str, int]:
-    """Take apart what a press brings back; ask 0 where it names none."""
+    """Take apart what a press brings back; number 0 where it names none."""
     verb, _, number = data.partition(":")
     is_number = number.isascii() and number.isdigit() and len(number) < 19
     return verb, int(number) if is_number else 0

@@ -6,12 +6,14 @@ from typing import cast
 
 from services.gateway.access import Access
 from services.gateway.again import Again
+from services.gateway.buttons import forget_buttons
 from services.gateway.effects import (
     Effect,
     Forgotten,
     GuestsChanged,
     Opened,
     Paused,
+    Replaced,
     Stopped,
     Withdrawn,
 )
@@ -29,6 +31,14 @@ FOR_ALL = frozenset(
     }
 )  # fmt: skip
 FOR_ADMINS = frozenset({"/allow", "/deny", "/users", "/status", "/broadcast", "/pause", "/resume"})
+
+ONLY_SPEAK = frozenset(
+    {
+        "/start", "/help", "/settings", "/export", "/forget", "/usage", "/privacy", "/users",
+        "/status",
+    }
+)  # fmt: skip
+"""These do nothing but say something, so where it would be late they need not be carried out."""
 
 USAGE_DAYS = 30
 
@@ -65,6 +75,10 @@ class Commands:
         """Tell whether a text is a command that the bot knows."""
         return _name(text) in FOR_ALL | FOR_ADMINS
 
+    def only_speaks(self, text: str) -> bool:
+        """Tell whether a command does nothing but say something."""
+        return _name(text) in ONLY_SPEAK
+
     def run(self, update: Update, text: str, language: Language, effects: list[Effect]) -> str:
         """Carry a command out; returns the reply, or nothing where the effects speak."""
         chat = (update.chat_id, update.thread_id)
@@ -86,7 +100,8 @@ class Commands:
                 self._store.start_conversation(chat)
                 return say("new", language)
             case "/forget":
-                return self._forget(update, language, effects)
+                self._offer_to_forget(update, language, effects)
+                return ""
             case "/stop":
                 # Earlier asks only: what comes later in the batch is not in the store yet.
                 asks = [ask for ask in self._store.asks(chat) if ask.user_id == update.user_id]
@@ -138,6 +153,29 @@ class Commands:
             return say("too long", language)
         self._menu.instruct(user_id, words[0])
         return say("instructed", language)
+
+    def _offer_to_forget(self, update: Update, language: Language, effects: list[Effect]) -> None:
+        chat = (update.chat_id, update.thread_id)
+        reply = self._store.add_reply(chat, 0, say("forget", language), closed=True)
+        buttons = forget_buttons(update.user_id, language)
+        effects.append(Opened(self._store.set_buttons(reply, *buttons)))
+
+    def decide(
+        self, verb: str, user_id: int, update: Update, language: Language, effects: list[Effect]
+    ) -> str:
+        """Erase the conversation, or keep it, as the user has pressed; returns a notice."""
+        chat = (update.chat_id, update.thread_id)
+        if user_id != update.user_id:
+            return say("not your question", language)
+        if self._store.is_answer(chat, update.message_id):
+            return say("too late", language)  # no such question stands there: it was made up
+        sentence = say("not forgotten", language)
+        if verb == "forget":
+            sentence = self._forget(update, language, effects)
+        replaced, reply = self._store.replace_reply(chat, update.message_id, sentence)
+        effects.extend(Replaced(reply_id) for reply_id in replaced)
+        effects.append(Opened(reply))
+        return ""
 
     def _forget(self, update: Update, language: Language, effects: list[Effect]) -> str:
         chat = (update.chat_id, update.thread_id)

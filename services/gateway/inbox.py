@@ -249,23 +249,28 @@ class Inbox:
 
     def _run(self, update: Update, text: str, language: Language, effects: list[Effect]) -> Outcome:
         chat = (update.chat_id, update.thread_id)
+        has_room = self._store.count_replies(chat) < MOST_UNSEEN_REPLIES
+        if not has_room and self._commands.only_speaks(text):
+            return "accepted"
         sentence = self._commands.run(update, text, language, effects)
-        if sentence and self._store.count_replies(chat) < MOST_UNSEEN_REPLIES:
+        if sentence and has_room:
             effects.append(Opened(self._store.add_reply(chat, 0, sentence, closed=True)))
         return "accepted"
 
     def _press(self, update: Update, language: Language, effects: list[Effect]) -> Receipt:
         chat = (update.chat_id, update.thread_id)
-        verb, ask_id = read_press(update.press_data)
+        verb, number = read_press(update.press_data)
         notice = say("too late", language)
         match verb:
             case "stop":
                 for ask in self._store.asks(chat):
-                    if ask.id == ask_id and ask.user_id == update.user_id:
+                    if ask.id == number and ask.user_id == update.user_id:
                         effects.append(self._commands.stop(ask))
                         notice = say("stopping", language)
             case "retry" | "again" | "more":
-                notice = self._again.press(verb, ask_id, update, language, effects)
+                notice = self._again.press(verb, number, update, language, effects)
+            case "forget" | "keep":
+                notice = self._commands.decide(verb, number, update, language, effects)
             case "set":
                 notice = self._menu.press(update.press_data, update, language, effects)
         return _receipt(update.update_id, "accepted", notice)

@@ -174,6 +174,20 @@ _TEXTS: dict[str, dict[Language, str]] = {
         "en": "A new conversation: I have forgotten the earlier one.",
         "ru": "Новый разговор: прежний я забыл.",
     },
+    "forget": {
+        "en": "Shall I erase all that we said here? It cannot be brought back.",
+        "ru": "Стереть всё, о чём мы здесь говорили? Вернуть это будет нельзя.",
+    },
+    "erase": {"en": "Erase it", "ru": "Стереть"},
+    "keep": {"en": "Keep it", "ru": "Оставить"},
+    "not forgotten": {
+        "en": "I have erased nothing.",
+        "ru": "Я ничего не стёр.",
+    },
+    "not your question": {
+        "en": "I have asked somebody else. You can say /forget yourself.",
+        "ru": "Это вопрос другому человеку. Вы можете сами сказать /forget.",
+    },
     "forgotten": {
         "en": "I have erased all that we said here. Delete the chat in Telegram, too.",
         "ru": "Я стёр всё, о чём мы здесь говорили. Удалите чат и в самом Telegram.",

@@ -103,6 +103,12 @@ async def until(condition: Callable[[], Any], what: str, seconds: float = 10.0) 
     return value
 
 
+def press(update_id: int, data: str, **changes: Any) -> dict[str, Any]:
+    """Write the update that the relay makes of a user's press, by default of no known message."""
+    fields = {"kind": "press", "message_id": 50, "press_id": str(update_id), "press_data": data}
+    return message(update_id, None, **(fields | changes))
+
+
 def message(update_id: int, text: str | None, **changes: Any) -> dict[str, Any]:
     """Write the update that the relay makes of a user's message."""
     fields: dict[str, Any] = {

@@ -105,17 +105,21 @@ async def test_file_that_telegram_refuses_goes_as_text(chain: Chain) -> None:
 async def test_file_that_was_erased_leaves_its_caption(chain: Chain) -> None:
     """/forget is quicker than the upload: the message ends, and holds nothing."""
     await converse(chain)
+    await chain.say("/forget")
+    await chain.wait_for_answers(2)
+    await chain.wait_until_settled()
+    question = (await chain.shown())[1]
     await chain.kill("relay")
     await chain.say("/export")
-    await chain.say("/forget")
+    await chain.press(question, "forget:")
     await chain.start_relay()
 
-    texts = await chain.wait_for_answers(3, USER)
+    await chain.wait_for_answers(3, USER)
     await chain.wait_until_settled()
 
-    assert texts[1:] == [
-        "Our conversation, as I remember it (1 of 1).",
+    assert (await chain.answers())[1:] == [
         "I have erased all that we said here. Delete the chat in Telegram, too.",
+        "Our conversation, as I remember it (1 of 1).",
     ]
     assert await files(chain) == []
     assert await chain.calls("editMessageMedia") == []

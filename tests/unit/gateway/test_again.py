@@ -9,7 +9,7 @@ import pytest
 from services.gateway.engine import EngineFailed, Finished
 from services.gateway.store import Piece, Turn
 from services.wire import Reply
-from tests.unit.fakes import USER, FakeEngine, message, until
+from tests.unit.fakes import USER, FakeEngine, message, press, until
 from tests.unit.gateway.lives import CHAT, Gateway
 
 OTHER = 8
@@ -158,7 +158,11 @@ async def test_what_is_forgotten_has_no_other_answer(gateway: Gateway, command: 
     async with gateway.life():
         chat = Chat(gateway)
         reply = await chat.answer_to("question")
-        await chat.answer_to(command)
+        if command == "/new":
+            await chat.answer_to(command)
+        else:
+            await gateway.accept(press(500, f"forget:{USER}"))
+            await chat.shown()
 
         assert (await chat.press(reply, "again")).startswith("Only my latest answer")
         assert (await chat.answer_to("/retry")).text.startswith("There is no answer of mine")

@@ -20,7 +20,7 @@ from services.gateway.outbox import Outbox, StaleEpoch, UnknownReply
 from services.gateway.queue import Queue
 from services.gateway.store import Ask, Checkpoint, Store, Usage
 from services.wire import Batch, Hello, Opened
-from tests.unit.fakes import KEY, message
+from tests.unit.fakes import KEY, message, press
 
 USERS = st.sampled_from([7, 8])
 LIMITS = Limits(user_asks=4, total_asks=6, ask_tokens=500)
@@ -85,7 +85,7 @@ class GatewayStates(RuleBasedStateMachine):
         known = set(self.replies) | self.settled
         for reply in self.store.undelivered_replies():
             if reply.id not in known:
-                self.replies[reply.id] = Seen(reply.chat_id, reply.closed)
+                self.replies[reply.id] = Seen(reply.chat_id, reply.closed, list(reply.parts))
         return [receipt.outcome for receipt in receipts]
 
     @rule(user=USERS)
@@ -135,7 +135,11 @@ class GatewayStates(RuleBasedStateMachine):
 
     @rule(user=USERS, text=st.sampled_from(["/new", "/forget"]))
     def forget(self, user: int, text: str) -> None:
-        update = message(len(self.sent) + 1, text, user_id=user, chat_id=user)
+        number = len(self.sent) + 1
+        where = {"user_id": user, "chat_id": user}
+        update = message(number, text, **where)
+        if text == "/forget":
+            update = press(number, f"forget:{user}", message_id=10**6 + number, **where)
         self.deliver(update)
         self.sent.append(update)
         self.turns[user] = []

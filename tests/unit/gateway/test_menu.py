@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from services.gateway.access import Access
-from services.gateway.inbox import Inbox
+from services.gateway.inbox import MOST_UNSEEN_REPLIES, Inbox
 from services.gateway.limits import Limits
 from services.gateway.manner import House, Preferences
 from services.gateway.outbox import Outbox
@@ -230,7 +230,7 @@ async def test_forget_erases_own_words_and_keeps_choices(talk: Talk) -> None:
     await talk.say("/system Call me Ada.")
     await talk.press(f"set:{USER}:style:precise")
 
-    await talk.say("/forget")
+    await talk.press(f"forget:{USER}")
 
     assert await talk.preferences() == Preferences(style="precise")
 
@@ -297,3 +297,43 @@ async def test_ask_remembers_the_language_of_its_time(talk: Talk) -> None:
     (ask,) = await talk.store.run(talk.store.asks, CHAT)
     assert ask.language == "ru"
     assert ask.pieces == (Piece(ask.message_id, "question", 1_700_000_000),)
+
+
+async def test_forgetting_is_asked_about(talk: Talk) -> None:
+    """Nothing is erased before the button is pressed; the question becomes its answer."""
+    await talk.say("/system Call me Ada.")
+    question = (await talk.say("/forget"))[-1]
+    assert question.text.startswith("Shall I erase all that we said here?")
+    assert labels(question) == ["Erase it", "Keep it"]
+    await talk.store.run(talk.store.record_part, question.id, 0, 50)
+    for reply in await talk.store.run(talk.store.undelivered_replies):
+        if reply.id != question.id:
+            await talk.store.run(talk.store.drop_reply, reply.id)
+            talk.outbox.forget(reply.id)
+
+    assert await talk.press(question.buttons[1].data) == ""
+    kept = await talk.menu()
+    assert (kept.text, kept.parts, kept.buttons) == ("I have erased nothing.", (50,), ())
+    assert (await talk.preferences()).instruction
+    assert await talk.press(question.buttons[0].data) == ""
+    assert (await talk.menu()).text.startswith("I have erased all")
+    assert not (await talk.preferences()).instruction
+
+
+async def test_nobody_else_decides_what_is_forgotten(talk: Talk) -> None:
+    """In a group everybody sees the button; and none stands under an answer."""
+    assert (await talk.press(f"forget:{USER}", user_id=OTHER)).startswith("I have asked somebody")
+    (reply,) = await talk.say("question")
+    await talk.store.run(talk.store.record_part, reply.id, 0, 50)
+
+    assert await talk.press(f"forget:{USER}") == "It is finished already."
+    assert len(await talk.store.run(talk.store.asks, CHAT)) == 1
+
+
+async def test_menus_do_not_pile_up(talk: Talk) -> None:
+    """While the relay is away, whoever asks for more of them gets no more than of other replies."""
+    for _ in range(20):
+        await talk.say("/settings")
+        await talk.say("/forget")
+
+    assert len(await talk.store.run(talk.store.undelivered_replies)) == MOST_UNSEEN_REPLIES
