@@ -24,7 +24,7 @@ from services.gateway.engine import (
     PromptTooLong,
     Thought,
 )
-from services.gateway.history import History
+from services.gateway.history import History, estimate_tokens
 from services.gateway.manner import House, Manner
 from services.gateway.outbox import Outbox
 from services.gateway.progress import Progress
@@ -172,8 +172,10 @@ class Answering:
         chosen = await self._in_store(self._store.preferences, ask.user_id)
         manner = self._house.manner(chosen)
         self._outbox.show_status(ask.reply_id, "")
+        if not manner.streaming:
+            self._outbox.rewrite(ask.reply_id, "")  # what an earlier process has said
         progress = self._progress[ask.id] = Progress(
-            ask, said, ask.spent, answer_tokens=ask.spent.answer_tokens
+            ask, said, ask.spent, answer_tokens=min(ask.spent.answer_tokens, estimate_tokens(said))
         )
         try:
             end = await self._try_until_done(running, progress, manner)
@@ -284,9 +286,10 @@ class Answering:
 
     def _show_piece(self, progress: Progress, manner: Manner, text: str) -> None:
         ask = progress.ask
-        if progress.thoughts and not progress.has_begun:
+        if not progress.has_begun:
             self._outbox.show_status(ask.reply_id, "")
-            text = f"\n\n{text}" if manner.reasoning else text
+            if progress.is_thought_shown:
+                text = f"\n\n{text}"
         if manner.streaming:
             self._outbox.grow(ask.reply_id, text)
 
@@ -297,8 +300,11 @@ class Answering:
         if not manner.reasoning or not manner.streaming:
             self._outbox.show_status(ask.reply_id, say("thinking", _language(ask)))
             return
-        mark = "> " if len(progress.thoughts) == 1 else ""
-        self._outbox.grow(ask.reply_id, mark + thought.replace("\n", "\n> "))
+        if not progress.is_thought_shown:
+            if not is_visible(thought):
+                return
+            thought, progress.is_thought_shown = f"> {thought.lstrip()}", True
+        self._outbox.grow(ask.reply_id, thought.replace("\n", "\n> "))
 
     async def _pause(self, running: Running, seconds: float) -> None:
         """Wait before the next try, or until nobody wants it any more."""
@@ -315,7 +321,8 @@ class Answering:
         ask = progress.ask
         language = _language(ask)
         said = progress.text.strip() if is_visible(progress.text) else ""
-        silence = "only thought" if progress.thoughts else "empty"
+        is_cut = progress.finished is not None and progress.finished.reason == "length"
+        silence = "only thought" if progress.thoughts and is_cut else "empty"
         remark = {
             "finished": "" if said else say(silence, language),
             "stopped": say("stopped", language),
@@ -330,7 +337,7 @@ class Answering:
             return
         answer = said if end != "too long" else ""
         buttons = [again_button(ask, language)] if answer else []
-        if answer and progress.finished and progress.finished.reason == "length":
+        if answer and is_cut:
             buttons.append(more_button(ask, language))
         is_long = 0 < self._file_characters < len(answer)
         finish = partial(self._store.finish_ask, caption=say("as a file", language) * is_long)

@@ -25,11 +25,11 @@ def more_button(ask: Ask, language: Language) -> Button:
     return Button(label=say("more", language), data=f"more:{ask.id}")
 
 
-def forget_buttons(user_id: int, language: Language) -> tuple[Button, Button]:
-    """Under the question whether a conversation shall be erased: for who has asked for it."""
+def forget_buttons(language: Language) -> tuple[Button, Button]:
+    """Under the question whether a conversation shall be erased."""
     return (
-        Button(label=say("erase", language), data=f"forget:{user_id}"),
-        Button(label=say("keep", language), data=f"keep:{user_id}"),
+        Button(label=say("erase", language), data="forget"),
+        Button(label=say("keep", language), data="keep"),
     )
 
 

@@ -22,7 +22,7 @@ from services.gateway.history import estimate_tokens
 from services.gateway.menu import Menu
 from services.gateway.store import Ask, Chat, Store, Usage
 from services.gateway.texts import Language, add_remark, is_visible, say
-from services.wire import Update
+from services.wire import Button, Update
 
 FOR_ALL = frozenset(
     {
@@ -109,6 +109,8 @@ class Commands:
                 return "" if asks else say("nothing to stop", language)  # the answers say so
             case "/retry":
                 return self._again.command(update, language, effects)
+            case "/settings" | "/system" if update.chat_kind != "private":
+                return say("yours alone", language)
             case "/settings":
                 self._menu.open(update, language, effects)
                 return ""
@@ -156,29 +158,36 @@ class Commands:
 
     def _offer_to_forget(self, update: Update, language: Language, effects: list[Effect]) -> None:
         chat = (update.chat_id, update.thread_id)
-        reply = self._store.add_reply(chat, 0, say("forget", language), closed=True)
-        buttons = forget_buttons(update.user_id, language)
-        effects.append(Opened(self._store.set_buttons(reply, *buttons)))
+        reply = self._store.add_menu(chat, update.user_id, say("forget", language))
+        effects.append(Opened(self._store.set_buttons(reply, *forget_buttons(language))))
 
-    def decide(
-        self, verb: str, user_id: int, update: Update, language: Language, effects: list[Effect]
-    ) -> str:
-        """Erase the conversation, or keep it, as the user has pressed; returns a notice."""
-        chat = (update.chat_id, update.thread_id)
-        if user_id != update.user_id:
-            return say("not your question", language)
-        if self._store.is_answer(chat, update.message_id):
-            return say("too late", language)  # no such question stands there: it was made up
-        sentence = say("not forgotten", language)
-        if verb == "forget":
-            sentence = self._forget(update, language, effects)
-        replaced, reply = self._store.replace_reply(chat, update.message_id, sentence)
-        effects.extend(Replaced(reply_id) for reply_id in replaced)
-        effects.append(Opened(reply))
-        return ""
+    def press(self, update: Update, language: Language, effects: list[Effect]) -> str:
+        """Carry out a press in a menu; returns what its user is told.
 
-    def _forget(self, update: Update, language: Language, effects: list[Effect]) -> str:
-        chat = (update.chat_id, update.thread_id)
+        Anybody in a group may press, and anything may be made up: the store knows where a menu
+        stands, and whose it is.
+        """
+        menu = self._store.menu(update.chat_id, update.message_id)
+        if menu is None:
+            return say("no menu", language)
+        if menu.user_id != update.user_id:
+            return say("not your menu", language)
+        notice = ""
+        buttons: list[Button] = []
+        match update.press_data.partition(":")[0]:
+            case "forget":
+                text = self._forget(update, (menu.chat_id, menu.thread_id), language, effects)
+            case "keep":
+                text = say("not forgotten", language)
+            case _:
+                notice, text, buttons = self._menu.press(update.press_data, update, language)
+        if text:
+            if menu.reply_id:
+                effects.append(Replaced(menu.reply_id))
+            effects.append(Opened(self._store.replace_menu(menu, text, *buttons)))
+        return notice
+
+    def _forget(self, update: Update, chat: Chat, language: Language, effects: list[Effect]) -> str:
         effects.extend(self._withdraw(ask) for ask in self._store.asks(chat))
         self._store.forget_chat(chat)
         self._menu.instruct(update.user_id, "")  # it was said in some chat, perhaps in this one

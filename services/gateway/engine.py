@@ -146,7 +146,7 @@ class Engine:
                     self._name = ""  # another model may be served by now
                     await _raise_for(response, resume)
                 async for item in _read_chunks(response.content):
-                    yield item
+                    yield Piece(item.text) if resume and isinstance(item, Thought) else item
         except aiohttp.ClientConnectorError as error:
             raise EngineUnavailable from error
         except (aiohttp.ClientError, TimeoutError, OSError) as error:

@@ -269,10 +269,8 @@ class Inbox:
                         notice = say("stopping", language)
             case "retry" | "again" | "more":
                 notice = self._again.press(verb, number, update, language, effects)
-            case "forget" | "keep":
-                notice = self._commands.decide(verb, number, update, language, effects)
-            case "set":
-                notice = self._menu.press(update.press_data, update, language, effects)
+            case "set" | "forget" | "keep":
+                notice = self._commands.press(update, language, effects)
         return _receipt(update.update_id, "accepted", notice)
 
     def _refuse(self, update: Update, sentence: str, effects: list[Effect]) -> Outcome:

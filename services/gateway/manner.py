@@ -14,9 +14,6 @@ LENGTHS: dict[Length, str] = {
     "long": "Answer at length and in detail.",
 }
 
-SHORT_SHARE = 4
-"""A short answer ends at this part of the limit, even if the model does not keep it short."""
-
 
 @dataclass(frozen=True)
 class Preferences:
@@ -65,10 +62,9 @@ class House:
             chosen.instruction,
             LENGTHS.get(chosen.length, ""),
         )
-        share = SHORT_SHARE if chosen.length == "short" else 1
         return Manner(
             "\n\n".join(word for word in words if word),
-            max(1, self.answer_tokens // share),
+            self.answer_tokens,
             TEMPERATURES.get(chosen.style, self.temperature),
             chosen.streaming,
             chosen.reasoning,

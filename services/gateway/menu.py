@@ -1,15 +1,14 @@
 """/settings: one message with buttons, which is edited into the page that a press asks for.
 
-What a press brings back names the user whose menu it is, then the page, then what was chosen.
+What a press brings back names a page, and what was chosen there.
 All of it in the store's thread, within a batch's transaction.
 """
 
 from collections.abc import Sequence
 from dataclasses import replace
-from textwrap import shorten
 from typing import Any
 
-from services.gateway.effects import Effect, Opened, Replaced
+from services.gateway.effects import Effect, Opened
 from services.gateway.manner import Preferences
 from services.gateway.store import Store
 from services.gateway.texts import Language, language_of, say
@@ -45,33 +44,27 @@ class Menu:
     def open(self, update: Update, language: Language, effects: list[Effect]) -> None:
         """Send the menu."""
         text, buttons = self._page("", update.user_id, language)
-        reply = self._store.add_reply((update.chat_id, update.thread_id), 0, text, closed=True)
+        reply = self._store.add_menu((update.chat_id, update.thread_id), update.user_id, text)
         effects.append(Opened(self._store.set_buttons(reply, *buttons)))
 
-    def press(self, data: str, update: Update, language: Language, effects: list[Effect]) -> str:
-        """Carry a press out; returns what its user is told."""
-        _, owner, page, choice = (*data.split(":", 3), "", "", "")[:4]
-        if owner != str(update.user_id):
-            return say("not your menu", language)
-        chat = (update.chat_id, update.thread_id)
-        if self._store.is_answer(chat, update.message_id):
-            return say("too late", language)  # no menu stands there: the press was made up
-        notice = ""
+    def press(self, data: str, update: Update, language: Language) -> tuple[str, str, list[Button]]:
+        """Carry a press out: what its user is told, and the page that is to be shown now.
+
+        No page: what was pressed is not offered any more.
+        """
+        page, *choice = data.split(":", 2)[1:] or [""]
+        user_id, notice = update.user_id, ""
         if page == "instruction":
-            self.instruct(update.user_id, "")
+            self.instruct(user_id, "")
             notice, page = say("saved", language), ""
-        elif choice or data.count(":") == 3:
-            if choice not in self._choices.get(page, ()):
-                return say("too late", language)  # the operator offers it no more
-            self._choose(update.user_id, page, choice)
+        elif choice:
+            if choice[0] not in self._choices.get(page, ()):
+                return say("too late", language), "", []
+            self._choose(user_id, page, choice[0])
             language = self.language(update)
             notice, page = say("saved", language), ""
-        is_closed = page == "close"
-        text, buttons = self._page("" if is_closed else page, update.user_id, language)
-        replaced, reply = self._store.replace_reply(chat, update.message_id, text)
-        effects.extend(Replaced(reply_id) for reply_id in replaced)
-        effects.append(Opened(self._store.set_buttons(reply, *(() if is_closed else buttons))))
-        return notice
+        text, buttons = self._page(page, user_id, language)
+        return notice, text, [] if page == "close" else buttons
 
     def instruct(self, user_id: int, instruction: str) -> None:
         """Keep a user's own words to the model."""
@@ -91,24 +84,25 @@ class Menu:
             buttons = [
                 _button(
                     ("✓ " if choice == current else "") + _label(page, choice, language),
-                    user_id, page, choice,
+                    page, choice,
                 )
                 for choice in self._choices[page]
             ]  # fmt: skip
             return say(f"choose {page}", language), [
                 *buttons,
-                _button(say("back", language), user_id, ""),
+                _button(say("back", language), ""),
             ]
         lines = [
             f"{say(page, language)}: {_label(page, _current(chosen, page), language)}"
             for page in self._choices
         ]
-        buttons = [_button(say(page, language), user_id, page) for page in self._choices]
+        buttons = [_button(say(page, language), page) for page in self._choices]
         if chosen.instruction:
-            shown = shorten(chosen.instruction, MOST_SHOWN, placeholder=" …")
+            words = " ".join(chosen.instruction.split())
+            shown = words[:MOST_SHOWN] + ("…" if len(words) > MOST_SHOWN else "")
             lines.append(say("instruction", language, text=shown))
-            buttons.append(_button(say("no instruction", language), user_id, "instruction"))
-        buttons.append(_button(say("done", language), user_id, "close"))
+            buttons.append(_button(say("no instruction", language), "instruction"))
+        buttons.append(_button(say("done", language), "close"))
         return say("settings", language) + "\n\n" + "\n".join(lines), buttons
 
 
@@ -123,5 +117,5 @@ def _label(page: str, choice: str, language: Language) -> str:
     return say(f"{page} {choice}".strip() if choice else f"{page} default", language)
 
 
-def _button(label: str, user_id: int, page: str, *choice: str) -> Button:
-    return Button(label=label, data=":".join(("set", str(user_id), page, *choice)))
+def _button(label: str, page: str, *choice: str) -> Button:
+    return Button(label=label, data=":".join(("set", page, *choice)))

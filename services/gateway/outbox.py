@@ -90,7 +90,7 @@ class Outbox:
     def grow(self, reply_id: int, piece: str) -> None:
         """Append to a reply."""
         entry = self._entries.get(reply_id)
-        if entry and piece:
+        if entry and piece and not entry.reply.closed:
             entry.pieces.append(piece)
             entry.length += len(piece)
             self._touch(reply_id)
@@ -98,7 +98,7 @@ class Outbox:
     def rewrite(self, reply_id: int, text: str) -> None:
         """Take back what a reply said so far, and let it say this: its answer goes on from here."""
         entry = self._entries.get(reply_id)
-        if entry and entry.text() != text:
+        if entry and not entry.reply.closed and entry.text() != text:
             entry.pieces, entry.length, entry.restarted = [text], len(text), True
             self._touch(reply_id)
 
@@ -198,6 +198,8 @@ class Outbox:
         is_recorded = await self._store.run(
             self._store.record_part, reply_id, position, message_id, chat_id
         )
+        if self._entries.get(reply_id) is not entry:
+            raise UnknownReply  # another has taken its place meanwhile
         if chat_id not in (0, entry.reply.chat_id):
             raise UnknownReply  # the group has moved: the reply goes on elsewhere
         if not is_recorded:

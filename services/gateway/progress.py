@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from services.gateway.engine import Finished
 from services.gateway.store import NOTHING, Ask, Checkpoint, Usage
+from services.gateway.texts import is_visible
 
 
 @dataclass
@@ -25,6 +26,7 @@ class Progress:
     """From the start of the first try that brought any text."""
     thoughts: list[str] = field(default_factory=list)
     """What the model thought before the answer, as far as this process knows."""
+    is_thought_shown: bool = False
     _pieces: list[str] = field(default_factory=list)
     _try_thoughts: int = 0
     _try_started: float = 0.0
@@ -56,7 +58,7 @@ class Progress:
     @property
     def has_begun(self) -> bool:
         """Whether there is any text of the answer."""
-        return bool(self.text or self._pieces)
+        return is_visible(self.text) or any(map(is_visible, self._pieces))
 
     def end_try(self) -> bool:
         """Sum the try up; True if it brought any text. Ending none, or one twice, does nothing."""
@@ -75,12 +77,13 @@ class Progress:
         if not text:
             self.answer_tokens = 0
             self.thoughts = []
+            self.is_thought_shown = False
         self.text = text
 
     def checkpoint(self) -> Checkpoint | None:
         """What is to be saved; None if nothing has changed since the last time."""
         text = self.text + "".join(self._pieces)
-        state = (len(text), len(self._pieces))
+        state = (len(text), len(self._pieces) + self._try_thoughts)
         if state == self._saved:
             return None
         self._saved = state

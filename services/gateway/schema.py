@@ -70,13 +70,17 @@ MIGRATIONS = (
     CREATE TABLE files(
         reply_id INTEGER PRIMARY KEY, name TEXT NOT NULL, content TEXT NOT NULL);
     """,
-    # 5: what users have chosen; what an ask refers to.
+    # 5: what users have chosen, and where the menus stand; what an ask refers to.
     """
     ALTER TABLE pieces ADD COLUMN context TEXT NOT NULL DEFAULT '';
     CREATE TABLE preferences(
         user_id INTEGER PRIMARY KEY, language TEXT NOT NULL, persona TEXT NOT NULL,
         instruction TEXT NOT NULL, style TEXT NOT NULL, length TEXT NOT NULL,
         streaming INTEGER NOT NULL, reasoning INTEGER NOT NULL);
+    ALTER TABLE replies ADD COLUMN menu_of INTEGER NOT NULL DEFAULT 0;
+    CREATE TABLE menus(
+        chat_id INTEGER, message_id INTEGER, thread_id INTEGER NOT NULL, user_id INTEGER NOT NULL,
+        received_at INTEGER NOT NULL, PRIMARY KEY(chat_id, message_id)) WITHOUT ROWID;
     """,
 )
 """Migration n brings a store of version n to version n + 1. Never edit one that was released."""

@@ -13,7 +13,7 @@ from services.settings import LinkToken, LogLevel, Port, Settings, UserIds
 MOST_PERSONAS = 20
 
 PERSONA_BYTES = 32
-"""A name travels in the 64 bytes of its button, with the user's id."""
+"""A name travels in the 64 bytes of its button."""
 
 
 def _check_address(value: str) -> str:

@@ -24,6 +24,7 @@ __all__ = [
     "Checkpoint",
     "Exchange",
     "Piece",
+    "ShownMenu",
     "Store",
     "StoreError",
     "Turn",
@@ -136,6 +137,18 @@ class Exchange:
     """The question's turn; the next one is the answer's."""
     parts: tuple[int, ...]
     """The answer's messages; none until the relay is done with them."""
+
+
+@dataclass(frozen=True)
+class ShownMenu:
+    """A message with buttons that are for one user."""
+
+    chat_id: int
+    message_id: int
+    thread_id: int
+    user_id: int
+    reply_id: int
+    """The page that is on its way; 0 if there is none."""
 
 
 @dataclass(frozen=True)
@@ -541,6 +554,7 @@ class Store(Database):
         self._db.execute("DELETE FROM conversations WHERE chat_id = ?", (old_id,))
         self._db.execute("DELETE FROM wordings WHERE chat_id = ?", (old_id,))
         self._db.execute("DELETE FROM exchanges WHERE chat_id = ?", (old_id,))
+        self._db.execute("DELETE FROM menus WHERE chat_id = ?", (old_id,))
         for reply_id in moved:
             self._db.execute("DELETE FROM parts WHERE reply_id = ?", (reply_id,))
             self._db.execute("UPDATE replies SET reply_to = 0 WHERE id = ?", (reply_id,))
@@ -603,33 +617,49 @@ class Store(Database):
         (count,) = self._row(f"SELECT count(*) FROM files WHERE {_OF_CHAT}", chat)
         return int(count)
 
-    def replace_reply(self, chat: Chat, message_id: int, text: str) -> tuple[list[int], Reply]:
-        """Store a complete reply that stands in a message of the bot's.
-
-        Returns the replies, not delivered yet, that stood there before and are forgotten; and it.
-        """
-        rows = self._db.execute(
-            f"SELECT reply_id FROM parts WHERE {_OF_CHAT} AND message_id = ?",
-            (*chat, message_id),
-        )
-        replaced = [row[0] for row in rows]
-        for reply_id in replaced:
-            self._db.execute("DELETE FROM parts WHERE reply_id = ?", (reply_id,))
-            self._db.execute("DELETE FROM replies WHERE id = ?", (reply_id,))
+    def add_menu(self, chat: Chat, user_id: int, text: str) -> Reply:
+        """Store a complete reply with buttons that are for one user."""
         reply = self.add_reply(chat, 0, text, closed=True)
-        self._db.execute("INSERT INTO parts VALUES(?, 0, ?)", (reply.id, message_id))
-        return replaced, reply.model_copy(update={"parts": (message_id,)})
+        self._db.execute("UPDATE replies SET menu_of = ? WHERE id = ?", (user_id, reply.id))
+        return reply
 
-    def is_answer(self, chat: Chat, message_id: int) -> bool:
-        """Tell whether a message carries an answer that is growing, the latest one, or a file."""
-        (count,) = self._row(
-            "SELECT count(*) FROM parts WHERE message_id = ? AND"
-            " (reply_id IN (SELECT reply_id FROM asks WHERE chat_id = ? AND thread_id = ?)"
-            f" OR {_OF_CHAT} AND reply_id IN (SELECT reply_id FROM files))",
-            (message_id, *chat, *chat),
+    def menu(self, chat_id: int, message_id: int) -> ShownMenu | None:
+        """Find whose menu stands in a message: one that is on its way, or one that was shown."""
+        row = self._db.execute(
+            "SELECT thread_id, menu_of, replies.id FROM replies JOIN parts ON reply_id = replies.id"
+            " WHERE chat_id = ? AND message_id = ? AND menu_of != 0",
+            (chat_id, message_id),
+        ).fetchone()
+        row = (
+            row
+            or self._db.execute(
+                "SELECT thread_id, user_id, 0 FROM menus WHERE chat_id = ? AND message_id = ?",
+                (chat_id, message_id),
+            ).fetchone()
         )
-        exchange = self.exchange(chat)
-        return bool(count) or (exchange is not None and message_id in exchange.parts)
+        return ShownMenu(chat_id, message_id, *row) if row else None
+
+    def replace_menu(self, menu: ShownMenu, text: str, *buttons: Button) -> Reply:
+        """Store another page in a menu's message; one without buttons ends it.
+
+        What was on its way there is forgotten.
+        """
+        if menu.reply_id:
+            self._db.execute("DELETE FROM parts WHERE reply_id = ?", (menu.reply_id,))
+            self._db.execute("DELETE FROM replies WHERE id = ?", (menu.reply_id,))
+        self._db.execute(
+            "DELETE FROM menus WHERE chat_id = ? AND message_id = ?",
+            (menu.chat_id, menu.message_id),
+        )
+        chat = (menu.chat_id, menu.thread_id)
+        reply = (
+            self.add_menu(chat, menu.user_id, text)
+            if buttons
+            else self.add_reply(chat, 0, text, closed=True)
+        )
+        self._db.execute("INSERT INTO parts VALUES(?, 0, ?)", (reply.id, menu.message_id))
+        reply = reply.model_copy(update={"parts": (menu.message_id,)})
+        return self.set_buttons(reply, *buttons)
 
     def is_open(self, reply_id: int) -> bool:
         """Tell whether the relay may still be working on a reply."""
@@ -694,6 +724,12 @@ class Store(Database):
         can use them. `parts`: how many there are by now; None: all that were recorded.
         """
         with self.transaction():
+            self._db.execute(
+                "INSERT OR REPLACE INTO menus SELECT chat_id, message_id, thread_id, menu_of, ?"
+                " FROM replies JOIN parts ON reply_id = replies.id"
+                " WHERE replies.id = ? AND menu_of != 0",
+                (int(time.time()), reply_id),
+            )
             self._db.execute("DELETE FROM replies WHERE id = ?", (reply_id,))
             self._db.execute("DELETE FROM files WHERE reply_id = ?", (reply_id,))
             if parts is not None:
@@ -801,12 +837,13 @@ class Store(Database):
     ) -> None:
         """Drop what has outlived its use; a transaction.
 
-        Updates that Telegram can no longer deliver again, failed asks that nobody took up, and the
-        turns of conversations (None: they are kept until the user forgets them).
+        Updates that Telegram can no longer deliver again, menus of that time, failed asks that
+        nobody took up, and the turns of conversations (None: they are kept until the user forgets
+        them).
         """
         now = int(time.time())
         with self.transaction():
-            for table in ("updates", "wordings"):
+            for table in ("updates", "wordings", "menus"):
                 self._db.execute(
                     f"DELETE FROM {table} WHERE received_at < ?", (now - updates_seconds,)
                 )

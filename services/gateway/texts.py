@@ -154,8 +154,16 @@ _TEXTS: dict[str, dict[Language, str]] = {
     "done": {"en": "Done", "ru": "Готово"},
     "saved": {"en": "Saved.", "ru": "Сохранено."},
     "not your menu": {
-        "en": "This menu belongs to somebody else. Yours is /settings.",
-        "ru": "Это меню другого человека. Ваше — /settings.",
+        "en": "I have asked somebody else.",
+        "ru": "Этот вопрос не вам.",
+    },
+    "no menu": {
+        "en": "This does not work any more. Please give the command again.",
+        "ru": "Это больше не действует. Дайте, пожалуйста, команду ещё раз.",
+    },
+    "yours alone": {
+        "en": "Your settings are nobody else's business: please say that in our private chat.",
+        "ru": "Ваши настройки никого больше не касаются: скажите это, пожалуйста, в личном чате.",
     },
     "instruction": {
         "en": "What I always keep in mind for you: {text}",
@@ -183,10 +191,6 @@ _TEXTS: dict[str, dict[Language, str]] = {
     "not forgotten": {
         "en": "I have erased nothing.",
         "ru": "Я ничего не стёр.",
-    },
-    "not your question": {
-        "en": "I have asked somebody else. You can say /forget yourself.",
-        "ru": "Это вопрос другому человеку. Вы можете сами сказать /forget.",
     },
     "forgotten": {
         "en": "I have erased all that we said here. Delete the chat in Telegram, too.",

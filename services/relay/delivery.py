@@ -78,13 +78,15 @@ class Delivery:
         pacing: Pacing,
         epoch: Callable[[int], Awaitable[int]],
         uploads: asyncio.Semaphore,
+        lock: Callable[[int, int], asyncio.Lock],
         after: asyncio.Event | None = None,
     ) -> None:
         """Prepare to deliver a reply.
 
         `epoch` gives the current stream's epoch, and waits until there is one beyond its argument;
-        `uploads` bounds how many files are in memory; `after` is set when the reply before this one
-        in its chat has begun, so that they stand in order.
+        `uploads` bounds how many files are in memory; `lock` gives that of a message, by chat and
+        message, since another page of a menu may come into the same one; `after` is set when the
+        reply before this one in its chat has begun, so that they stand in order.
         """
         self.reply = reply
         self._bot = bot
@@ -99,6 +101,7 @@ class Delivery:
         # An earlier relay may have edits of these parts on their way.
         self._is_unsettled = bool(reply.parts)
         self._uploads = uploads
+        self._lock = lock
         self._after = after
         self.begun = asyncio.Event()
         self._typing: asyncio.Task[None] | None = None
@@ -229,21 +232,23 @@ class Delivery:
     async def _assert_final(self, wanted: list[Shown]) -> None:
         for position, shown in enumerate(wanted):
             if self._shown[position] != shown:
-                await self._try_until_done(partial(self._edit, position, shown[1], is_final=True))
+                edit = partial(self._edit, position, shown[1], is_final=True)
+                await self._try_until_done(self._parts[position], edit)
         while len(self._parts) > len(wanted):
             # The answer began anew and is shorter now.
-            await self._try_until_done(lambda: self._delete(self._parts[-1]))
+            await self._try_until_done(self._parts[-1], lambda: self._delete(self._parts[-1]))
             self._parts.pop()
             self._shown.pop()
 
-    async def _try_until_done(self, call: Callable[[], Awaitable[bool]]) -> None:
+    async def _try_until_done(self, message_id: int, call: Callable[[], Awaitable[bool]]) -> None:
         backoff = Backoff()
         while True:
             await self._pacing.turn(self.reply.chat_id, urgent=True)
-            # Each time: meanwhile a retry may have put another answer into these messages.
-            await self._persist(lambda epoch: self._link.claim(epoch, self.reply.id))
-            if await call():
-                return
+            async with self._lock(self.reply.chat_id, message_id):
+                # Each time: meanwhile a retry may have put another answer into these messages.
+                await self._persist(lambda epoch: self._link.claim(epoch, self.reply.id))
+                if await call():
+                    return
             await backoff.wait()
 
     async def _send_placeholder(self) -> None:

@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Iterable
+from weakref import WeakValueDictionary
 
 from aiogram import Bot
 
@@ -46,6 +47,7 @@ class Outbox:
         self._renewed = asyncio.Event()
         self._has_noted_loss = False
         self._uploads = asyncio.Semaphore(MOST_UPLOADS)
+        self._locks: WeakValueDictionary[tuple[int, int], asyncio.Lock] = WeakValueDictionary()
         self._deliveries: dict[int, Delivery] = {}
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._last_begun: dict[tuple[int, int], asyncio.Event] = {}
@@ -144,6 +146,7 @@ class Outbox:
             self._pacing,
             self._current_epoch,
             self._uploads,
+            self._lock_of,
             after=self._last_begun.get(chat),
         )
         self._last_begun[chat] = delivery.begun
@@ -171,6 +174,9 @@ class Outbox:
         chat = (reply.chat_id, reply.thread_id)
         if self._last_begun.get(chat) is delivery.begun:
             del self._last_begun[chat]
+
+    def _lock_of(self, chat_id: int, message_id: int) -> asyncio.Lock:
+        return self._locks.setdefault((chat_id, message_id), asyncio.Lock())
 
     async def _current_epoch(self, beyond: int) -> int:
         while self._epoch <= beyond:

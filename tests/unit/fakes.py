@@ -1,6 +1,7 @@
 """Fakes for unit tests: an engine that says what it is told to, and waiting for conditions."""
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
@@ -90,6 +91,13 @@ async def open_store(directory: Path) -> AsyncGenerator[Store]:
         yield store
     finally:
         store.close()
+
+
+def put_menu(store: Store, message_id: int = 50, user_id: int = USER, chat_id: int = USER) -> None:
+    """Let a user's menu stand in a message."""
+    store._db.execute(
+        "INSERT INTO menus VALUES(?, ?, 0, ?, ?)", (chat_id, message_id, user_id, int(time.time()))
+    )
 
 
 async def until(condition: Callable[[], Any], what: str, seconds: float = 10.0) -> Any:

@@ -111,7 +111,7 @@ async def test_file_that_was_erased_leaves_its_caption(chain: Chain) -> None:
     question = (await chain.shown())[1]
     await chain.kill("relay")
     await chain.say("/export")
-    await chain.press(question, "forget:")
+    await chain.press(question, "forget")
     await chain.start_relay()
 
     await chain.wait_for_answers(3, USER)

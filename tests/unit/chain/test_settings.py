@@ -19,12 +19,12 @@ async def wait_for_menu(chain: Chain, beginning: str) -> dict[str, Any]:
 
 async def choose(chain: Chain, page: str, choice: str) -> None:
     menu = await wait_for_menu(chain, "Settings")
-    await chain.press(menu, f"set:{USER}:{page}")
+    await chain.press(menu, f"set:{page}")
     async with asyncio.timeout(10):
-        while not buttons_of(menu, f"set:{USER}:{page}:{choice}"):
+        while not buttons_of(menu, f"set:{page}:{choice}"):
             await asyncio.sleep(0.02)
             (menu,) = [m for m in await chain.shown() if m["message_id"] == menu["message_id"]]
-    await chain.press(menu, f"set:{USER}:{page}:{choice}")
+    await chain.press(menu, f"set:{page}:{choice}")
     await wait_for_menu(chain, "Settings")
 
 
@@ -41,7 +41,7 @@ async def test_menu_stays_one_message(chain: Chain) -> None:
     menu = await wait_for_menu(chain, "Settings")
     assert "Style: precise" in menu["text"]
     assert "Character: Teacher" in menu["text"]
-    await chain.press(menu, f"set:{USER}:close")
+    await chain.press(menu, "set:close")
     await chain.wait_until_settled()
 
     (menu,) = await chain.shown()
@@ -65,7 +65,7 @@ async def test_choices_reach_the_engine(chain: Chain) -> None:
         "content": "You teach.\n\nCall me Ada.\n\nAnswer briefly, in a few sentences.",
     }
     assert chain.engine.temperatures == [1.0]
-    assert chain.engine.limits == [64]
+    assert chain.engine.limits == [256]
 
 
 async def test_answer_can_come_all_at_once(chain: Chain) -> None:
@@ -95,7 +95,7 @@ async def test_menu_survives_a_relay(chain: Chain) -> None:
     menu = await wait_for_menu(chain, "Settings")
     await chain.wait_until_settled()
     await chain.post("/fault", {"kind": "hang", "method": "editMessageText", "seconds": 2})
-    await chain.press(menu, f"set:{USER}:style")
+    await chain.press(menu, "set:style")
     await chain.wait_until_hit()
 
     await chain.kill("relay")
@@ -103,3 +103,28 @@ async def test_menu_survives_a_relay(chain: Chain) -> None:
 
     await wait_for_menu(chain, "How freely")
     assert len(await chain.calls("sendMessage")) == 1
+
+
+async def test_slow_edit_of_an_old_page_does_not_win(chain: Chain) -> None:
+    """The next page is not written before the answer to the one before has come."""
+    await chain.say("/settings")
+    menu = await wait_for_menu(chain, "Settings")
+    await chain.wait_until_settled()
+    await chain.post("/fault", {"kind": "delay", "method": "editMessageText", "seconds": 7})
+    await chain.press(menu, "set:style")
+    await chain.wait_until_hit()
+    landed = asyncio.create_task(asyncio.sleep(7.5))  # the edit is carried out by then
+
+    body = {
+        "user": {"id": USER, "first_name": "U", "language_code": "en"}, "chat_id": USER,
+        "message_id": menu["message_id"], "data": "set:close", "force": True,
+    }  # fmt: skip
+    await chain.post("/press", body)
+
+    await until(lambda: not chain.outbox._entries, "it is settled", 30)
+    await landed
+    (menu,) = await chain.shown()
+    assert menu["text"].startswith("Settings")
+    assert buttons_of(menu) == []
+    edits = await chain.calls("editMessageText")
+    assert edits[-1]["text"].startswith("Settings")

@@ -39,7 +39,7 @@ class Gateway:
         async def no_time(_seconds: float) -> None:
             await asyncio.sleep(0)
 
-        workers = Answering(
+        self.workers = workers = Answering(
             self.store, self.queue, self.outbox, History(self.store, engine, 4000), engine,
             1, House(256, 0.0), silence_seconds=0.2, file_characters=5000, sleep=no_time,
         )  # fmt: skip
@@ -60,6 +60,11 @@ class Gateway:
             running.cancel()
             await asyncio.wait({running})
             self.store.close()
+
+    async def save(self) -> None:
+        """Save what the answers have gained, as the workers do every second."""
+        found = [progress.checkpoint() for progress in self.workers._progress.values()]
+        await self.store.run(self.store.save, [point for point in found if point])
 
     async def accept(self, *updates: dict[str, object]) -> str:
         receipts = await self.inbox.accept(Batch(bot_id=1, updates=list(updates)))

@@ -9,7 +9,7 @@ import pytest
 from services.gateway.engine import EngineFailed, Finished
 from services.gateway.store import Piece, Turn
 from services.wire import Reply
-from tests.unit.fakes import USER, FakeEngine, message, press, until
+from tests.unit.fakes import USER, FakeEngine, message, press, put_menu, until
 from tests.unit.gateway.lives import CHAT, Gateway
 
 OTHER = 8
@@ -161,7 +161,8 @@ async def test_what_is_forgotten_has_no_other_answer(gateway: Gateway, command: 
         if command == "/new":
             await chat.answer_to(command)
         else:
-            await gateway.accept(press(500, f"forget:{USER}"))
+            await gateway.store.run(put_menu, gateway.store)
+            await gateway.accept(press(500, "forget"))
             await chat.shown()
 
         assert (await chat.press(reply, "again")).startswith("Only my latest answer")

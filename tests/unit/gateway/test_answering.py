@@ -214,6 +214,17 @@ async def test_thoughts_are_told_from_the_answer(
     assert await speak(engine) == [Piece("hi"), Finished("", 1, 2)]
 
 
+async def test_resumed_words_are_no_thoughts(odd: tuple[OddEngine, Engine]) -> None:
+    """vLLM takes what follows the beginning of an answer for a thought: it is the answer."""
+    odd_engine, engine = odd
+    cost = b'"usage":{"prompt_tokens":1,"completion_tokens":2}'
+    odd_engine.line = b'{"choices":[{"delta":{"reasoning":" there"}}],' + cost + b"}"
+
+    said = [item async for item in engine.stream([], 9, 0.0, resume=True)]
+
+    assert said == [Piece("hi"), Piece(" there"), Finished("", 1, 2)]
+
+
 async def test_renamed_model_is_asked_for_by_its_new_name(odd: tuple[OddEngine, Engine]) -> None:
     """An engine that was restarted with another model costs one try, not every later answer."""
     odd_engine, engine = odd

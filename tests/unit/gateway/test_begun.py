@@ -14,7 +14,7 @@ from services.gateway.outbox import Outbox
 from services.gateway.queue import Queue
 from services.gateway.store import Checkpoint, Store, Usage
 from services.wire import Batch
-from tests.unit.fakes import USER, message, open_store, press
+from tests.unit.fakes import USER, message, open_store, press, put_menu
 
 LONG = "x" * 3000
 SPENT = Usage(10, 1, 5)
@@ -65,7 +65,8 @@ async def test_forget_keeps_nothing_of_it(gateway: Gateway) -> None:
     """Only its cost is noted."""
     await gateway.begin("question")
 
-    await gateway.accept(press(2, f"forget:{USER}"))
+    await gateway.store.run(put_menu, gateway.store)
+    await gateway.accept(press(2, "forget"))
 
     [usage] = await gateway.store.run(gateway.store.usage, 1)
     assert (await gateway.texts())[0] == "(stopped)"

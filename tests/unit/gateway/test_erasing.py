@@ -13,7 +13,7 @@ from services.gateway.outbox import Outbox
 from services.gateway.queue import Queue
 from services.gateway.store import NOTHING, Piece, Store, Turn
 from services.wire import Batch, Button
-from tests.unit.fakes import KEY, USER, open_store, press
+from tests.unit.fakes import KEY, USER, open_store, press, put_menu
 from tests.unit.gateway.raw import read_pages
 
 CHAT = (USER, 0)
@@ -52,7 +52,8 @@ async def test_forget_erases_at_once(store: Store, tmp_path: Path) -> None:
     access = Access(store, frozenset({USER}))
     inbox = Inbox(store, Queue(), Outbox(store, []), access, Limits(9, 9, 9000))
 
-    await inbox.accept(Batch(bot_id=1, updates=[press(1, f"forget:{USER}")]))
+    await store.run(put_menu, store)
+    await inbox.accept(Batch(bot_id=1, updates=[press(1, "forget")]))
 
     assert count(tmp_path, QUESTION) == count(tmp_path, ANSWER) == 1
     await store.run(store.forget_chat, (8, 0))

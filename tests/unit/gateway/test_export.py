@@ -15,7 +15,7 @@ from services.gateway.export import write_documents
 from services.gateway.outbox import Outbox
 from services.gateway.store import NOTHING, Piece, Store, Turn
 from services.wire import Batch, Hello, Opened, Reply
-from tests.unit.fakes import KEY, USER, message, press
+from tests.unit.fakes import KEY, USER, message, press, put_menu
 from tests.unit.gateway.raw import read_pages
 from tests.unit.gateway.served import Gateway, serve
 
@@ -177,7 +177,8 @@ async def test_forget_erases_a_file_that_is_on_its_way(
     pages = read_pages(tmp_path / "store.db", KEY)
     assert any(CANARY.encode() in page for page in pages), "control"
 
-    await gateway.gateway.inbox.accept(Batch(bot_id=1, updates=[press(90, f"forget:{USER}")]))
+    await gateway.store.run(put_menu, gateway.store)
+    await gateway.gateway.inbox.accept(Batch(bot_id=1, updates=[press(90, "forget")]))
 
     assert (await gateway.fetch(reply, hello.epoch)).status_code == 410
     pages = read_pages(tmp_path / "store.db", KEY)

@@ -20,7 +20,7 @@ from services.gateway.outbox import Outbox, StaleEpoch, UnknownReply
 from services.gateway.queue import Queue
 from services.gateway.store import Ask, Checkpoint, Store, Usage
 from services.wire import Batch, Hello, Opened
-from tests.unit.fakes import KEY, message, press
+from tests.unit.fakes import KEY, message, press, put_menu
 
 USERS = st.sampled_from([7, 8])
 LIMITS = Limits(user_asks=4, total_asks=6, ask_tokens=500)
@@ -139,7 +139,9 @@ class GatewayStates(RuleBasedStateMachine):
         where = {"user_id": user, "chat_id": user}
         update = message(number, text, **where)
         if text == "/forget":
-            update = press(number, f"forget:{user}", message_id=10**6 + number, **where)
+            menu = 10**6 + number
+            update = press(number, "forget", message_id=menu, **where)
+            put_menu(self.store, menu, user, user)
         self.deliver(update)
         self.sent.append(update)
         self.turns[user] = []

@@ -1,5 +1,6 @@
 """/settings: what a user can choose, who may press, and what becomes of it."""
 
+import asyncio
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,11 +11,12 @@ from services.gateway.access import Access
 from services.gateway.inbox import MOST_UNSEEN_REPLIES, Inbox
 from services.gateway.limits import Limits
 from services.gateway.manner import House, Preferences
-from services.gateway.outbox import Outbox
+from services.gateway.outbox import Outbox, UnknownReply
 from services.gateway.queue import Queue
+from services.gateway.settings import PERSONA_BYTES
 from services.gateway.store import NOTHING, Piece, Store
-from services.wire import Batch, Reply
-from tests.unit.fakes import USER, message, open_store
+from services.wire import Batch, Hello, Reply
+from tests.unit.fakes import USER, message, open_store, put_menu
 
 CHAT = (USER, 0)
 OTHER = 8
@@ -50,6 +52,13 @@ class Talk:
         assert [entry.reply.id for entry in self.outbox._entries.values()] == [reply.id]
         return reply
 
+    async def deliver(self, reply: Reply, message_id: int = 0) -> None:
+        """The reply stands in its chat."""
+        if message_id:
+            await self.store.run(self.store.record_part, reply.id, 0, message_id)
+        await self.store.run(self.store.drop_reply, reply.id, 1)
+        self.outbox.forget(reply.id)
+
     async def preferences(self, user_id: int = USER) -> Preferences:
         return await self.store.run(self.store.preferences, user_id)
 
@@ -61,6 +70,14 @@ async def talk(tmp_path: Path) -> AsyncGenerator[Talk]:
         access = Access(store, frozenset({USER, OTHER}))
         inbox = Inbox(store, Queue(), outbox, access, Limits(9, 9, 900), personas=PERSONAS)
         yield Talk(store, outbox, inbox)
+
+
+@pytest.fixture
+async def opened(talk: Talk) -> Talk:
+    """A user's menu stands in message 50."""
+    (menu,) = await talk.say("/settings")
+    await talk.deliver(menu, 50)
+    return talk
 
 
 def labels(reply: Reply) -> list[str]:
@@ -78,7 +95,7 @@ async def test_menu_says_how_things_stand(talk: Talk) -> None:
     assert labels(menu) == [
         "Language", "Style", "Length", "While I write", "My thoughts", "Character", "Done",
     ]  # fmt: skip
-    assert all(button.data.startswith(f"set:{USER}:") for button in menu.buttons)
+    assert all(button.data.startswith("set:") for button in menu.buttons)
 
 
 @pytest.mark.parametrize(
@@ -101,14 +118,14 @@ async def test_choice_is_kept_and_shown(
     """The page marks what holds; a press on it goes back to the menu, in the same message."""
     await talk.say("/settings")
     menu = (await talk.store.run(talk.store.undelivered_replies))[0]
-    (open_page,) = [b for b in menu.buttons if b.data == f"set:{USER}:{page}"]
+    (open_page,) = [b for b in menu.buttons if b.data == f"set:{page}"]
     await talk.store.run(talk.store.record_part, menu.id, 0, 50)
 
     assert await talk.press(open_page.data) == ""
     shown = await talk.menu()
     assert shown.parts == (50,)
     assert [label.startswith("✓ ") for label in labels(shown)].count(True) == 1
-    (button,) = [b for b in shown.buttons if b.data == f"set:{USER}:{page}:{choice}"]
+    (button,) = [b for b in shown.buttons if b.data == f"set:{page}:{choice}"]
     assert not button.label.startswith("✓")
 
     assert await talk.press(button.data) in ("Saved.", "Сохранено.")
@@ -120,85 +137,133 @@ async def test_choice_is_kept_and_shown(
     assert f"✓ {button.label}" in labels(await talk.menu())
 
 
-async def test_choice_can_be_taken_back(talk: Talk) -> None:
+async def test_choice_can_be_taken_back(opened: Talk) -> None:
     """The default is a choice like the others."""
-    await talk.press(f"set:{USER}:style:precise")
+    await opened.press("set:style:precise")
 
-    await talk.press(f"set:{USER}:style:")
+    await opened.press("set:style:")
 
-    assert await talk.preferences() == Preferences()
+    assert await opened.preferences() == Preferences()
 
 
-async def test_language_holds_at_once_and_everywhere(talk: Talk) -> None:
+async def test_language_holds_at_once_and_everywhere(opened: Talk) -> None:
     """Whatever the client reports from then on."""
-    await talk.press(f"set:{USER}:language:ru")
+    await opened.press("set:language:ru")
 
-    assert (await talk.menu()).text.startswith("Настройки\n\nЯзык: Русский")
-    assert (await talk.say("/new", language="en"))[-1].text.startswith("Новый разговор")
+    assert (await opened.menu()).text.startswith("Настройки\n\nЯзык: Русский")
+    assert (await opened.say("/new", language="en"))[-1].text.startswith("Новый разговор")
 
 
-async def test_quick_presses_end_with_the_last_one(talk: Talk) -> None:
+async def test_quick_presses_end_with_the_last_one(opened: Talk) -> None:
     """A page that was not delivered yet is replaced: one reply alone works on the message."""
     for page in ("style", "", "length", "", "language"):
-        await talk.press(f"set:{USER}:{page}")
+        await opened.press(f"set:{page}")
 
-    assert (await talk.menu()).text == "Which language shall I use for my own sentences?"
-    assert len(list(talk.store._db.execute("SELECT * FROM parts"))) == 1
+    assert (await opened.menu()).text == "Which language shall I use for my own sentences?"
+    assert len(list(opened.store._db.execute("SELECT * FROM parts"))) == 1
 
 
-async def test_done_leaves_no_buttons(talk: Talk) -> None:
+async def test_done_leaves_no_buttons(opened: Talk) -> None:
     """What was chosen stays to be read."""
-    await talk.press(f"set:{USER}:close")
+    await opened.press("set:close")
 
-    menu = await talk.menu()
+    menu = await opened.menu()
     assert menu.text.startswith("Settings")
     assert menu.buttons == ()
 
 
-async def test_nobody_presses_in_another_users_menu(talk: Talk) -> None:
+async def test_nobody_presses_in_another_users_menu(opened: Talk) -> None:
     """In a group everybody sees the buttons; a stranger to the menu changes nothing with it."""
-    notice = await talk.press(f"set:{USER}:style:precise", user_id=OTHER)
+    notice = await opened.press("set:style:precise", user_id=OTHER)
 
-    assert notice == "This menu belongs to somebody else. Yours is /settings."
-    assert await talk.preferences(USER) == await talk.preferences(OTHER) == Preferences()
-    assert await talk.store.run(talk.store.undelivered_replies) == []
+    assert notice == "I have asked somebody else."
+    assert await opened.preferences(USER) == await opened.preferences(OTHER) == Preferences()
+    assert await opened.store.run(opened.store.undelivered_replies) == []
 
 
 @pytest.mark.parametrize(
     "data",
     [
-        f"set:{USER}:style:wild", f"set:{USER}:persona:Nobody", f"set:{USER}:no_such:x",
-        f"set:{USER}:instruction_:x", f"set:{USER}:streaming:", f"set:{USER}::x",
+        "set:style:wild", "set:persona:Nobody", "set:no_such:x",
+        "set:instruction_:x", "set:streaming:", "set::x",
     ],
 )  # fmt: skip
-async def test_what_is_not_offered_cannot_be_chosen(talk: Talk, data: str) -> None:
+async def test_what_is_not_offered_cannot_be_chosen(opened: Talk, data: str) -> None:
     """Whoever speaks Telegram's own protocol can press what no button says."""
-    assert await talk.press(data) == "It is finished already."
+    assert await opened.press(data) == "It is finished already."
 
-    assert await talk.preferences() == Preferences()
-    assert await talk.store.run(talk.store.undelivered_replies) == []
+    assert await opened.preferences() == Preferences()
+    assert await opened.store.run(opened.store.undelivered_replies) == []
 
 
-@pytest.mark.parametrize("data", ["set", "set:", f"set:{USER}", f"set:{USER}:no_such"])
-async def test_odd_press_breaks_nothing(talk: Talk, data: str) -> None:
+@pytest.mark.parametrize("data", ["set", "set:", "set:no_such"])
+async def test_odd_press_breaks_nothing(opened: Talk, data: str) -> None:
     """It is turned away, or opens the menu."""
-    await talk.press(data)
+    await opened.press(data)
 
-    assert await talk.preferences() == Preferences()
+    assert await opened.preferences() == Preferences()
 
 
-async def test_menu_never_takes_an_answers_place(talk: Talk) -> None:
-    """A made-up press under an answer, growing or complete, leaves it alone."""
+async def test_menu_takes_nothing_elses_place(talk: Talk) -> None:
+    """A made-up press under an answer, growing, latest or old, or under nothing, is no press."""
+    gone = "This does not work any more. Please give the command again."
+    assert await talk.press("set:style") == gone
     (reply,) = await talk.say("question")
     await talk.store.run(talk.store.record_part, reply.id, 0, 50)
-    assert await talk.press(f"set:{USER}:style") == "It is finished already."
+    assert await talk.press("set:style") == gone
     (ask,) = await talk.store.run(talk.store.asks, CHAT)
     await talk.store.run(talk.store.finish_ask, ask, "answer", "answer", NOTHING)
-    assert await talk.press(f"set:{USER}:style") == "It is finished already."
-    await talk.store.run(talk.store.drop_reply, reply.id, 1)
+    assert await talk.press("forget") == gone
+    await talk.deliver(reply)
+    assert await talk.press("set:style:precise") == gone
+    await talk.say("/new")
+    assert await talk.press("set:style") == gone
 
-    assert await talk.press(f"set:{USER}:style") == "It is finished already."
-    assert await talk.store.run(talk.store.undelivered_replies) == []
+    assert await talk.preferences() == Preferences()
+    assert [r.text for r in await talk.store.run(talk.store.undelivered_replies)] == [
+        "A new conversation: I have forgotten the earlier one."
+    ]
+
+
+async def test_menu_of_another_user_stays_theirs(opened: Talk) -> None:
+    """While a page of it is on its way, and after it was shown."""
+    await opened.press("set:style")
+    assert await opened.press("set:length", user_id=OTHER) == "I have asked somebody else."
+
+    assert (await opened.menu()).text.startswith("How freely")
+
+
+async def test_menu_that_is_closed_is_none(opened: Talk) -> None:
+    """Its message is text from then on."""
+    await opened.press("set:close")
+    assert (await opened.press("set:style")).startswith("This does not work")
+    await opened.deliver(await opened.menu())
+
+    assert (await opened.press("set:style")).startswith("This does not work")
+
+
+async def test_settings_are_nobody_elses_business(talk: Talk) -> None:
+    """In a group everybody would read what is set."""
+    group = {"chat_id": -5, "chat_kind": "group"}
+    for text in ("/settings", "/system", "/system Call me Ada."):
+        assert (await talk.say(text, **group))[-1].text.startswith("Your settings are nobody")
+
+    assert await talk.preferences() == Preferences()
+
+
+async def test_part_of_a_page_that_was_replaced_is_refused(talk: Talk) -> None:
+    """Its relay is told that it is gone, not to wait for another stream."""
+    (menu,) = await talk.say("/settings")
+    stream = talk.outbox.stream()
+    hello = await anext(stream)
+    assert isinstance(hello, Hello)
+    recording = asyncio.create_task(talk.outbox.record_part(hello.epoch, menu.id, 0, 50, USER))
+    await asyncio.sleep(0)  # it is in the store's line
+    talk.outbox.forget(menu.id)
+
+    with pytest.raises(UnknownReply):
+        await recording
+    await stream.aclose()
 
 
 async def test_own_words_are_kept_shown_and_removed(talk: Talk) -> None:
@@ -211,6 +276,7 @@ async def test_own_words_are_kept_shown_and_removed(talk: Talk) -> None:
     menu = (await talk.say("/settings"))[-1]
     assert "Call me Ada. Always." in menu.text
     assert labels(menu)[-2:] == ["Keep nothing in mind", "Done"]
+    await talk.deliver(menu, 50)
     await talk.press(menu.buttons[-2].data)
 
     assert await talk.preferences() == Preferences()
@@ -221,44 +287,45 @@ async def test_own_words_leave_room_for_the_question(talk: Talk) -> None:
     assert "too long" in (await talk.say("/system " + "word " * 200))[-1].text
     assert await talk.preferences() == Preferences()
 
-    await talk.say("/system " + "word " * 120)
-    assert len((await talk.say("/settings"))[-1].text) < 500
+    for words in ("word " * 120, "言葉" * 100):
+        await talk.say("/system " + words)
+        menu = (await talk.say("/settings"))[-1]
+        assert words[:90] in menu.text
+        assert len(menu.text) < 500
 
 
 async def test_forget_erases_own_words_and_keeps_choices(talk: Talk) -> None:
     """They are text that a user wrote; what was chosen is not."""
     await talk.say("/system Call me Ada.")
-    await talk.press(f"set:{USER}:style:precise")
+    await talk.store.run(put_menu, talk.store)
+    await talk.press("set:style:precise")
+    await talk.store.run(put_menu, talk.store, 51)
 
-    await talk.press(f"forget:{USER}")
+    await talk.press("forget", 51)
 
     assert await talk.preferences() == Preferences(style="precise")
 
 
 async def test_each_user_has_their_own(talk: Talk) -> None:
     """In one chat as well."""
-    await talk.press(f"set:{USER}:style:precise")
-    await talk.press(f"set:{OTHER}:style:creative", user_id=OTHER)
+    await talk.store.run(put_menu, talk.store)
+    await talk.store.run(put_menu, talk.store, 51, OTHER)
+    await talk.press("set:style:precise")
+    await talk.press("set:style:creative", 51, user_id=OTHER)
 
     assert (await talk.preferences(USER)).style == "precise"
     assert (await talk.preferences(OTHER)).style == "creative"
 
 
-async def test_press_data_fits_its_button(tmp_path: Path) -> None:
-    """Telegram allows 64 bytes: the longest name and the longest user id do."""
-    async with open_store(tmp_path) as store:
-        user = 9_999_999_999_999_999
-        inbox = Inbox(
-            store, Queue(), Outbox(store, []), Access(store, frozenset({user})), Limits(9, 9, 900),
-            personas=["я" * 16],
-        )  # fmt: skip
-        press = {"kind": "press", "press_id": "1", "press_data": f"set:{user}:persona"}
-        update = message(1, None, user_id=user, **press)
+async def test_press_data_fits_its_button(talk: Talk) -> None:
+    """Telegram allows 64 bytes: the longest name that an operator may give does."""
+    talk.inbox._menu._choices["persona"] = ("", "я" * (PERSONA_BYTES // 2))
+    await talk.store.run(put_menu, talk.store)
 
-        await inbox.accept(Batch(bot_id=1, updates=[update]))
+    await talk.press("set:persona")
 
-        (page,) = await store.run(store.undelivered_replies)
-        assert max(len(button.data.encode()) for button in page.buttons) <= 64
+    page = await talk.menu()
+    assert max(len(button.data.encode()) for button in page.buttons) <= 64
 
 
 def test_manner_is_the_operators_and_the_users() -> None:
@@ -273,7 +340,7 @@ def test_manner_is_the_operators_and_the_users() -> None:
     assert manner.system_prompt == (
         "You teach.\n\nCall me Ada.\n\nAnswer briefly, in a few sentences."
     )
-    assert (manner.answer_tokens, manner.temperature, manner.streaming) == (100, 0.2, False)
+    assert (manner.answer_tokens, manner.temperature, manner.streaming) == (400, 0.2, False)
 
 
 async def test_settings_survive_a_restart(tmp_path: Path) -> None:
@@ -288,13 +355,13 @@ async def test_settings_survive_a_restart(tmp_path: Path) -> None:
         assert await store.run(store.preferences, USER) == wanted
 
 
-async def test_ask_remembers_the_language_of_its_time(talk: Talk) -> None:
+async def test_ask_remembers_the_language_of_its_time(opened: Talk) -> None:
     """The answer's buttons speak it."""
-    await talk.press(f"set:{USER}:language:ru")
-    (*_, reply) = await talk.say("question", language="en")
+    await opened.press("set:language:ru")
+    (*_, reply) = await opened.say("question", language="en")
 
     assert labels(reply) == ["Стоп"]
-    (ask,) = await talk.store.run(talk.store.asks, CHAT)
+    (ask,) = await opened.store.run(opened.store.asks, CHAT)
     assert ask.language == "ru"
     assert ask.pieces == (Piece(ask.message_id, "question", 1_700_000_000),)
 
@@ -305,28 +372,29 @@ async def test_forgetting_is_asked_about(talk: Talk) -> None:
     question = (await talk.say("/forget"))[-1]
     assert question.text.startswith("Shall I erase all that we said here?")
     assert labels(question) == ["Erase it", "Keep it"]
-    await talk.store.run(talk.store.record_part, question.id, 0, 50)
     for reply in await talk.store.run(talk.store.undelivered_replies):
-        if reply.id != question.id:
-            await talk.store.run(talk.store.drop_reply, reply.id)
-            talk.outbox.forget(reply.id)
+        await talk.deliver(reply, 50 if reply.id == question.id else 0)
 
     assert await talk.press(question.buttons[1].data) == ""
     kept = await talk.menu()
     assert (kept.text, kept.parts, kept.buttons) == ("I have erased nothing.", (50,), ())
     assert (await talk.preferences()).instruction
-    assert await talk.press(question.buttons[0].data) == ""
+    assert (await talk.press(question.buttons[0].data)).startswith("This does not work")
+    await talk.deliver(kept)
+    question = (await talk.say("/forget"))[-1]
+    await talk.deliver(question, 51)
+    assert await talk.press(question.buttons[0].data, 51) == ""
     assert (await talk.menu()).text.startswith("I have erased all")
     assert not (await talk.preferences()).instruction
 
 
 async def test_nobody_else_decides_what_is_forgotten(talk: Talk) -> None:
-    """In a group everybody sees the button; and none stands under an answer."""
-    assert (await talk.press(f"forget:{USER}", user_id=OTHER)).startswith("I have asked somebody")
-    (reply,) = await talk.say("question")
-    await talk.store.run(talk.store.record_part, reply.id, 0, 50)
+    """In a group everybody sees the button."""
+    await talk.say("question")
+    await talk.store.run(put_menu, talk.store)
 
-    assert await talk.press(f"forget:{USER}") == "It is finished already."
+    assert await talk.press("forget", user_id=OTHER) == "I have asked somebody else."
+
     assert len(await talk.store.run(talk.store.asks, CHAT)) == 1
 
 

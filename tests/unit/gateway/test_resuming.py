@@ -8,7 +8,7 @@ import pytest
 from services.gateway import answering
 from services.gateway.engine import EngineFailed, EngineUnavailable
 from services.gateway.store import Turn
-from tests.unit.fakes import USER, FakeEngine, message, press, until
+from tests.unit.fakes import FakeEngine, message, press, put_menu, until
 from tests.unit.gateway.lives import CHAT, Gateway
 
 
@@ -211,7 +211,8 @@ async def test_forget_ends_an_answer_that_is_being_written(gateway: Gateway) -> 
         await gateway.accept(message(1, "tell me"))
         await until(lambda: gateway.queue.running_count and gateway.engine.requests, "it is asked")
 
-        await gateway.accept(press(2, f"forget:{USER}"))
+        await gateway.store.run(put_menu, gateway.store)
+        await gateway.accept(press(2, "forget"))
         stopped, said = await gateway.wait_for_end(2)
         await until(lambda: not gateway.queue.running_count, "the slot is free")
         turns = await gateway.store.run(gateway.store.latest_turns, CHAT, 9)
@@ -260,7 +261,8 @@ async def test_answer_that_was_withdrawn_brings_no_file(gateway: Gateway) -> Non
     async with gateway.life():
         await gateway.accept(message(1, "at length"))
         await until(lambda: gateway.engine.requests, "the engine is asked")
-        await gateway.accept(press(2, f"forget:{USER}"))
+        await gateway.store.run(put_menu, gateway.store)
+        await gateway.accept(press(2, "forget"))
         held.set()
         await until(lambda: not gateway.queue.running_count, "the worker is done")
 

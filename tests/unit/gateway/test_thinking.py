@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from services.gateway.engine import EngineFailed, Finished, Thought
+from services.gateway.engine import EngineFailed, EngineUnavailable, Finished, Thought
 from services.gateway.manner import Preferences
-from tests.unit.fakes import USER, FakeEngine, message, until
+from services.wire import Button
+from tests.unit.fakes import USER, FakeEngine, Script, message, press, put_menu, until
 from tests.unit.gateway.lives import CHAT, Gateway
 
 SHOWN = Preferences(reasoning=True)
@@ -145,3 +146,161 @@ async def test_engine_that_stops_thinking_has_hung(gateway: Gateway) -> None:
 
     assert reply.text == "fine"
     assert gateway.engine.aborted == 1
+
+
+async def test_white_space_is_no_answer_yet(gateway: Gateway) -> None:
+    """Some models begin with an empty line before they think."""
+    gateway.engine.scripts.append(["\n", Thought("hm"), "fine"])
+    async with gateway.life():
+        await prefer(gateway, SHOWN)
+        await gateway.accept(message(1, "why?"))
+
+        (reply,) = await gateway.wait_for_end()
+
+    assert reply.text == "> hm\n\nfine"
+
+
+async def test_thoughts_of_white_space_are_none(gateway: Gateway) -> None:
+    """Templates of models that were told not to think leave an empty frame."""
+    held = asyncio.Event()
+    gateway.engine.scripts.append([Thought("\n"), Thought("\n"), "fine", held])
+    async with gateway.life():
+        await prefer(gateway, SHOWN)
+        await gateway.accept(message(1, "why?"))
+        (reply,) = await gateway.replies()
+        await until(lambda: gateway.shown(reply.id), "it is seen answering")
+        assert gateway.shown(reply.id) == "fine"
+        held.set()
+
+        (reply,) = await gateway.wait_for_end()
+
+    assert reply.text == "fine"
+
+
+@pytest.mark.parametrize(
+    "first", [[EngineUnavailable()], [Thought("hm"), EngineFailed()]], ids=["waking", "thinking"]
+)
+async def test_status_ends_with_the_first_word(gateway: Gateway, first: Script) -> None:
+    """Also where the answer itself is not shown before its end."""
+    gateway.engine.scripts.extend([first, ["answer"]])
+    async with gateway.life():
+        await prefer(gateway, Preferences(streaming=False))
+        statuses: list[str] = []
+        show = gateway.outbox.show_status
+
+        def note(reply_id: int, status: str) -> None:
+            statuses.append(status)
+            show(reply_id, status)
+
+        gateway.outbox.show_status = note  # type: ignore[method-assign]
+        await gateway.accept(message(1, "why?"))
+        await gateway.wait_for_end()
+
+    assert any(statuses), "control"
+    assert statuses[-1] == ""
+
+
+async def test_limit_counts_the_answer_alone_after_a_restart(gateway: Gateway) -> None:
+    """What was thought in tries that have ended takes nothing from what may still be said."""
+    gateway.engine.scripts.extend(
+        [
+            [*[Thought("x")] * 200, EngineFailed()],
+            [*[Thought("y")] * 100, "It is ", asyncio.Event()],
+        ]
+    )
+    async with gateway.life():
+        await gateway.accept(message(1, "why?"))
+        (reply,) = await gateway.replies()
+        await until(lambda: gateway.shown(reply.id) == "It is ", "it speaks")
+        await gateway.save()
+    gateway.engine.scripts.clear()
+    gateway.engine.scripts.append([" so."])
+
+    async with gateway.life():
+        (reply,) = await gateway.wait_for_end()
+
+    assert reply.text == "It is so."
+
+
+async def test_thoughts_are_paid_for_if_the_gateway_dies(gateway: Gateway) -> None:
+    """They are in the checkpoint's cost, though not in its text."""
+    gateway.engine.scripts.append([*[Thought("x")] * 200, asyncio.Event()])
+    async with gateway.life():
+        await gateway.accept(message(1, "why?"))
+        await until(lambda: gateway.queue.answer_tokens == 200, "it has thought")
+        await gateway.save()
+    gateway.engine.scripts.clear()
+
+    async with gateway.life():
+        await gateway.wait_for_end()
+        ((_, usage),) = await gateway.usage()
+
+    assert usage.answer_tokens > 200
+
+
+async def test_hidden_answer_stays_hidden_over_a_restart(gateway: Gateway) -> None:
+    """Whoever wants to see it complete alone does not see its half."""
+    gateway.engine.scripts.append(["half ", asyncio.Event()])
+    async with gateway.life():
+        await prefer(gateway, Preferences(streaming=False))
+        await gateway.accept(message(1, "why?"))
+        await until(lambda: gateway.queue.answer_tokens, "it speaks")
+        await gateway.save()
+    held = asyncio.Event()
+    gateway.engine.scripts.clear()
+    gateway.engine.scripts.append([held, " whole"])
+
+    async with gateway.life():
+        (reply,) = await gateway.replies()
+        await until(lambda: len(gateway.engine.requests) == 2, "it goes on")
+        assert gateway.shown(reply.id) == ""
+        held.set()
+        (reply,) = await gateway.wait_for_end()
+
+    assert reply.text == "half whole"
+
+
+@pytest.mark.parametrize("late", ["secret", Thought("secret")], ids=["word", "thought"])
+async def test_nothing_is_said_after_the_end(gateway: Gateway, late: str | Thought) -> None:
+    """A word that the engine says in the moment of /forget is not shown."""
+    now = asyncio.Event()
+    begin = "a " if isinstance(late, str) else Thought("hm")
+    gateway.engine.scripts.append([begin, now, late, asyncio.Event()])
+    async with gateway.life():
+        await prefer(gateway, SHOWN)
+        await gateway.accept(message(1, "why?"))
+        (reply,) = await gateway.replies()
+        await until(lambda: gateway.shown(reply.id), "it begins")
+        close = gateway.outbox.close
+
+        def close_late(reply_id: int, text: str, *buttons: Button) -> None:
+            now.set()
+            close(reply_id, text, *buttons)
+
+        gateway.outbox.close = close_late  # type: ignore[method-assign]
+        await gateway.store.run(put_menu, gateway.store)
+        await gateway.accept(press(2, "forget"))
+        await until(lambda: not gateway.queue.running_count, "the worker is done")
+
+        assert gateway.shown(reply.id) == "(stopped)"
+
+
+async def test_prompt_that_is_still_counted_blanks_no_end(gateway: Gateway) -> None:
+    """/forget comes before the engine is asked at all."""
+    held = asyncio.Event()
+
+    async def count(messages: list[dict[str, str]]) -> int | None:
+        await held.wait()
+        return len(messages)
+
+    gateway.engine.count_prompt = count  # type: ignore[method-assign]
+    async with gateway.life():
+        await gateway.accept(message(1, "я" * 2040))
+        (reply,) = await gateway.replies()
+        await until(lambda: gateway.queue.running_count, "it is taken")
+        await gateway.store.run(put_menu, gateway.store)
+        await gateway.accept(press(2, "forget"))
+        held.set()
+        await until(lambda: not gateway.queue.running_count, "the worker is done")
+
+        assert gateway.shown(reply.id) == "(stopped)"

@@ -46,7 +46,12 @@ async def deliver(
     async def epoch(_beyond: int) -> int:
         return 1
 
-    delivery = Delivery(reply, telegram.bot, link, Pacing(), epoch, asyncio.Semaphore())  # type: ignore[arg-type]  # a fake link
+    held = asyncio.Lock()
+
+    def lock(_chat_id: int, _message_id: int) -> asyncio.Lock:
+        return held
+
+    delivery = Delivery(reply, telegram.bot, link, Pacing(), epoch, asyncio.Semaphore(), lock)  # type: ignore[arg-type]  # a fake link
     running = asyncio.create_task(delivery.run())
     for text, buttons in changes:
         await asyncio.wait_for(delivery.begun.wait(), 5)
@@ -318,7 +323,7 @@ async def test_full_parts_are_rendered_once(monkeypatch: pytest.MonkeyPatch) -> 
 
     monkeypatch.setattr(cutting, "render", counted)
     reply = Reply(id=4, chat_id=7, markup="markdown")
-    growing = Delivery(reply, None, None, None, None, None)  # type: ignore[arg-type]  # nothing is sent
+    growing = Delivery(reply, None, None, None, None, None, None)  # type: ignore[arg-type]  # nothing is sent
     for length in range(300, 30_000, 300):
         growing.grow(0, ("word " * 6000)[:length])
         growing._wanted(growing.reply)
