@@ -2,40 +2,33 @@
 
 from __future__ import annotations
 
+import io
+import os
 import re
-import shutil
 import subprocess
+import tarfile
 from pathlib import Path
 
 import pytest
 
+from scripts.bundle import RELAY, node_scripts, pack
+
 ROOT = Path(__file__).resolve().parents[3]
-FOLDERS = ("scripts/commands", "scripts/node", "scripts/doctor", "scripts/prove")
 FORBIDDEN = re.compile(
     r"adyton|llm|llama|gpu|cuda|nvidia|inference|smollm|oracle|model|engine|prompt", re.IGNORECASE
 )
 HARMLESS = re.compile("fullmatch|fu-llm-atch")
 
 
-def is_left_out(path: Path) -> bool:
-    """The rule for a bundle: everything that has `model` in its path stays away."""
-    return "model" in str(path.relative_to(ROOT))
-
-
 @pytest.fixture
 def bundle(tmp_path: Path) -> Path:
-    """What a relay node gets, under another name."""
-    for folder in FOLDERS:
-        for path in (ROOT / folder).rglob("*.py"):
-            if not is_left_out(path):
-                copy = tmp_path / path.relative_to(ROOT)
-                copy.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy(path, copy)
-    shutil.copy(ROOT / "scripts/__init__.py", tmp_path / "scripts")
-    shutil.copy(ROOT / "scripts/python.sh", tmp_path / "scripts")
-    shutil.copy(ROOT / "scripts/adyton", tmp_path / "scripts/node-admin")
-    shutil.copy(ROOT / "compose.vps.yml", tmp_path)
-    return tmp_path
+    """What a relay node gets."""
+    content = pack(RELAY, (ROOT / RELAY.example).read_text(encoding="utf-8"), {})
+    with tarfile.open(fileobj=io.BytesIO(content)) as archive:
+        for entry in archive:
+            entry.uid, entry.gid = os.geteuid(), os.getegid()
+            archive.extract(entry, tmp_path, filter="fully_trusted")
+    return tmp_path / "opt/relay"
 
 
 def run(bundle: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -46,7 +39,9 @@ def run(bundle: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 def test_bundle_names_nothing(bundle: Path) -> None:
     """Neither in its files nor in what it says of itself."""
     texts = {
-        str(path): path.read_text(encoding="utf-8") for path in bundle.rglob("*") if path.is_file()
+        str(path): path.read_text(encoding="utf-8")
+        for path in bundle.parents[1].rglob("*")
+        if path.is_file()
     }
     for words in (["--help"], ["doctor", "--help"], ["prove", "--help"]):
         texts[" ".join(words)] = run(bundle, *words).stdout
@@ -75,8 +70,8 @@ def test_imports_are_of_the_standard_library_alone() -> None:
     import sys
 
     allowed = {*sys.stdlib_module_names, "scripts"}
-    for folder in FOLDERS:
-        for path in (ROOT / folder).rglob("*.py"):
+    for path, name in node_scripts(with_model=True):
+        if name.endswith(".py"):
             text = path.read_text(encoding="utf-8")
             imported = re.findall(r"^\s*(?:from|import) ([a-z_0-9]+)", text, re.MULTILINE)
             assert set(imported) <= allowed, path

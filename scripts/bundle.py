@@ -1,0 +1,120 @@
+"""What each node gets: its files and secrets, with their owners, in one archive for its root.
+
+The relay's bundle names neither model nor GPU: of the scripts it has those that look after a node,
+and of these none that has `model` in its path.
+"""
+
+from __future__ import annotations
+
+import io
+import tarfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+
+NODE_SCRIPTS = ("scripts/commands", "scripts/node", "scripts/doctor", "scripts/prove")
+NODE_COMMANDS = ("__init__.py", "__main__.py", "doctor.py", "prove.py")
+UNITS = ("node@.service", "node-reconcile@.service", "node-reconcile@.timer")
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """One node's part."""
+
+    node: str
+    """The Compose project, the instance of the systemd units, and the directory in /opt."""
+    compose_file: str
+    example: str
+    """Its example settings."""
+    sources: tuple[str, ...] = ()
+    """Folders that its images are built from, where it builds them itself."""
+    owners: tuple[tuple[str, int], ...] = ()
+    """Who may read which secret, besides root."""
+
+
+RELAY = Bundle(
+    "relay",
+    "compose.vps.yml",
+    ".env.vps.example",
+    owners=(("bot_token", 10001), ("link_token", 10001)),
+)
+MODEL = Bundle(
+    "model",
+    "compose.gpu.yml",
+    ".env.gpu.example",
+    sources=("services", "wireguard", "requirements"),
+    owners=(("link_token", 10003), ("store_key", 10003)),
+)
+
+
+def node_scripts(*, with_model: bool) -> Iterator[tuple[Path, str]]:
+    """The scripts that look after a node: each file, and its path on the node."""
+    for folder in NODE_SCRIPTS:
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            name = str(path.relative_to(ROOT))
+            if folder == "scripts/commands" and path.name not in NODE_COMMANDS:
+                continue
+            if with_model or "model" not in name:
+                yield path, name
+    for name in ("scripts/__init__.py", "scripts/python.sh", "scripts/reconcile"):
+        yield ROOT / name, name
+    yield ROOT / "scripts/adyton", "scripts/node-admin"
+
+
+def pack(bundle: Bundle, settings: str, secrets: Mapping[str, str]) -> bytes:
+    """Write the archive, to be unpacked at / by root; the same content makes the same bytes."""
+    home = f"opt/{bundle.node}"
+    owners = dict(bundle.owners)
+    written = io.BytesIO()
+    with tarfile.open(fileobj=written, mode="w", format=tarfile.PAX_FORMAT) as archive:
+        _add_directory(archive, home, 0o755)
+        _add_directory(archive, f"{home}/secrets", 0o700)
+        _add(archive, f"{home}/.env", settings.encode(), 0o600)
+        for name, value in sorted(secrets.items()):
+            _add(archive, f"{home}/secrets/{name}", value.encode(), 0o400, owners.get(name, 0))
+        for path, name in sorted(_files(bundle), key=lambda entry: entry[1]):
+            mode = 0o755 if path.stat().st_mode & 0o100 else 0o644
+            _add(archive, f"{home}/{name}", path.read_bytes(), mode)
+        for unit in UNITS:
+            content = (ROOT / "scripts/systemd" / unit).read_bytes()
+            _add(archive, f"etc/systemd/system/{unit}", content, 0o644)
+    return written.getvalue()
+
+
+def fill_in(example: str, values: Mapping[str, str]) -> str:
+    """Put values into the example settings, each in its place; raises KeyError for an odd name."""
+    left = dict(values)
+    lines = []
+    for line in example.splitlines():
+        name = line.removeprefix("#").partition("=")[0]
+        if name in left and line.lstrip("#").startswith(f"{name}="):
+            line = f"{name}={left.pop(name)}"
+        lines.append(line)
+    if left:
+        raise KeyError(*left)
+    return "\n".join(lines) + "\n"
+
+
+def _files(bundle: Bundle) -> Iterator[tuple[Path, str]]:
+    for name in (bundle.compose_file, "wireguard/resolv.conf"):
+        yield ROOT / name, name
+    yield from node_scripts(with_model=bundle.node == "model")
+    for folder in bundle.sources:
+        for path in (ROOT / folder).rglob("*"):
+            name = str(path.relative_to(ROOT))
+            if path.is_file() and "__pycache__" not in name and name != "wireguard/resolv.conf":
+                yield path, name
+
+
+def _add(archive: tarfile.TarFile, name: str, content: bytes, mode: int, owner: int = 0) -> None:
+    entry = tarfile.TarInfo(name)
+    entry.size, entry.mode, entry.uid, entry.gid = len(content), mode, owner, 0
+    archive.addfile(entry, io.BytesIO(content))
+
+
+def _add_directory(archive: tarfile.TarFile, name: str, mode: int) -> None:
+    entry = tarfile.TarInfo(name)
+    entry.type, entry.mode = tarfile.DIRTYPE, mode
+    archive.addfile(entry)

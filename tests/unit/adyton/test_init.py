@@ -1,0 +1,251 @@
+"""`init` makes two bundles out of a few answers, and changes what is asked for and nothing else."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from scripts.commands.__main__ import main
+from scripts.keys import make_private_key, public_key_of
+from services.gateway.settings import GatewaySettings
+from services.relay.settings import RelaySettings
+from services.settings import read_settings
+
+TOKEN = "123456789:" + "A" * 35
+ANSWERS = ["--vps", "198.18.5.7", "--users", "11,22", "--admins", "11", "--weights", "Qwen3-8B"]
+
+
+class Operator:
+    """Somebody who calls `init` without a terminal."""
+
+    def __init__(self, folder: Path) -> None:
+        self.out = folder / "nodes"
+        self.token_file = folder / "token"
+        self.token_file.write_text(TOKEN + "\n", encoding="utf-8")
+
+    def init(self, *arguments: str) -> int:
+        return main(["init", "--out", str(self.out), *arguments])
+
+    def init_all(self, *arguments: str) -> int:
+        return self.init(*ANSWERS, "--token-file", str(self.token_file), *arguments)
+
+    def files(self) -> dict[str, bytes]:
+        return {path.name: path.read_bytes() for path in self.out.iterdir()}
+
+    def bundle(self, node: str) -> dict[str, tarfile.TarInfo]:
+        with tarfile.open(self.out / f"{node}.tar") as archive:
+            return {entry.name: entry for entry in archive}
+
+    def text(self, node: str, name: str) -> str:
+        with tarfile.open(self.out / f"{node}.tar") as archive:
+            file = archive.extractfile(f"opt/{node}/{name}")
+            assert file
+            return file.read().decode()
+
+    def settings(self, node: str) -> dict[str, str]:
+        lines = self.text(node, ".env").splitlines()
+        return dict(line.split("=", 1) for line in lines if re.match("[A-Z]", line))
+
+
+@pytest.fixture
+def operator(tmp_path: Path) -> Operator:
+    return Operator(tmp_path)
+
+
+def test_bundles_fit_each_other(operator: Operator) -> None:
+    """Each end knows the other's public key; what both must know is the same on both."""
+    assert operator.init_all() == 0
+
+    relay, model = operator.settings("relay"), operator.settings("model")
+    for one, other in (("relay", model), ("model", relay)):
+        private = operator.text(one, "secrets/tunnel_private_key")
+        assert other["TUNNEL_PEER_KEY"] == public_key_of(private)
+    for name in ("tunnel_preshared_key", "link_token"):
+        assert operator.text("relay", f"secrets/{name}") == operator.text(
+            "model", f"secrets/{name}"
+        )
+    assert (relay["ALLOWED_USERS"], model["ALLOWED_USERS"], model["ADMINS"]) == (
+        "11,22", "11,22", "11",
+    )  # fmt: skip
+    assert (relay["TUNNEL_PORT"], model["TUNNEL_ENDPOINT"]) == ("51820", "198.18.5.7:51820")
+    assert operator.text("relay", "secrets/bot_token") == TOKEN
+
+
+def test_key_is_what_wireguard_makes_of_it() -> None:
+    """The test vector of RFC 7748, section 6.1; and a private key is clamped."""
+    private = "dwdtCnMYpX08FsFyUbJmRd9ML4frwJkqsXf7pR25LCo="
+    assert public_key_of(private) == "hSDwCYkwp1R0i33ctD73Wg2/Og0mOBr066SpjqqbTmo="
+
+    assert make_private_key() != make_private_key()
+
+
+def test_services_take_what_was_made(operator: Operator, tmp_path: Path) -> None:
+    """Their own checks find nothing wrong with settings and secrets."""
+    operator.init_all("--relay", "BOT_NAME=Helper", "--model", "ANSWER_TOKENS=512")
+    cases: list[tuple[str, Any, dict[str, str]]] = [
+        ("relay", RelaySettings, {"LINK_ADDRESS": "10.66.0.2"}),
+        ("model", GatewaySettings, {"LISTEN_ADDRESS": "10.66.0.2"}),
+    ]
+    for node, kind, fixed in cases:
+        folder = tmp_path / node
+        folder.mkdir()
+        for name in operator.bundle(node):
+            if "/secrets/" in name:
+                secret = Path(name).name
+                (folder / secret).write_text(operator.text(node, f"secrets/{secret}"))
+        read_settings(kind, operator.settings(node) | fixed, folder)
+
+
+def test_secrets_belong_to_who_reads_them(operator: Operator) -> None:
+    """Root's, but for those of the services' own users; nobody else reads any, nor the answers."""
+    operator.init_all()
+    for node, owners in (
+        ("relay", {"bot_token": 10001, "link_token": 10001}),
+        ("model", {"link_token": 10003, "store_key": 10003}),
+    ):
+        entries = operator.bundle(node)
+        secrets = {Path(n).name: e for n, e in entries.items() if "/secrets/" in n}
+        assert len(secrets) == 4
+        assert {entry.mode for entry in secrets.values()} == {0o400}
+        assert {n: e.uid for n, e in secrets.items()} == {n: owners.get(n, 0) for n in secrets}
+        assert entries[f"opt/{node}/.env"].mode == 0o600
+        assert entries[f"opt/{node}/secrets"].mode == 0o700
+    assert operator.out.stat().st_mode & 0o777 == 0o700
+    assert {path.stat().st_mode & 0o777 for path in operator.out.iterdir()} == {0o600}
+
+
+def test_bundle_holds_no_secret_of_the_other_node(operator: Operator) -> None:
+    """A lost VPS opens neither the store nor the tunnel's other end."""
+    operator.init_all()
+    kept = json.loads((operator.out / "answers.json").read_text())["secrets"]
+    files = operator.files()
+
+    for secret in ("model_private_key", "store_key"):
+        assert kept[secret].encode() not in files["relay.tar"]
+    for secret in ("relay_private_key", "bot_token"):
+        assert kept[secret].encode() not in files["model.tar"]
+    assert TOKEN.encode() not in files["model.tar"]
+
+
+def test_again_changes_nothing(operator: Operator, capsys: pytest.CaptureFixture[str]) -> None:
+    """With the same answers, or with none."""
+    operator.init_all("--relay", "LOG_LEVEL=DEBUG")
+    before = operator.files()
+    capsys.readouterr()
+
+    assert operator.init_all() == 0
+    assert operator.init() == 0
+
+    assert operator.files() == before
+    assert "nothing was changed" in capsys.readouterr().out
+    assert operator.settings("relay")["LOG_LEVEL"] == "DEBUG"
+
+
+def test_one_answer_changes_one_thing(operator: Operator) -> None:
+    """Another user: the lists of users, and no key."""
+    operator.init_all()
+    before = {node: operator.settings(node) for node in ("relay", "model")}
+    secrets = operator.text("model", "secrets/store_key")
+
+    operator.init("--users", "11,22,33")
+
+    for node, settings in before.items():
+        assert operator.settings(node) == settings | {"ALLOWED_USERS": "11,22,33"}
+    assert operator.text("model", "secrets/store_key") == secrets
+
+
+def test_setting_can_be_given_and_taken_back(operator: Operator) -> None:
+    """By its name in the example; empty means as there."""
+    operator.init_all("--model", "HISTORY_DAYS=30")
+    assert operator.settings("model")["HISTORY_DAYS"] == "30"
+
+    operator.init("--model", "HISTORY_DAYS=")
+
+    assert "HISTORY_DAYS" not in operator.settings("model")
+
+
+def test_dry_run_writes_nothing(operator: Operator, capsys: pytest.CaptureFixture[str]) -> None:
+    """It says what it would write."""
+    assert operator.init_all("--dry-run") == 0
+
+    assert "Would write" in capsys.readouterr().out
+    assert not operator.out.exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--vps", "vps.example.org"], "--vps: give the VPS's IPv4 address"),
+        (["--vps", "0.0.0.0"], "--vps: give the address at which the VPS is reached"),
+        (["--vps", "198.18.5.7:0"], "--vps: give a port"),
+        (["--users", "me"], "--users: give Telegram user ids"),
+        (["--users", ""], "--users: give Telegram user ids"),
+        (["--admins", "33"], "admins must stand among the users"),
+        (["--weights", "../x"], "--weights: give the name of the model's folder"),
+        (["--resolver", "dns"], "--resolver: give the IPv4 address of a name server"),
+        (["--relay", "NO_SUCH=1"], "--relay NO_SUCH: .env.vps.example does not know it"),
+        (["--relay", "loud"], "a setting is given as NAME=VALUE"),
+        (["--model", "ADMINS=1"], "--model ADMINS: there is a question for that"),
+    ],
+)
+def test_bad_answer_has_its_sentence(
+    operator: Operator,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    sentence: str,
+) -> None:
+    """And nothing is written."""
+    assert operator.init_all(*arguments) == 1
+
+    assert capsys.readouterr().err.startswith(sentence)
+    assert not operator.out.exists()
+
+
+def test_what_is_missing_is_named(
+    operator: Operator, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where nobody can be asked; the token is never shown."""
+    monkeypatch.setattr("sys.stdin", io.StringIO())
+    assert operator.init() == 1
+    assert "--vps is missing" in capsys.readouterr().err
+    assert operator.init(*ANSWERS) == 1
+    assert "--token-file is missing" in capsys.readouterr().err
+    operator.token_file.write_text("not a token")
+    assert operator.init_all() == 1
+    said = capsys.readouterr()
+    assert "give the token as BotFather gave it to you" in said.err
+    assert "not a token" not in said.err + said.out
+
+
+def test_answers_are_asked_for_on_a_terminal(
+    operator: Operator, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A bad one is asked for again; what has a default needs none."""
+    said = iter(["nowhere", "198.18.5.7:4000", "11", "", "", "Qwen3-8B"])
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+    monkeypatch.setattr("builtins.input", lambda _question: next(said))
+    monkeypatch.setattr("getpass.getpass", lambda _question: TOKEN)
+
+    assert operator.init() == 0
+
+    assert operator.settings("model")["TUNNEL_ENDPOINT"] == "198.18.5.7:4000"
+    assert operator.settings("relay")["RESOLVER"] == "9.9.9.9"
+    assert TOKEN not in capsys.readouterr().out
+
+
+def test_damaged_answers_are_not_overwritten(
+    operator: Operator, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """New keys would not open the old store."""
+    operator.init_all()
+    (operator.out / "answers.json").write_text("{")
+
+    assert operator.init_all() == 1
+    assert "cannot be read" in capsys.readouterr().err
+    assert (operator.out / "answers.json").read_text() == "{"
