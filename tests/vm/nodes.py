@@ -2,17 +2,19 @@
 
 import json
 import shutil
+import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from scripts import bundle
+from scripts.bundle import Bundle
 from scripts.pair import Pair
 from scripts.setup import ROOT
 from tests.vm.machine import Machine
 
 VERSION = "0.1.0"
 SOCKET = "/run/docker.sock"
-UNITS = ("node@.service", "node-reconcile@.service", "node-reconcile@.timer")
 
 
 @dataclass(frozen=True)
@@ -28,8 +30,8 @@ class Plan:
     live_restore: bool
     """Whether its containers outlive Docker's daemon: one node shows this way, the other that."""
     images: tuple[str, ...]
-    files: tuple[str, ...]
-    """Of the repository, which are all that a node gets of it."""
+    bundle: Bundle
+    """What an operator is given for it by `init`."""
     overlays: tuple[str, ...]
     """Compose files on top of the node's own."""
     services: tuple[str, ...]
@@ -45,15 +47,13 @@ class Plan:
         return f"52:54:00:00:00:{self.last_number:02d}"
 
 
-EVERY_NODE = ("wireguard/resolv.conf", "scripts/reconcile")
-
 RELAY = Plan(
     project="relay",
     last_number=10,
     memory=512,
     live_restore=True,
     images=tuple(f"node/{name}:{VERSION}" for name in ("wireguard", "egress", "relay")),
-    files=(*EVERY_NODE, "compose.vps.yml", ".env.vps.example"),
+    bundle=bundle.RELAY,
     overlays=("tests/vm/relay.yml",),
     services=("wireguard", "uplink", "egress", "relay"),
     members=("relay",),
@@ -64,7 +64,7 @@ MODEL = Plan(
     memory=1024,
     live_restore=False,
     images=(f"node/wireguard:{VERSION}", f"node/gateway:{VERSION}", f"node-test/stubs:{VERSION}"),
-    files=(*EVERY_NODE, "compose.gpu.yml", ".env.gpu.example"),
+    bundle=bundle.MODEL,
     overlays=("tests/stubs/engine.yml", "tests/vm/model.yml"),
     services=("wireguard", "uplink", "gateway", "engine"),
     members=("gateway",),
@@ -73,35 +73,29 @@ MODEL = Plan(
 
 def lay_out(plan: Plan, pair: Pair, target: Path) -> None:
     """Everything that an operator puts onto the machine, at the paths where it belongs there."""
+    settings = (pair.state / f"{plan.project}.env").read_text(encoding="utf-8").splitlines()
+    files = [plan.bundle.compose_file, *(Path(overlay).name for overlay in plan.overlays)]
+    kept = [line for line in settings if not line.startswith(("SECRETS=", "ENV_FILE="))]
+    secrets = {
+        secret.name: secret.read_text(encoding="utf-8")
+        for secret in (pair.state / plan.project).iterdir()
+    }
+    archive = bundle.pack(
+        plan.bundle, "\n".join([f"COMPOSE_FILE={':'.join(files)}", *kept, ""]), secrets
+    )
+    target.mkdir(parents=True, exist_ok=True)
+    subprocess.run(["tar", "-xp", "-C", str(target)], input=archive, check=True)
     home = target / "opt" / plan.project
-    for name in plan.files:
-        (home / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy2(ROOT / name, home / name)
     for overlay in plan.overlays:
         shutil.copy2(ROOT / overlay, home / Path(overlay).name)
     if plan is RELAY:
         shutil.copyfile(pair.state / "telegram" / "ca.pem", home / "telegram_ca.pem")
-    secrets = home / "secrets"
-    secrets.mkdir()
-    for secret in (pair.state / plan.project).iterdir():
-        shutil.copy2(secret, secrets / secret.name)
-        owner = secret.stat()
-        shutil.chown(secrets / secret.name, owner.st_uid, owner.st_gid)
-    settings = (pair.state / f"{plan.project}.env").read_text(encoding="utf-8").splitlines()
-    own = next(name for name in plan.files if name.startswith("compose"))
-    files = ":".join([own, *(Path(overlay).name for overlay in plan.overlays)])
-    kept = [line for line in settings if not line.startswith(("SECRETS=", "ENV_FILE="))]
-    (home / ".env").write_text("\n".join([f"COMPOSE_FILE={files}", *kept, ""]), encoding="utf-8")
-    _lay_out_units(plan, target / "etc" / "systemd" / "system")
-
-
-def _lay_out_units(plan: Plan, target: Path) -> None:
-    """As `systemctl enable node@NAME` does it: nothing else is to be enabled."""
-    wants = target / "multi-user.target.wants"
+    # As `systemctl enable node@NAME` does it: nothing else is to be enabled.
+    units = target / "etc" / "systemd" / "system"
+    wants = units / "multi-user.target.wants"
     wants.mkdir(parents=True)
-    for unit in UNITS:
-        shutil.copyfile(ROOT / "scripts" / "systemd" / unit, target / unit)
-    (wants / f"node@{plan.project}.service").symlink_to(f"/etc/systemd/system/{UNITS[0]}")
+    unit = "/etc/systemd/system/node@.service"
+    (wants / f"node@{plan.project}.service").symlink_to(unit)
 
 
 @dataclass(frozen=True)
