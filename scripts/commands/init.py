@@ -26,6 +26,9 @@ ABOUT = "make the bundles of two new nodes, or change their settings"
 
 COULD_NOT = 1
 
+LASTING = ("store_key", "bot_token")
+"""These outlive a rotation: one opens what is stored, the other is BotFather's to change."""
+
 PRIVACY = """\
 Before you tell anybody:
   [ ] The bot belongs to a Telegram account of its own: no real name, no photograph, and a number
@@ -116,6 +119,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             help=f"another setting of the {node} node, out of its example; empty: as there",
         )
     parser.add_argument("--out", type=Path, default=Path("nodes"), help="`nodes` if not given")
+    parser.add_argument(
+        "--rotate",
+        action="store_true",
+        help="new keys for the tunnel and a new link token; the store's key stays",
+    )
     parser.add_argument("--dry-run", action="store_true", help="say what would be written")
 
 
@@ -133,7 +141,9 @@ def run(arguments: argparse.Namespace) -> int:
             node: kept.get(node, {}) | read_settings(getattr(arguments, node))
             for node in ("relay", "model")
         }
-        keys = kept.get("secrets", {}) or make_secrets()
+        keys = kept.get("secrets", {})
+        if not keys or arguments.rotate:
+            keys = make_secrets() | {name: keys[name] for name in LASTING if name in keys}
         keys = {**keys, "bot_token": token_from(arguments.token_file, keys.get("bot_token", ""))}
         files = {
             "answers.json": json.dumps({**answers, **more, "secrets": keys}, indent=1).encode(),

@@ -160,6 +160,21 @@ def test_one_answer_changes_one_thing(operator: Operator) -> None:
     assert operator.text("model", "secrets/store_key") == secrets
 
 
+def test_rotation_renews_all_but_the_stores_key(operator: Operator) -> None:
+    """Both ends get new keys that fit each other; what is stored can still be opened."""
+    operator.init_all()
+    names = ("tunnel_private_key", "tunnel_preshared_key", "link_token", "store_key")
+    before = {name: operator.text("model", f"secrets/{name}") for name in names}
+
+    assert operator.init("--rotate") == 0
+
+    after = {name: operator.text("model", f"secrets/{name}") for name in names}
+    assert {name for name in names if after[name] == before[name]} == {"store_key"}
+    public = public_key_of(after["tunnel_private_key"])
+    assert operator.settings("relay")["TUNNEL_PEER_KEY"] == public
+    assert operator.text("relay", "secrets/bot_token") == TOKEN
+
+
 def test_setting_can_be_given_and_taken_back(operator: Operator) -> None:
     """By its name in the example; empty means as there."""
     operator.init_all("--model", "HISTORY_DAYS=30")
