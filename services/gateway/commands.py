@@ -19,6 +19,7 @@ from services.gateway.effects import (
 )
 from services.gateway.export import write_documents
 from services.gateway.history import estimate_tokens
+from services.gateway.limits import Allowance
 from services.gateway.menu import Menu
 from services.gateway.store import Ask, Chat, Store, Usage
 from services.gateway.texts import Language, add_remark, is_visible, say
@@ -55,7 +56,7 @@ class Commands:
         access: Access,
         again: Again,
         menu: Menu,
-        prompt_tokens: int,
+        allowance: Allowance,
         history_days: int,
         describe: Callable[[Language], str],
     ) -> None:
@@ -67,7 +68,7 @@ class Commands:
         self._access = access
         self._again = again
         self._menu = menu
-        self._prompt_tokens = prompt_tokens
+        self._allowance = allowance
         self._history_days = history_days
         self._describe = describe
 
@@ -151,7 +152,7 @@ class Commands:
         if not words:
             chosen = self._store.preferences(user_id).instruction
             return say("instruction", language, text=chosen) if chosen else say("how", language)
-        if estimate_tokens(words[0]) > self._prompt_tokens // INSTRUCTION_SHARE:
+        if estimate_tokens(words[0]) > self._allowance.ask_tokens // INSTRUCTION_SHARE:
             return say("too long", language)
         self._menu.instruct(user_id, words[0])
         return say("instructed", language)
@@ -214,7 +215,7 @@ class Commands:
     def _usage(self, user_id: int, language: Language) -> str:
         rows = self._store.usage(USAGE_DAYS, user_id)
         total = sum((row.usage for row in rows), Usage())
-        return say(
+        used = say(
             "usage",
             language,
             days=USAGE_DAYS,
@@ -223,6 +224,7 @@ class Commands:
             answer=total.answer_tokens,
             seconds=round(total.engine_ms / 1000),
         )
+        return f"{used}\n{self._allowance.left(user_id, language)}".strip()
 
     def _users(self, language: Language) -> str:
         used: dict[int, tuple[int, int]] = {}

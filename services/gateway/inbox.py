@@ -94,7 +94,7 @@ class Inbox:
         self._again = Again(store, self._allowance)
         self._menu = Menu(store, personas)
         self._commands = Commands(
-            store, access, self._again, self._menu, limits.ask_tokens, history_days, describe
+            store, access, self._again, self._menu, self._allowance, history_days, describe
         )
 
     async def accept(self, batch: Batch) -> Receipts:

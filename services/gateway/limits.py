@@ -53,6 +53,25 @@ class Allowance:
             return say("daily tokens", language, count=limits.daily_tokens, **_renewal())
         return ""
 
+    @property
+    def ask_tokens(self) -> int:
+        """How long one ask may be."""
+        return self._limits.ask_tokens
+
+    def left(self, user_id: int, language: Language) -> str:
+        """Say what this user may still have today; nothing where nothing is limited."""
+        limits = self._limits
+        asked, spent = self._store.used_today(user_id)
+        left = [
+            say(f"{what} left", language, count=max(0, most - used))
+            for what, most, used in (
+                ("asks", limits.daily_asks, asked),
+                ("tokens", limits.daily_tokens, spent),
+            )
+            if most
+        ]
+        return say("left", language, what=", ".join(left), **_renewal()) if left else ""
+
     def haste(self, update: Update, language: Language) -> str:
         """Say that a user writes too fast, by Telegram's clock; nothing if they do not.
 

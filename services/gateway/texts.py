@@ -224,6 +224,12 @@ _TEXTS: dict[str, dict[Language, str]] = {
             "написано токенов {answer}, время {seconds} с."
         ),
     },
+    "left": {
+        "en": "Left today: {what}. The next day begins in {hours} h {minutes} min.",
+        "ru": "На сегодня осталось: {what}. Новый день начнётся через {hours} ч {minutes} мин.",
+    },
+    "asks left": {"en": "questions {count}", "ru": "вопросов {count}"},
+    "tokens left": {"en": "tokens {count}", "ru": "токенов {count}"},
     "whom": {
         "en": "Say whom: {command} and the number that Telegram gives the user.",
         "ru": "Укажите кого: {command} и номер пользователя в Telegram.",

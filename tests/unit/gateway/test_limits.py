@@ -165,3 +165,27 @@ async def test_message_that_the_disk_did_not_take_counts_once(
             await inbox.accept(batch)
 
     assert [r.outcome for r in (await inbox.accept(batch)).receipts] == ["accepted"]
+
+
+@pytest.mark.parametrize(
+    ("limits", "left"),
+    [
+        ({}, ""),
+        ({"daily_asks": 3}, "Left today: questions 2."),
+        ({"daily_tokens": 25}, "Left today: tokens 15."),
+        ({"daily_asks": 1, "daily_tokens": 5}, "Left today: questions 0, tokens 0."),
+    ],
+)
+async def test_usage_says_what_is_left(
+    gateway: Gateway, noon: None, limits: dict[str, int], left: str
+) -> None:
+    """Of what is limited, and when there is more."""
+    inbox = gateway.limit(**limits)
+    await gateway.say(inbox, "one")
+    await gateway.answer_all()
+
+    await gateway.say(inbox, "/usage")
+
+    used, _, rest = (await gateway.last_reply()).partition("\n")
+    assert "questions 1, tokens read 5, tokens written 5" in used
+    assert rest == (f"{left} The next day begins in 11 h 59 min." if left else "")
