@@ -8,7 +8,7 @@ from typing import Literal
 from services.gateway.buttons import stop_button
 from services.gateway.effects import Asked, Effect, Opened
 from services.gateway.limits import Allowance
-from services.gateway.store import Ask, Chat, Store
+from services.gateway.store import Ask, Chat, Piece, Store
 from services.gateway.texts import Language, say
 from services.wire import Reply, Update
 
@@ -50,6 +50,28 @@ class Again:
         reopened = self._store.reopen(chat, exchange, language, goes_on=verb == "more")
         self._open(*reopened, language, effects)
         return say("retrying" if verb == "again" else "going on", language)
+
+    def reword(
+        self, update: Update, piece: Piece, language: Language, effects: list[Effect]
+    ) -> bool:
+        """Answer the latest question anew, in place, as its user has reworded it; False: cannot be.
+
+        One of several messages is not the whole of the question, and an answer that the relay is
+        still working on is not to be disturbed.
+        """
+        chat: Chat = (update.chat_id, update.thread_id)
+        exchange = self._store.exchange(chat)
+        if (
+            not exchange
+            or (exchange.message_id, exchange.user_id) != (piece.message_id, update.user_id)
+            or exchange.pieces != 1
+            or not exchange.parts
+            or self._store.asks(chat)
+        ):
+            return False
+        reopened = self._store.reopen(chat, exchange, language, wording=piece)
+        self._open(*reopened, language, effects)
+        return True
 
     def command(self, update: Update, language: Language, effects: list[Effect]) -> str:
         """Answer the latest question once more, below; returns why not, if it cannot be."""

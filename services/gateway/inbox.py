@@ -232,6 +232,8 @@ class Inbox:
         why = self._allowance.refusal(update.user_id, language)
         if why := why or self._allowance.haste(update, language):
             return self._refuse(update, why, effects)
+        if update.kind == "edit" and self._again.reword(update, piece, language, effects):
+            return "accepted"
         reply = self._store.add_reply(chat, update.message_id, markup="markdown")
         ask = self._store.add_ask(reply.id, update.user_id, chat, language, [piece])
         effects.append(Opened(self._store.set_buttons(reply, stop_button(ask, language))))

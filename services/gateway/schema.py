@@ -77,6 +77,7 @@ MIGRATIONS = (
         user_id INTEGER PRIMARY KEY, language TEXT NOT NULL, persona TEXT NOT NULL,
         instruction TEXT NOT NULL, style TEXT NOT NULL, length TEXT NOT NULL,
         streaming INTEGER NOT NULL, reasoning INTEGER NOT NULL);
+    ALTER TABLE exchanges ADD COLUMN pieces INTEGER NOT NULL DEFAULT 0;
     ALTER TABLE replies ADD COLUMN menu_of INTEGER NOT NULL DEFAULT 0;
     CREATE TABLE menus(
         chat_id INTEGER, message_id INTEGER, thread_id INTEGER NOT NULL, user_id INTEGER NOT NULL,

@@ -137,6 +137,8 @@ class Exchange:
     """The question's turn; the next one is the answer's."""
     parts: tuple[int, ...]
     """The answer's messages; none until the relay is done with them."""
+    pieces: int
+    """The question's messages; 0 where that is not known any more."""
 
 
 @dataclass(frozen=True)
@@ -397,8 +399,8 @@ class Store(Database):
                 )
                 first = first or self._db.last_insert_rowid()
             self._db.execute(
-                "INSERT OR REPLACE INTO exchanges VALUES(?, ?, ?, ?, ?, ?, '[]')",
-                (*chat, ask.id, ask.user_id, ask.message_id, first),
+                "INSERT OR REPLACE INTO exchanges VALUES(?, ?, ?, ?, ?, ?, '[]', ?)",
+                (*chat, ask.id, ask.user_id, ask.message_id, first, len(ask.pieces)),
             )
 
     def fail_ask(self, ask: Ask, shown: str, retry: Button, spent: Usage) -> bool:
@@ -435,11 +437,14 @@ class Store(Database):
     def exchange(self, chat: Chat) -> Exchange | None:
         """Read the latest exchange of the chat's conversation."""
         row = self._db.execute(
-            "SELECT ask_id, user_id, message_id, first_turn, parts FROM exchanges"
+            "SELECT ask_id, user_id, message_id, first_turn, parts, pieces FROM exchanges"
             " WHERE chat_id = ? AND thread_id = ?",
             chat,
         ).fetchone()
-        return Exchange(row[0], row[1], row[2], row[3], tuple(json.loads(row[4]))) if row else None
+        if not row:
+            return None
+        ask_id, user_id, message_id, first_turn, parts, pieces = row
+        return Exchange(ask_id, user_id, message_id, first_turn, tuple(json.loads(parts)), pieces)
 
     def reopen(
         self,
@@ -449,10 +454,12 @@ class Store(Database):
         *,
         in_place: bool = True,
         goes_on: bool = False,
+        wording: Piece | None = None,
     ) -> tuple[Reply, Ask]:
         """Take the latest exchange back, and let its question wait again.
 
-        In the answer's messages or in new ones; `goes_on`: with the answer as a beginning.
+        In the answer's messages or in new ones; `goes_on`: with the answer as a beginning;
+        `wording`: as it is worded now.
         """
         question, answer = (
             row[0]
@@ -474,7 +481,7 @@ class Store(Database):
             "INSERT INTO parts VALUES(?, ?, ?)",
             ((reply.id, position, message_id) for position, message_id in enumerate(parts)),
         )
-        piece = Piece(exchange.message_id, question, 0)
+        piece = wording or Piece(exchange.message_id, question, 0)
         ask = self.add_ask(reply.id, exchange.user_id, chat, language, [piece])
         return reply.model_copy(update={"parts": parts}), ask
 

@@ -213,3 +213,81 @@ async def test_limits_hold_for_another_answer(gateway: Gateway) -> None:
             await store.run(store.add_ask, waiting.id, USER, (USER, 5 + number), "en", piece)
 
         assert (await chat.press(reply, "again")).startswith("You have 9 messages waiting")
+
+
+async def test_edited_question_is_answered_in_place(gateway: Gateway) -> None:
+    """In the same messages; the conversation knows the new wording and the new answer alone."""
+    gateway.engine.scripts.extend([["one"], ["two"]])
+    async with gateway.life():
+        chat = Chat(gateway)
+        first = await chat.answer_to("Wat is it?", message_id=1001)
+
+        second = await chat.answer_to("What is it?", message_id=1001, kind="edit", edited_at=5)
+
+        assert (second.text, second.parts) == ("two", tuple(first.parts) or (91,))
+        assert second.id != first.id
+        assert await chat.turns() == ["What is it?", "two"]
+        assert [request[-1]["content"] for request in gateway.engine.requests] == [
+            "Wat is it?", "What is it?",
+        ]  # fmt: skip
+
+
+async def test_edit_of_what_is_no_longer_the_latest_is_asked_below(gateway: Gateway) -> None:
+    """What was said since would not fit; and after /new nothing is known of it."""
+    gateway.engine.scripts.extend([["one"], ["two"], ["three"], ["four"]])
+    async with gateway.life():
+        chat = Chat(gateway)
+        await chat.answer_to("first", message_id=1001)
+        await chat.answer_to("second", message_id=1002)
+
+        below = await chat.answer_to("first!", message_id=1001, kind="edit", edited_at=5)
+        assert (below.text, below.parts) == ("three", ())
+        await chat.command("/new")
+        await chat.shown()
+        below = await chat.answer_to("first?", message_id=1001, kind="edit", edited_at=6)
+
+        assert (below.text, below.parts) == ("four", ())
+
+
+async def test_edit_of_a_piece_of_a_paste_is_asked_below(gateway: Gateway) -> None:
+    """It is not the whole question."""
+    gateway.engine.scripts.extend([["one"], ["two"]])
+    long = "x" * 3000
+    async with gateway.life():
+        chat = Chat(gateway)
+        await gateway.accept(message(501, long), message(502, "the end"))
+        await chat.shown()
+
+        below = await chat.answer_to("y" * 3000, message_id=1501, kind="edit", edited_at=5)
+
+        assert (below.text, below.parts) == ("two", ())
+        assert await chat.turns() == [f"{long}\nthe end", "one", "y" * 3000, "two"]
+
+
+async def test_nobody_else_rewords_a_question(gateway: Gateway) -> None:
+    """Not even by an edit of a message with the same number, which another chat may have."""
+    gateway.engine.scripts.append(["one"])
+    async with gateway.life():
+        chat = Chat(gateway)
+        await chat.answer_to("question", message_id=1001)
+        exchange = await gateway.store.run(gateway.store.exchange, CHAT)
+        assert exchange
+
+        for changes in ({"user_id": OTHER}, {"chat_id": OTHER}):
+            edit = message(700, "other", message_id=1001, kind="edit", edited_at=5, **changes)
+            await gateway.accept(edit)
+
+        assert await gateway.store.run(gateway.store.exchange, CHAT) == exchange
+
+
+async def test_edit_while_the_relay_is_at_work_is_asked_below(gateway: Gateway) -> None:
+    """Its messages are not to be disturbed."""
+    gateway.engine.scripts.extend([["one"], ["two"]])
+    async with gateway.life():
+        await gateway.accept(message(1, "question"))
+        await gateway.wait_for_end()
+
+        await gateway.accept(message(2, "question!", message_id=1001, kind="edit", edited_at=5))
+
+        first, second = await gateway.wait_for_end(2)
+        assert (first.text, second.text, second.parts) == ("one", "two", ())
