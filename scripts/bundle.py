@@ -7,6 +7,7 @@ and of these none that has `model` in its path.
 from __future__ import annotations
 
 import io
+import re
 import tarfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -69,12 +70,16 @@ def pack(bundle: Bundle, settings: str, secrets: Mapping[str, str]) -> bytes:
     owners = dict(bundle.owners)
     written = io.BytesIO()
     with tarfile.open(fileobj=written, mode="w", format=tarfile.PAX_FORMAT) as archive:
-        _add_directory(archive, home, 0o755)
+        # None for {home} itself: tar would put a directory in the place of a symbolic link.
         _add_directory(archive, f"{home}/secrets", 0o700)
         _add(archive, f"{home}/.env", settings.encode(), 0o600)
         for name, value in sorted(secrets.items()):
             _add(archive, f"{home}/secrets/{name}", value.encode(), 0o400, owners.get(name, 0))
-        for path, name in sorted(_files(bundle), key=lambda entry: entry[1]):
+        files = sorted(_files(bundle), key=lambda entry: entry[1])
+        folders = {str(above) for _, name in files for above in Path(name).parents} - {"."}
+        for folder in sorted(folders):
+            _add_directory(archive, f"{home}/{folder}", 0o755)
+        for path, name in files:
             mode = 0o755 if path.stat().st_mode & 0o100 else 0o644
             _add(archive, f"{home}/{name}", path.read_bytes(), mode)
         for unit in UNITS:
@@ -84,21 +89,33 @@ def pack(bundle: Bundle, settings: str, secrets: Mapping[str, str]) -> bytes:
 
 
 def fill_in(example: str, values: Mapping[str, str]) -> str:
-    """Put values into the example settings, each in its place; raises KeyError for an odd name."""
+    """Put values into the example settings, each in its place.
+
+    Raises KeyError for an odd name, ValueError for a value that cannot stand in such a file.
+    """
     left = dict(values)
     lines = []
     for line in example.splitlines():
         name = line.removeprefix("#").partition("=")[0]
         if name in left and line.lstrip("#").startswith(f"{name}="):
-            line = f"{name}={left.pop(name)}"
+            line = f"{name}={_quoted(left.pop(name))}"
         lines.append(line)
     if left:
         raise KeyError(*left)
     return "\n".join(lines) + "\n"
 
 
+def _quoted(value: str) -> str:
+    """Write a value so that Compose takes it as it is: it would read `$`, `#` and quotes."""
+    if re.fullmatch(r"[\w.,:/+=@-]*", value):
+        return value
+    if not value.isprintable() or "'" in value:
+        raise ValueError
+    return f"'{value}'"
+
+
 def _files(bundle: Bundle) -> Iterator[tuple[Path, str]]:
-    for name in (bundle.compose_file, "wireguard/resolv.conf"):
+    for name in (bundle.compose_file, bundle.example, "wireguard/resolv.conf"):
         yield ROOT / name, name
     yield from node_scripts(with_model=bundle.node == "model")
     for folder in bundle.sources:

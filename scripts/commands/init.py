@@ -26,6 +26,16 @@ ABOUT = "make the bundles of two new nodes, or change their settings"
 
 COULD_NOT = 1
 
+SECRETS = (
+    "relay_private_key", "model_private_key", "tunnel_preshared_key", "link_token", "store_key",
+    "bot_token",
+)  # fmt: skip
+
+TOGETHER = {"LINK_PORT", "TUNNEL_ADDRESS", "TUNNEL_PEER_ADDRESS", "TUNNEL_MTU"}
+"""Settings that would cut the nodes apart if they were changed at one end alone."""
+
+LOCAL = {"SECRETS", "ENV_FILE", "COMPOSE_FILE"}
+
 LASTING = ("store_key", "bot_token")
 """These outlive a rotation: one opens what is stored, the other is BotFather's to change."""
 
@@ -43,16 +53,16 @@ class BadAnswer(Exception):
 
 
 def check_endpoint(text: str) -> str:
-    host, colon, port = text.partition(":")
+    host, colon, port = text.strip().partition(":")
     try:
         address = ipaddress.IPv4Address(host)
     except ValueError:
         raise BadAnswer("give the VPS's IPv4 address, such as 198.51.100.7") from None
-    if address.is_multicast or address.is_unspecified or address.is_loopback:
+    if not 1 <= int(host.partition(".")[0]) <= 223 or address.is_loopback:
         raise BadAnswer("give the address at which the VPS is reached")
     if colon and not (re.fullmatch("[0-9]{1,5}", port) and 1 <= int(port) <= 65535):
         raise BadAnswer("give a port between 1 and 65535, such as 198.51.100.7:51820")
-    return f"{address}:{port or 51820}"
+    return f"{address}:{int(port or 51820)}"
 
 
 def check_users(text: str) -> str:
@@ -68,9 +78,12 @@ def check_admins(text: str) -> str:
 
 def check_resolver(text: str) -> str:
     try:
-        return str(ipaddress.IPv4Address(text))
+        address = ipaddress.IPv4Address(text.strip())
     except ValueError:
-        raise BadAnswer("give the IPv4 address of a name server, such as 9.9.9.9") from None
+        address = ipaddress.IPv4Address(0)
+    if address.is_multicast or address.is_unspecified:
+        raise BadAnswer("give the IPv4 address of a name server, such as 9.9.9.9")
+    return str(address)
 
 
 def check_weights(text: str) -> str:
@@ -118,7 +131,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             metavar="NAME=VALUE",
             help=f"another setting of the {node} node, out of its example; empty: as there",
         )
-    parser.add_argument("--out", type=Path, default=Path("nodes"), help="`nodes` if not given")
+    parser.add_argument(
+        "--out", type=Path, default=ROOT / "nodes", help="`nodes` beside the scripts if not given"
+    )
     parser.add_argument(
         "--rotate",
         action="store_true",
@@ -137,7 +152,7 @@ def run(arguments: argparse.Namespace) -> int:
         }
         if not set(answers["admins"].split(",")) <= {*answers["users"].split(","), ""}:
             raise BadAnswer("admins must stand among the users")
-        more = {
+        more: dict[str, dict[str, str]] = {
             node: kept.get(node, {}) | read_settings(getattr(arguments, node))
             for node in ("relay", "model")
         }
@@ -160,13 +175,30 @@ def run(arguments: argparse.Namespace) -> int:
 
 def read_kept(out: Path) -> dict[str, Any]:
     """What an earlier call was told and made. Raises BadAnswer where that cannot be read."""
+    path = out / "answers.json"
     try:
-        kept = json.loads((out / "answers.json").read_text(encoding="utf-8"))
+        kept = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
+        if any(out.glob("*.tar")):
+            raise BadAnswer(
+                f"{path} is gone, but there are archives: new keys would not open the old store. "
+                "Bring it back, or choose another folder with --out"
+            ) from None
         return {}
     except (OSError, ValueError):
-        raise BadAnswer(f"{out / 'answers.json'} cannot be read: mend it, or remove it") from None
-    return dict(kept)
+        kept = None
+    wanted = {"secrets": SECRETS, "relay": (), "model": ()}
+    if not isinstance(kept, dict) or not all(
+        isinstance(kept.get(part), dict)
+        and all(isinstance(value, str) for value in kept[part].values())
+        and kept[part].keys() >= set(names)
+        for part, names in wanted.items()
+    ):
+        raise BadAnswer(
+            f"{path} is damaged. It holds the only copy of the store's key but for model.tar: "
+            "bring it back from there or from a copy of your own"
+        )
+    return kept
 
 
 def answer_to(question: Question, given: str | None, kept: Mapping[str, Any]) -> str:
@@ -263,9 +295,17 @@ def fill_example(bundle: Bundle, settings: Mapping[str, str], more: Mapping[str,
     """A node's settings. Raises BadAnswer for one that it does not have, or that is asked for."""
     if asked := settings.keys() & more.keys():
         raise BadAnswer(f"--{bundle.node} {min(asked)}: there is a question for that")
+    if where := more.keys() & (TOGETHER | LOCAL):
+        raise BadAnswer(
+            f"--{bundle.node} {min(where)}: change that in .env on the nodes, where it must fit"
+        )
     example = (ROOT / bundle.example).read_text(encoding="utf-8")
     try:
         return fill_in(example, {**settings, **{n: value for n, value in more.items() if value}})
+    except ValueError:
+        raise BadAnswer(
+            f"--{bundle.node}: a value must be one line, and without single quotes"
+        ) from None
     except KeyError as error:
         raise BadAnswer(
             f"--{bundle.node} {error.args[0]}: {bundle.example} does not know it"
@@ -310,8 +350,8 @@ def summary(out: Path, written: list[str], *, dry_run: bool) -> str:
             "and at home:",
             "  tar -xpf model.tar -C / && cd /opt/model && docker compose up -d",
             "The VPS is too small to build its images: build them here with",
-            f"  docker compose -f {RELAY.compose_file} build",
-            "and carry them over (docker save, docker load).",
+            f"  docker compose --env-file {RELAY.example} -f {RELAY.compose_file} build",
+            "and carry them over: docker save node/wireguard node/egress node/relay, docker load.",
             f"{out / 'answers.json'} holds all of it: keep it where nobody else can read it.",
             "",
             PRIVACY,

@@ -34,6 +34,9 @@ from services.wire import (
 
 log = logging.getLogger(__name__)
 
+MOST_AWAY_SECONDS = 30 * 86_400
+"""A relay that claims more is not believed."""
+
 MOST_BYTES = 4 * 1024 * 1024
 """A batch of 100 longest messages in four-byte characters takes less than 2 MiB."""
 
@@ -67,7 +70,9 @@ def build_app(inbox: Inbox, outbox: Outbox, link_token: str) -> FastAPI:
         request: Request, away_seconds: Annotated[int, Query(ge=0)] = 0
     ) -> StreamingResponse:
         is_current = int(request.headers[VERSION_HEADER]) > 1
-        stream = outbox.stream(takes_files=is_current, away_seconds=away_seconds)
+        stream = outbox.stream(
+            takes_files=is_current, away_seconds=min(away_seconds, MOST_AWAY_SECONDS)
+        )
         hello = await anext(stream)  # here, a store that does not take it is still refused clearly
         return StreamingResponse(_frames(hello, stream), media_type="text/event-stream")
 

@@ -21,7 +21,7 @@ from services.gateway.export import write_documents
 from services.gateway.history import estimate_tokens
 from services.gateway.limits import Allowance
 from services.gateway.menu import Menu
-from services.gateway.store import Ask, Chat, Store, Usage
+from services.gateway.store import Ask, Chat, Store, Usage, utf16_units
 from services.gateway.texts import Language, add_remark, is_visible, say
 from services.wire import Button, Update
 
@@ -42,6 +42,11 @@ ONLY_SPEAK = frozenset(
 """These do nothing but say something, so where it would be late they need not be carried out."""
 
 USAGE_DAYS = 30
+
+EXPORT = "conversation"
+"""What the names of an export's files begin with."""
+
+MOST_BROADCAST_UNITS = 2048
 
 INSTRUCTION_SHARE = 4
 """A user's own words to the model may take this part of a prompt."""
@@ -196,13 +201,13 @@ class Commands:
         return say("forgotten", language)
 
     def _export(self, chat: Chat, language: Language, effects: list[Effect]) -> str:
-        if self._store.count_files(chat):
+        if self._store.count_files(chat, EXPORT):
             return say("export under way", language)
         documents = list(write_documents(self._store.turns(chat), language))
         for number, document in enumerate(documents, 1):
             caption = say("export", language, number=number, count=len(documents))
             reply = self._store.add_reply(chat, 0, caption, closed=True)
-            name = f"conversation-{number}.md" if len(documents) > 1 else "conversation.md"
+            name = f"{EXPORT}-{number}.md" if len(documents) > 1 else f"{EXPORT}.md"
             effects.append(Opened(self._store.add_file(reply, name, document)))
         return "" if documents else say("nothing to export", language)
 
@@ -254,6 +259,8 @@ class Commands:
         _, *words = text.split(maxsplit=1)
         if not words:
             return say("what to say", language)
+        if utf16_units(text) >= MOST_BROADCAST_UNITS:
+            return say("too long", language)  # a client may have cut it: the rest would be asked
         readers = [user_id for user_id in self._access.everybody() if user_id != sender]
         effects.extend(
             Opened(self._store.add_reply((user_id, 0), 0, words[0], closed=True))

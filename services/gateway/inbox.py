@@ -50,8 +50,9 @@ MOST_PIECES = 64
 LEAST_TOKEN_BYTES = 10
 """No text takes fewer bytes than this for each of its tokens, on average."""
 
-QUOTED_SHARE = 0.5
-"""Characters that may be quoted of the message replied to, for each token of the longest ask."""
+QUOTED_SHARE = 0.25
+"""How much of the longest ask a quotation of the message replied to may take: in bytes, since no
+text has more tokens than bytes."""
 
 CANNOT = defaultdict(
     lambda: "only text",
@@ -219,8 +220,8 @@ class Inbox:
         is_latest = exchange is not None and update.reply_to in exchange.parts
         if update.quoted.strip() and (update.is_excerpt or not is_latest):
             # The latest answer is what the model has said last, so it need not be told.
-            most = QUOTED_SHARE * self._ask_tokens
-            context = quote(update.quoted[: int(most)]) + "\n\n"
+            most = int(QUOTED_SHARE * self._ask_tokens)
+            context = quote(update.quoted.encode()[:most].decode(errors="ignore")) + "\n\n"
         if update.attachment:
             name = update.attachment.replace("_", " ")
             context += f"[{name} attached that you cannot see or open]\n\n"
@@ -297,6 +298,7 @@ def _goes_on(ask: Ask, piece: Piece) -> bool:
     last = ask.pieces[-1]
     return (
         last.units >= CUT_UNITS
+        and not piece.context  # a client cuts text alone
         and 0 <= piece.sent_at - last.sent_at <= CUT_SECONDS
         and len(ask.pieces) < MOST_PIECES
     )

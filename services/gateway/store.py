@@ -619,9 +619,12 @@ class Store(Database):
         ).fetchone()
         return str(row[0]) if row else ""
 
-    def count_files(self, chat: Chat) -> int:
-        """Count the files that this chat has not been given yet."""
-        (count,) = self._row(f"SELECT count(*) FROM files WHERE {_OF_CHAT}", chat)
+    def count_files(self, chat: Chat, name: str) -> int:
+        """Count the files of a name, by its beginning, that this chat has not been given yet."""
+        (count,) = self._row(
+            f"SELECT count(*) FROM files WHERE {_OF_CHAT} AND substr(name, 1, ?) = ?",
+            (*chat, len(name), name),
+        )
         return int(count)
 
     def add_menu(self, chat: Chat, user_id: int, text: str) -> Reply:
@@ -673,10 +676,11 @@ class Store(Database):
         (count,) = self._row("SELECT count(*) FROM replies WHERE id = ?", (reply_id,))
         return bool(count)
 
-    def count_replies(self, chat: Chat) -> int:
-        """Count the replies that this chat has not been shown yet."""
+    def count_replies(self, chat: Chat, *, closed: bool = False) -> int:
+        """Count the replies that this chat has not been shown yet: all, or the complete ones."""
         (count,) = self._row(
-            "SELECT count(*) FROM replies WHERE chat_id = ? AND thread_id = ?", chat
+            "SELECT count(*) FROM replies WHERE chat_id = ? AND thread_id = ? AND closed >= ?",
+            (*chat, closed),
         )
         return int(count)
 

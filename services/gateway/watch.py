@@ -12,8 +12,9 @@ from typing import Literal
 from services.gateway.engine import Engine
 from services.gateway.outbox import Outbox
 from services.gateway.queue import Queue
-from services.gateway.store import Store, StoreError
+from services.gateway.store import Store
 from services.gateway.texts import Language, language_of, say
+from services.log import describe_error
 from services.wire import Reply
 
 log = logging.getLogger(__name__)
@@ -31,6 +32,9 @@ START_SECONDS = 900.0
 
 LOW_DISK_SHARE = 0.05
 
+ENOUGH_DISK_SHARE = 0.07
+"""Free space that ends a shortage: more than what begins one, so that it does not flicker."""
+
 MOST_UNSEEN_ALERTS = 10
 """Beyond these an admin gets no more until they were delivered."""
 
@@ -41,9 +45,9 @@ What = Literal["engine", "relay", "disk"]
 
 @dataclass
 class _Trouble:
-    """Since when something is wrong, by the clock of the wall, and whether admins know."""
+    """Something that is wrong: since when, by the watch's clock, and whether admins know."""
 
-    since: float | None = None
+    since: float
     is_told: bool = False
 
 
@@ -58,7 +62,9 @@ class Watch:
     directory: Path
     """Of the store: its disk is watched."""
     admins: Sequence[int] = ()
-    clock: Callable[[], float] = time.time
+    clock: Callable[[], float] = time.monotonic
+    wall: Callable[[], float] = time.time
+    """For what is told alone: it may be set while something is wrong."""
     tokens_per_second: float = 0.0
     """Of the engine's answers, between the last two looks."""
     _troubles: dict[What, _Trouble] = field(default_factory=dict)
@@ -70,12 +76,13 @@ class Watch:
         while True:
             try:
                 await self.look()
-            except StoreError as error:
-                log.critical("store failed", extra={"remedy": str(error)})
+            except Exception as error:
+                # Whoever looks after the others must not be the one that ends them.
+                log.error("look failed", extra={"error": describe_error(error)})
             await asyncio.sleep(LOOK_SECONDS)
 
     async def look(self) -> None:
-        """Look once, and tell admins what is new. Raises StoreError."""
+        """Look once, and tell admins what is new. Raises StoreError, and forgets nothing then."""
         now = self.clock()
         if self._counted and now > self._counted[0]:
             before, tokens = self._counted
@@ -83,75 +90,74 @@ class Watch:
         self._counted = now, self.queue.answer_tokens
         is_ready = await self.engine.is_ready()
         self._was_ready = self._was_ready or is_ready
-        disk = shutil.disk_usage(self.directory)
-        await self._judge("engine", not is_ready, now)
-        await self._judge("disk", disk.free < LOW_DISK_SHARE * disk.total, now)
         self._note("relay", not self.outbox.is_connected, now)
-        absence, self.outbox.absence_seconds = self.outbox.absence_seconds, 0.0
+        await self._judge("engine", not is_ready, now)
+        await self._judge("disk", self._is_disk_low(), now)
+        absence = self.outbox.absence_seconds
         if absence >= LONG_ABSENCE_SECONDS:
-            await self._tell("relay back", since=_moment(now - absence), now=_moment(now))
+            await self._tell("relay back", **self._times(now - absence))
+        self.outbox.absence_seconds = 0.0
 
     def describe(self, language: Language) -> str:
         """Say how things stand."""
-        disk = shutil.disk_usage(self.directory)
-        lines = [
-            *(
-                say(
-                    f"{what} {'bad' if self._since(what) else 'good'}",
-                    language,
-                    **self._times(what),
-                )
-                for what in ("relay", "engine")
-            ),
+        lines = []
+        for what in ("relay", "engine"):
+            trouble = self._troubles.get(what)
+            times = self._times(trouble.since) if trouble else {}
+            lines.append(say(f"{what} {'bad' if trouble else 'good'}", language, **times))
+        lines.append(
             say(
                 "load",
                 language,
                 waiting=len(self.queue.waiting_ids),
                 running=self.queue.running_count,
                 speed=round(self.tokens_per_second),
-            ),
-            say(
-                "space",
-                language,
-                free=f"{disk.free / GIGABYTE:.1f}",
-                total=f"{disk.total / GIGABYTE:.1f}",
-            ),
-        ]
+            )
+        )
+        if disk := self._disk():
+            free, total = (f"{size / GIGABYTE:.1f}" for size in disk)
+            lines.append(say("space", language, free=free, total=total))
         if self.queue.is_paused:
             lines.append(say("paused for all", language))
         return "\n".join(lines)
 
-    def _since(self, what: What) -> float | None:
-        return self._troubles.setdefault(what, _Trouble()).since
+    def _disk(self) -> tuple[int, int] | None:
+        """Bytes free, and in all; None if that cannot be told."""
+        try:
+            usage = shutil.disk_usage(self.directory)
+        except OSError as error:
+            log.error("disk cannot be looked at", extra={"error": describe_error(error)})
+            return None
+        return usage.free, usage.total
 
-    def _times(self, what: What) -> dict[str, str]:
-        since = self._since(what)
-        return {"since": _moment(since), "now": _moment(self.clock())} if since else {}
+    def _is_disk_low(self) -> bool:
+        share = ENOUGH_DISK_SHARE if "disk" in self._troubles else LOW_DISK_SHARE
+        disk = self._disk()
+        return disk is not None and disk[0] < share * disk[1]
 
     async def _judge(self, what: What, is_bad: bool, now: float) -> None:
-        was_told, times = self._troubles.get(what, _Trouble()).is_told, self._times(what)
-        trouble = self._note(what, is_bad, now)
-        if was_told and not is_bad:
-            await self._tell(f"{what} back", **times)
-        elif not was_told and is_bad and self._is_long(what, now):
-            trouble.is_told = True
-            log.error("trouble", extra={"what": what})
-            await self._tell(f"{what} down", **self._times(what))
-
-    def _note(self, what: What, is_bad: bool, now: float) -> _Trouble:
         trouble = self._troubles.get(what)
-        if not trouble or not is_bad:
-            trouble = _Trouble()
-        if is_bad:
-            trouble.since = trouble.since or now
-        self._troubles[what] = trouble
-        return trouble
+        if not is_bad and trouble and trouble.is_told:
+            await self._tell(f"{what} back", **self._times(trouble.since))
+        trouble = self._note(what, is_bad, now)
+        if trouble and not trouble.is_told and now - trouble.since >= self._patience(what):
+            log.error("trouble", extra={"what": what})
+            await self._tell(f"{what} down", **self._times(trouble.since))
+            trouble.is_told = True
 
-    def _is_long(self, what: What, now: float) -> bool:
-        patience = PATIENCE_SECONDS[what]
-        if what == "engine" and not self._was_ready:
-            patience = START_SECONDS
-        return now - (self._since(what) or now) >= patience
+    def _note(self, what: What, is_bad: bool, now: float) -> _Trouble | None:
+        if is_bad:
+            return self._troubles.setdefault(what, _Trouble(now))
+        self._troubles.pop(what, None)
+        return None
+
+    def _patience(self, what: What) -> float:
+        is_loading = what == "engine" and not self._was_ready
+        return START_SECONDS if is_loading else PATIENCE_SECONDS[what]
+
+    def _times(self, since: float) -> dict[str, str]:
+        wall = self.wall()
+        return {"since": _moment(wall - (self.clock() - since)), "now": _moment(wall)}
 
     async def _tell(self, key: str, **values: str) -> None:
         for reply in await self.store.run(self._write, key, values):
@@ -167,7 +173,7 @@ class Watch:
                     closed=True,
                 )
                 for admin in self.admins
-                if self.store.count_replies((admin, 0)) < MOST_UNSEEN_ALERTS
+                if self.store.count_replies((admin, 0), closed=True) < MOST_UNSEEN_ALERTS
             ]
 
 

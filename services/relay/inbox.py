@@ -138,6 +138,8 @@ class Inbox:
             decided = list(itertools.takewhile(lambda it: not self._is_wanted(it[1]), decided))
         self._confirm(decided)
         waiting = window[len(decided) :]
+        if not waiting:
+            self._presence.note_idle()
         if waiting and self._presence.away_seconds >= self._patience_seconds:
             self._notices.tell([it[1] for it in waiting if isinstance(it[1], Update)])
         if self._sign:

@@ -38,6 +38,10 @@ class Presence:
         self._refusing_since = None
         self._last_taken_at = self._clock()
 
+    def note_idle(self) -> None:
+        """Nothing waits to be handed over, so nobody is kept waiting by a refusal any more."""
+        self._refusing_since = None
+
     def note_refused(self) -> None:
         """The gateway could not be reached, or could not take updates."""
         if self._refusing_since is None:

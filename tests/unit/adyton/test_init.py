@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
+import subprocess
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -198,7 +199,13 @@ def test_dry_run_writes_nothing(operator: Operator, capsys: pytest.CaptureFixtur
     [
         (["--vps", "vps.example.org"], "--vps: give the VPS's IPv4 address"),
         (["--vps", "0.0.0.0"], "--vps: give the address at which the VPS is reached"),
+        (["--vps", "250.1.1.1"], "--vps: give the address at which the VPS is reached"),
         (["--vps", "198.18.5.7:0"], "--vps: give a port"),
+        (["--resolver", "0.0.0.0"], "--resolver: give the IPv4 address of a name server"),
+        (["--relay", "BOT_NAME=it's"], "--relay: a value must be one line"),
+        (["--relay", "BOT_NAME=a\rALLOWED_USERS=6"], "--relay: a value must be one line"),
+        (["--model", "LINK_PORT=9000"], "--model LINK_PORT: change that in .env on the nodes"),
+        (["--model", "ENV_FILE=/x"], "--model ENV_FILE: change that in .env on the nodes"),
         (["--users", "me"], "--users: give Telegram user ids"),
         (["--users", ""], "--users: give Telegram user ids"),
         (["--admins", "33"], "admins must stand among the users"),
@@ -254,13 +261,69 @@ def test_answers_are_asked_for_on_a_terminal(
     assert TOKEN not in capsys.readouterr().out
 
 
-def test_damaged_answers_are_not_overwritten(
-    operator: Operator, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    "damaged", ["{", "null", "[1]", "{}", '{"secrets": {}, "relay": {}, "model": {}}', None]
+)
+def test_lost_answers_make_no_new_keys(
+    operator: Operator, capsys: pytest.CaptureFixture[str], damaged: str | None
 ) -> None:
-    """New keys would not open the old store."""
+    """New keys would not open the old store: the archives and the file are left alone."""
     operator.init_all()
-    (operator.out / "answers.json").write_text("{")
+    file = operator.out / "answers.json"
+    file.unlink() if damaged is None else file.write_text(damaged)
+    before = operator.files()
 
     assert operator.init_all() == 1
-    assert "cannot be read" in capsys.readouterr().err
-    assert (operator.out / "answers.json").read_text() == "{"
+
+    said = capsys.readouterr().err
+    assert ("is damaged" if damaged else "is gone") in said
+    assert operator.files() == before
+
+
+@pytest.mark.parametrize(
+    ("value", "written"),
+    [
+        ("Helper", "Helper"),
+        ('It costs $5 # cheap "x"', "'It costs $5 # cheap \"x\"'"),
+        ("два слова", "'два слова'"),
+    ],
+)
+def test_odd_value_is_written_as_compose_reads_it(
+    operator: Operator, value: str, written: str
+) -> None:
+    """In single quotes nothing is interpolated and nothing is a comment."""
+    operator.init_all("--relay", f"BOT_ABOUT={value}")
+
+    assert f"\nBOT_ABOUT={written}\n" in operator.text("relay", ".env")
+
+
+@pytest.mark.parametrize("node", ["relay", "model"])
+def test_bundle_has_every_file_that_compose_mounts(operator: Operator, node: str) -> None:
+    """Docker would make a directory of what is missing."""
+    operator.init_all()
+    (compose,) = [n for n in operator.bundle(node) if Path(n).name.startswith("compose.")]
+
+    text = operator.text(node, Path(compose).name)
+    sources = re.findall(r'source: "?\.?/?([\w./-]+[\w])"?, target', text)
+    sources += re.findall(r'"\./([\w./-]+):/', text)
+
+    names = {name.removeprefix(f"opt/{node}/") for name in operator.bundle(node)}
+    assert sources, "control"
+    assert {source for source in sources if not source.startswith("/")} <= names
+
+
+def test_unpacking_leaves_what_was_there(operator: Operator, tmp_path: Path) -> None:
+    """/opt/relay may be a symbolic link; what stands above is not touched."""
+    operator.init_all()
+    root, elsewhere = tmp_path / "root", tmp_path / "elsewhere"
+    (root / "opt").mkdir(parents=True)
+    (root / "opt").chmod(0o711)
+    elsewhere.mkdir()
+    (root / "opt/relay").symlink_to(elsewhere)
+    command = ["tar", "-xpf", str(operator.out / "relay.tar"), "-C", str(root), "--no-same-owner"]
+
+    subprocess.run(command, check=True, umask=0o077)
+
+    assert (root / "opt").stat().st_mode & 0o777 == 0o711
+    assert (elsewhere / "compose.vps.yml").exists()
+    assert (elsewhere / "scripts/node").stat().st_mode & 0o777 == 0o755

@@ -167,6 +167,7 @@ async def test_broadcast_reaches_everybody_else(gateway: Gateway) -> None:
     assert news == [(user, "Maintenance at ten.\nBack at noon.") for user in (USER, GUEST)]
     assert said == "It goes out to 2 users."
     assert (await gateway.say("/broadcast"))[1].startswith("Write after /broadcast")
+    assert (await gateway.say("/broadcast " + "x" * 2100))[1].startswith("This message is too long")
 
 
 async def test_pause_lasts_until_resume(gateway: Gateway) -> None:

@@ -84,7 +84,9 @@ async def test_long_quotation_leaves_room_for_the_question(talk: Talk) -> None:
     await talk.say("Why?", reply_to=3, quoted="word " * 800)
 
     (ask,) = await talk.asks()
-    assert ask.text == "> " + ("word " * 40).strip() + "\n\nWhy?"
+    assert ask.text == "> " + ("word " * 20).strip() + "\n\nWhy?"
+    await talk.say("And?", reply_to=3, quoted="😀" * 200)
+    assert len((await talk.asks())[1].text.encode()) < 120
 
 
 async def test_quotation_does_not_make_a_paste(talk: Talk) -> None:
@@ -93,6 +95,14 @@ async def test_quotation_does_not_make_a_paste(talk: Talk) -> None:
     await talk.say("two", reply_to=3, quoted="x" * 4096)
 
     assert [ask.pieces[0].text for ask in await talk.asks()] == ["one", "two"]
+
+
+async def test_picture_behind_a_long_message_is_asked_by_itself(talk: Talk) -> None:
+    """A client cuts text alone: what refers to something is no piece of a paste."""
+    await talk.say("x" * 3000)
+    await talk.say("What is this?", attachment="photo")
+
+    assert len(await talk.asks()) == 2
 
 
 async def test_reworded_question_keeps_what_it_refers_to(talk: Talk) -> None:

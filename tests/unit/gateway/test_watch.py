@@ -1,5 +1,6 @@
 """Admins hear once of what has failed, once of what is back, and can ask how things stand."""
 
+import asyncio
 import shutil
 from collections import namedtuple
 from collections.abc import AsyncGenerator
@@ -13,10 +14,10 @@ from services.gateway.engine import Engine
 from services.gateway.manner import Preferences
 from services.gateway.outbox import Outbox
 from services.gateway.queue import Queue
-from services.gateway.store import Store
+from services.gateway.store import Store, StoreError
 from services.gateway.watch import MOST_UNSEEN_ALERTS, Watch
 from services.wire import Hello
-from tests.unit.fakes import USER, FakeEngine, open_store
+from tests.unit.fakes import USER, FakeEngine, open_store, until
 
 ADMINS = (USER, 8)
 START = 1_700_000_000.0  # 22:13:20 UTC
@@ -33,6 +34,7 @@ class World:
     store: Store
     disk: Disk = EMPTY
     now: float = START
+    clock_step: float = 0.0
 
     async def after(self, seconds: float) -> list[str]:
         """Look after so long; returns what the admins have not read yet, and lets them read it."""
@@ -55,6 +57,7 @@ async def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncGenerat
         watch = Watch(store, Queue(), Outbox(store, []), engine, tmp_path, ADMINS)
         world = World(watch, fake, store)
         watch.clock = lambda: world.now
+        watch.wall = lambda: world.now + world.clock_step
         watch.outbox.is_connected = True
         monkeypatch.setattr(shutil, "disk_usage", lambda _: world.disk)
         yield world
@@ -122,6 +125,91 @@ async def test_full_disk_is_told_at_once(world: World) -> None:
     world.disk = EMPTY
 
     assert (await world.after(15))[0] == "7: The disk has room again."
+
+
+async def test_disk_at_the_border_does_not_flicker(world: World) -> None:
+    """One alert, until there is clearly more room."""
+    said: list[str] = []
+    for n in range(20):
+        world.disk = Disk(100 * 10**9, 0, 5 * 10**9 + (-1) ** n * 10**6)
+        said += await world.after(15)
+
+    assert len(said) == len(ADMINS)
+
+
+async def test_clock_that_is_set_is_no_trouble(world: World) -> None:
+    """Patience is measured by a clock that nobody sets."""
+    await world.after(0)
+    world.engine.ready = False
+    assert await world.after(15) == []
+    world.clock_step = 10_000
+
+    assert await world.after(15) == []
+
+
+async def test_alert_that_could_not_be_written_is_written_later(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disk is full in the moment: nothing is taken for told."""
+    await world.after(0)
+    world.engine.ready = False
+    world.watch.outbox.absence_seconds = 300
+    await world.watch.look()
+    await world.after(0)
+
+    def refuse(*_: object) -> None:
+        raise StoreError("full")
+
+    world.watch.outbox.absence_seconds = 400
+    with monkeypatch.context() as patch:
+        patch.setattr(world.watch, "_write", refuse)
+        for _ in range(3):
+            world.now += 40
+            with pytest.raises(StoreError):
+                await world.watch.look()
+
+    said = await world.after(15)
+    assert [line for line in said if "engine" in line]
+    assert [line for line in said if "could not reach Telegram" in line]
+
+
+async def test_look_that_fails_ends_nothing(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor does a disk that cannot be looked at; /status says the rest."""
+
+    def fail(_: object) -> None:
+        raise OSError(5, "broken")
+
+    monkeypatch.setattr(shutil, "disk_usage", fail)
+    await world.after(0)
+    assert world.watch.describe("en").startswith("Telegram: connected")
+    assert "Disk" not in world.watch.describe("en")
+
+    looks = 0
+
+    async def broken() -> None:
+        nonlocal looks
+        looks += 1
+        raise ValueError
+
+    monkeypatch.setattr(world.watch, "look", broken)
+    monkeypatch.setattr("services.gateway.watch.LOOK_SECONDS", 0)
+    running = asyncio.create_task(world.watch.run())
+    await until(lambda: looks > 2, "it looks again")
+    running.cancel()
+
+
+async def test_admin_whose_questions_wait_is_told(world: World) -> None:
+    """They wait because of what is wrong."""
+    for _ in range(MOST_UNSEEN_ALERTS):
+        await world.store.run(world.store.add_reply, (USER, 0), 1)
+    await world.watch.look()
+    world.engine.ready = False
+    for _ in range(2):
+        world.now += 61
+        await world.watch.look()
+
+    replies = await world.store.run(world.store.undelivered_replies)
+    assert [reply.chat_id for reply in replies if reply.closed] == [USER, 8]
 
 
 async def test_unread_alerts_do_not_pile_up(world: World) -> None:

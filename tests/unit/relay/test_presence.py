@@ -61,3 +61,20 @@ def test_gateway_that_takes_updates_is_there_though_its_stream_is_not() -> None:
     presence.note_refused()
 
     assert presence.away_seconds == 3
+
+
+def test_refusal_ends_when_nothing_waits_any_more() -> None:
+    """What was refused may have been dealt with without the gateway: a press is, for one."""
+    clock = Clock()
+    presence = Presence(clock)
+    presence.come([])
+    presence.note_refused()
+    clock.now += 20
+
+    presence.note_idle()
+
+    assert presence.away_seconds == 0
+    presence.go()
+    presence.note_idle()
+    clock.now += 5
+    assert presence.away_seconds == 5
