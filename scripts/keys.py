@@ -44,5 +44,5 @@ def public_key_of(private_key: str) -> str:
             check=True,
         )
     except (OSError, subprocess.CalledProcessError) as error:
-        raise KeysFailed("OpenSSL is needed to make keys: install it (`openssl`).") from error
+        raise KeysFailed("OpenSSL is needed to make keys: install it (`openssl`)") from error
     return base64.b64encode(done.stdout[-32:]).decode()

@@ -105,7 +105,8 @@ class Question:
     name: str
     says: str
     check: Callable[[str], str]
-    default: str = ""
+    default: str | None = None
+    """Taken for no answer; None: there must be one."""
 
 
 QUESTIONS = (
@@ -113,7 +114,7 @@ QUESTIONS = (
     Question(
         "users", "Who may talk to the bot: Telegram user ids, separated by commas", check_users
     ),
-    Question("admins", "Which of them may let others in (none: leave it empty)", check_admins),
+    Question("admins", "Which of them may let others in (none: leave it empty)", check_admins, ""),
     Question("resolver", "The name server for Telegram's address", check_resolver, "9.9.9.9"),
     Question("weights", "The folder that will hold the model", check_weights),
 )
@@ -166,7 +167,7 @@ def run(arguments: argparse.Namespace) -> int:
             "model.tar": pack(MODEL, *model_part(answers, more["model"], keys)),
         }
     except (BadAnswer, KeysFailed) as why:
-        print(f"{why}.".replace("..", "."), file=sys.stderr)
+        print(f"{why}.", file=sys.stderr)
         return COULD_NOT
     written = write(out, files, dry_run=arguments.dry_run)
     print(summary(out, written, dry_run=arguments.dry_run))
@@ -211,7 +212,7 @@ def answer_to(question: Question, given: str | None, kept: Mapping[str, Any]) ->
     if question.name in kept:
         return str(kept[question.name])
     if not sys.stdin.isatty():
-        if question.check is check_admins or question.default:
+        if question.default is not None:
             return question.default
         raise BadAnswer(
             f"--{question.name} is missing: {question.says[0].lower()}{question.says[1:]}"
@@ -219,7 +220,7 @@ def answer_to(question: Question, given: str | None, kept: Mapping[str, Any]) ->
     while True:
         hint = f" [{question.default}]" if question.default else ""
         try:
-            return question.check(input(f"{question.says}{hint}: ") or question.default)
+            return question.check(input(f"{question.says}{hint}: ") or question.default or "")
         except BadAnswer as why:
             print(f"  {why}.")
 

@@ -1,4 +1,4 @@
-"""The buttons under a reply; a press brings back a verb and a number, of an ask or of a user."""
+"""The buttons under a reply. What a press brings back is a verb, and the number of an ask."""
 
 from services.gateway.store import Ask
 from services.gateway.texts import Language, say
@@ -34,7 +34,7 @@ def forget_buttons(language: Language) -> tuple[Button, Button]:
 
 
 def read_press(data: str) -> tuple[str, int]:
-    """Take apart what a press brings back; number 0 where it names none."""
+    """Take apart what a press brings back; ask 0 where it names none."""
     verb, _, number = data.partition(":")
     is_number = number.isascii() and number.isdigit() and len(number) < 19
     return verb, int(number) if is_number else 0

@@ -262,16 +262,16 @@ class Inbox:
 
     def _press(self, update: Update, language: Language, effects: list[Effect]) -> Receipt:
         chat = (update.chat_id, update.thread_id)
-        verb, number = read_press(update.press_data)
+        verb, ask_id = read_press(update.press_data)
         notice = say("too late", language)
         match verb:
             case "stop":
                 for ask in self._store.asks(chat):
-                    if ask.id == number and ask.user_id == update.user_id:
+                    if ask.id == ask_id and ask.user_id == update.user_id:
                         effects.append(self._commands.stop(ask))
                         notice = say("stopping", language)
             case "retry" | "again" | "more":
-                notice = self._again.press(verb, number, update, language, effects)
+                notice = self._again.press(verb, ask_id, update, language, effects)
             case "set" | "forget" | "keep":
                 notice = self._commands.press(update, language, effects)
         return _receipt(update.update_id, "accepted", notice)

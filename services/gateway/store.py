@@ -385,10 +385,8 @@ class Store(Database):
 
     def _remember(self, ask: Ask, answer: str) -> None:
         """Add a question and its answer to the conversation, unless another has begun since."""
-        (*chat, conversation) = self._row(  # the group may have moved since the ask was read
-            "SELECT chat_id, thread_id, conversation FROM asks WHERE id = ?", (ask.id,)
-        )
-        if conversation == self.conversation((chat[0], chat[1])):
+        chat = self._chat_of(ask)
+        if ask.conversation == self.conversation(chat):
             now = int(time.time())
             first = 0
             for role, text in (("user", ask.text), ("assistant", answer)):

@@ -238,6 +238,8 @@ def test_what_is_missing_is_named(
     assert "--vps is missing" in capsys.readouterr().err
     assert operator.init(*ANSWERS) == 1
     assert "--token-file is missing" in capsys.readouterr().err
+    assert operator.init(*ANSWERS, "--token-file", "../no/token") == 1
+    assert "--token-file ../no/token: " in capsys.readouterr().err
     operator.token_file.write_text("not a token")
     assert operator.init_all() == 1
     said = capsys.readouterr()

@@ -17,6 +17,14 @@ async def wait_for_menu(chain: Chain, beginning: str) -> dict[str, Any]:
             await asyncio.sleep(0.02)
 
 
+async def open_menu(chain: Chain) -> dict[str, Any]:
+    """The menu, shown and settled."""
+    await chain.say("/settings")
+    menu = await wait_for_menu(chain, "Settings")
+    await chain.wait_until_settled()
+    return menu
+
+
 async def choose(chain: Chain, page: str, choice: str) -> None:
     menu = await wait_for_menu(chain, "Settings")
     await chain.press(menu, f"set:{page}")
@@ -91,9 +99,7 @@ async def test_answer_can_come_all_at_once(chain: Chain) -> None:
 
 async def test_menu_survives_a_relay(chain: Chain) -> None:
     """A page that a dying relay did not show is shown by the next, in the same message."""
-    await chain.say("/settings")
-    menu = await wait_for_menu(chain, "Settings")
-    await chain.wait_until_settled()
+    menu = await open_menu(chain)
     await chain.post("/fault", {"kind": "hang", "method": "editMessageText", "seconds": 2})
     await chain.press(menu, "set:style")
     await chain.wait_until_hit()
@@ -107,9 +113,7 @@ async def test_menu_survives_a_relay(chain: Chain) -> None:
 
 async def test_slow_edit_of_an_old_page_does_not_win(chain: Chain) -> None:
     """The next page is not written before the answer to the one before has come."""
-    await chain.say("/settings")
-    menu = await wait_for_menu(chain, "Settings")
-    await chain.wait_until_settled()
+    menu = await open_menu(chain)
     await chain.post("/fault", {"kind": "delay", "method": "editMessageText", "seconds": 7})
     await chain.press(menu, "set:style")
     await chain.wait_until_hit()
