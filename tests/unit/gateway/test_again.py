@@ -281,7 +281,7 @@ async def test_nobody_else_rewords_a_question(gateway: Gateway) -> None:
 
 
 async def test_edit_while_the_relay_is_at_work_is_asked_below(gateway: Gateway) -> None:
-    """Its messages are not to be disturbed."""
+    """Its messages are not to be disturbed, so both answers stand, and are remembered."""
     gateway.engine.scripts.extend([["one"], ["two"]])
     async with gateway.life():
         await gateway.accept(message(1, "question"))
@@ -291,3 +291,4 @@ async def test_edit_while_the_relay_is_at_work_is_asked_below(gateway: Gateway) 
 
         first, second = await gateway.wait_for_end(2)
         assert (first.text, second.text, second.parts) == ("one", "two", ())
+        assert await Chat(gateway).turns() == ["question", "one", "question!", "two"]
