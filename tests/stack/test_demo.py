@@ -3,11 +3,16 @@
 import json
 import subprocess
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+from scripts.pair import Pair
+from tests.conftest import ROOT
+from tests.operating import Nodes
+
 DEMO = [str(ROOT / "scripts" / "demo"), "--name", "test-demo", "--subnet", "198.18.3"]
 
 
@@ -69,6 +74,56 @@ def test_conversation_in_the_terminal_is_kept_until_removed() -> None:
     assert removed.returncode == 0, removed.stdout
     assert left_over("networks") == []
     assert left_over("volumes") == []
+
+
+def test_nodes_of_the_demonstration_are_proven(tmp_path: Path) -> None:
+    """While it runs: a report of each node, signed by one machine's key and verified with it."""
+    key = tmp_path / "operator"
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(key)], check=True)
+    pair = Pair(
+        name="test-demo", subnet="198.18.3", state=ROOT / ".demo-test-demo", engine="llamacpp"
+    )
+    nodes = Nodes(pair)
+
+    with subprocess.Popen(DEMO, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as run:
+        assert run.stdin is not None
+        assert run.stdout is not None
+        run.stdin.write("/help\n")
+        run.stdin.flush()
+        assert any("I will answer it" in line for line in run.stdout), "it answers"
+        nodes.write_overlays()
+        with ThreadPoolExecutor() as pool:
+            proofs = dict(
+                zip(
+                    ("relay", "model"),
+                    pool.map(lambda kind: prove(nodes, kind, key), ("relay", "model")),
+                    strict=True,
+                )
+            )
+        rest, _ = run.communicate("/quit\n", timeout=60)
+    assert run.returncode == 0, rest
+
+    for kind, (report, said) in proofs.items():
+        assert report["verdict"]["name"] == "nothing got out", f"{kind}: {said}"
+        tunnel = next(it for it in report["controls"] if it["name"] == "tunnel")
+        assert tunnel["passed"] is True, "control: the capture saw the tunnel"
+        assert all(it["seen"] == 0 for it in report["canaries"])
+        assert "verdict follows from it" in said
+
+
+def prove(nodes: Nodes, kind: str, key: Path) -> tuple[dict[str, Any], str]:
+    """Take a report of a running node and have it verified; the report, and what was said of it."""
+    file = key.parent / f"{kind}.json"
+    take = nodes.command(
+        *(kind, "prove", "--seconds=30", f"--interface={nodes.bridge()}"),
+        *(f"--target={nodes.pair.subnet}.200", f"--key={key}", f"--out={file}"),
+    )
+    taken = subprocess.run(take, capture_output=True, text=True, timeout=180, check=False)
+    assert taken.returncode == 0, taken.stdout + taken.stderr
+    verify = [str(ROOT / "scripts/adyton"), "prove", "verify", str(file), f"--signers={key}.pub"]
+    checked = subprocess.run(verify, capture_output=True, text=True, timeout=60, check=False)
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+    return json.loads(file.read_text(encoding="utf-8")), checked.stdout
 
 
 @pytest.mark.parametrize(

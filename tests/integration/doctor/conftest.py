@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,10 +16,10 @@ from scripts.doctor.finding import Check, Finding
 from scripts.node.kinds import kinds
 from scripts.node.node import Container, Node
 from scripts.node.tools import Tools
-from scripts.pair import USER, Pair
-from scripts.telegram_user import TelegramUser
+from scripts.pair import Pair
 from tests.conftest import ROOT, STATE, running
-from tests.integration.lab import PEER, VERSION
+from tests.integration.lab import PEER
+from tests.operating import Nodes
 
 SUBNET = "198.18.8"
 TARGET_NAME = "test-doctor-target"
@@ -37,55 +37,6 @@ class Later(Tools):
         return super().now() + self._seconds
 
 
-@dataclass
-class Nodes:
-    """The running pair, as an operator calls it on either node."""
-
-    pair: Pair
-
-    @property
-    def user(self) -> TelegramUser:
-        return TelegramUser(self.pair.control_socket, USER)
-
-    def node(self, kind: str, tools: Tools | None = None) -> Node:
-        options, files = self.compose_of(kind)
-        return Node(kinds()[kind], tools or Tools(), ROOT, options, files)
-
-    def compose_of(self, kind: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        """What an operator gives to Compose: options, and files."""
-        project = f"{self.pair.name}-{kind}"
-        words = self.pair.compose(project)[2:]
-        files = tuple(words[at + 1] for at, word in enumerate(words) if word == "-f")
-        cut = words.index("-f")
-        # The overlays of tests want variables, which have to stand in a file like the others.
-        return (*words[:cut], "--env-file", str(self.pair.state / "overlays.env")), files
-
-    def command(self, kind: str, sub_command: str, *arguments: str) -> list[str]:
-        options, files = self.compose_of(kind)
-        named = [word for file in files for word in ("-f", file)]
-        command = [str(ROOT / "scripts/adyton"), sub_command, "--node", kind]
-        return [*command, *options, *named, *arguments]
-
-    def container(self, kind: str, service: str) -> str:
-        return self.pair.container(f"{self.pair.name}-{kind}", service)
-
-    def find(self, kind: str, *checks: Check, tools: Tools | None = None) -> list[Finding]:
-        return list(examine(self.node(kind, tools), checks))
-
-    def problems(self, kind: str, *checks: Check, tools: Tools | None = None) -> set[str]:
-        """Names of the problems that checks find."""
-        return problems_of(self.find(kind, *checks, tools=tools))
-
-    def bridge(self) -> str:
-        """The test internet as an interface of this machine."""
-        told = docker("network", "inspect", "-f", "{{.Id}}", self.pair.internet)
-        return f"br-{told[:12]}"
-
-
-def problems_of(findings: Sequence[Finding]) -> set[str]:
-    return {finding.problem for finding in findings if finding.problem}
-
-
 def docker(*arguments: str) -> str:
     done = subprocess.run(["docker", *arguments], capture_output=True, text=True, check=False)
     assert done.returncode == 0, f"docker {' '.join(arguments)}: {done.stderr}"
@@ -97,11 +48,9 @@ def nodes() -> Iterator[Nodes]:
     remove_target()  # of an interrupted run: it would keep the network
     pair = Pair(name="test-doctor", subnet=SUBNET, state=STATE / "doctor", engine="stub")
     with contextmanager(running)(pair):
-        variables = {**pair.environment(), "VERSION": VERSION}
-        wanted = ("SUBNET", "INTERNET", "STATE", "VERSION")
-        lines = [f"{name}={variables[name]}\n" for name in wanted]
-        (pair.state / "overlays.env").write_text("".join(lines), encoding="utf-8")
-        yield Nodes(pair)
+        nodes = Nodes(pair)
+        nodes.write_overlays()
+        yield nodes
 
 
 @dataclass

@@ -32,12 +32,11 @@ from tests.integration.doctor.conftest import (
     TARGET_NAME,
     Bench,
     Later,
-    Nodes,
     Undo,
     docker,
-    problems_of,
 )
 from tests.integration.lab import PEER, wait_until
+from tests.operating import Nodes, problems_of
 
 OF_THE_MACHINE = {"open sockets", "clock", "room", "core dumps", "refused packets"}
 """Checks that depend on what else runs on this machine, or on what happened before."""

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from tests.conftest import ROOT
-from tests.integration.doctor.conftest import Nodes, Undo, docker
+from tests.integration.doctor.conftest import Undo, docker
+from tests.operating import Nodes
 
 CONTAINERS = {
     "relay": {"wireguard", "uplink", "egress", "relay"},
