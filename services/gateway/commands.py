@@ -1,6 +1,7 @@
 """What the bot's commands do. All of it in the store's thread, within a batch's transaction."""
 
 import re
+import time
 from collections.abc import Callable
 from typing import cast
 
@@ -18,6 +19,7 @@ from services.gateway.effects import (
     Withdrawn,
 )
 from services.gateway.export import write_documents
+from services.gateway.heartbeat import heartbeat
 from services.gateway.history import estimate_tokens
 from services.gateway.limits import Allowance
 from services.gateway.menu import Menu
@@ -31,7 +33,11 @@ FOR_ALL = frozenset(
         "/settings", "/system", "/export", "/forget", "/usage", "/privacy",
     }
 )  # fmt: skip
-FOR_ADMINS = frozenset({"/allow", "/deny", "/users", "/status", "/broadcast", "/pause", "/resume"})
+FOR_ADMINS = frozenset(
+    {
+        "/allow", "/deny", "/users", "/status", "/heartbeat", "/broadcast", "/pause", "/resume",
+    }
+)  # fmt: skip
 
 ONLY_SPEAK = frozenset(
     {
@@ -130,6 +136,9 @@ class Commands:
                 return self._users(language)
             case "/status":
                 return self._describe(language)
+            case "/heartbeat":
+                self._begin_heartbeat(update, language, effects)
+                return ""
             case "/broadcast":
                 return self._broadcast(update.user_id, text, language, effects)
             case "/pause" | "/resume":
@@ -167,6 +176,16 @@ class Commands:
         reply = self._store.add_menu(chat, update.user_id, say("forget", language))
         effects.append(Opened(self._store.set_buttons(reply, *forget_buttons(language))))
 
+    def _begin_heartbeat(self, update: Update, language: Language, effects: list[Effect]) -> None:
+        for menu in self._store.heartbeats():
+            if menu.user_id == update.user_id:  # one is enough to look at
+                ended = self._store.replace_menu(menu, say("no heartbeat", language))
+                effects.append(Opened(ended))
+        chat = (update.chat_id, update.thread_id)
+        text, button = heartbeat(self._describe(language), time.time(), language)
+        reply = self._store.add_menu(chat, update.user_id, text, language)
+        effects.append(Opened(self._store.set_buttons(reply, button)))
+
     def press(self, update: Update, language: Language, effects: list[Effect]) -> str:
         """Carry out a press in a menu; returns what its user is told.
 
@@ -183,6 +202,8 @@ class Commands:
         match update.press_data.partition(":")[0]:
             case "forget":
                 text = self._forget(update, (menu.chat_id, menu.thread_id), language, effects)
+            case "heartbeat":
+                text = say("no heartbeat", language)
             case "keep":
                 text = say("not forgotten", language)
             case _:

@@ -272,7 +272,7 @@ class Inbox:
                         notice = say("stopping", language)
             case "retry" | "again" | "more":
                 notice = self._again.press(verb, ask_id, update, language, effects)
-            case "set" | "forget" | "keep":
+            case "set" | "forget" | "keep" | "heartbeat":
                 notice = self._commands.press(update, language, effects)
         return _receipt(update.update_id, "accepted", notice)
 

@@ -83,5 +83,10 @@ MIGRATIONS = (
         chat_id INTEGER, message_id INTEGER, thread_id INTEGER NOT NULL, user_id INTEGER NOT NULL,
         received_at INTEGER NOT NULL, PRIMARY KEY(chat_id, message_id)) WITHOUT ROWID;
     """,
+    # 6: which menus are heartbeats, and in which language.
+    """
+    ALTER TABLE replies ADD COLUMN heartbeat TEXT NOT NULL DEFAULT '';
+    ALTER TABLE menus ADD COLUMN heartbeat TEXT NOT NULL DEFAULT '';
+    """,
 )
 """Migration n brings a store of version n to version n + 1. Never edit one that was released."""

@@ -151,6 +151,8 @@ class ShownMenu:
     user_id: int
     reply_id: int
     """The page that is on its way; 0 if there is none."""
+    heartbeat: str
+    """Its language, if it is one that is renewed."""
 
 
 @dataclass(frozen=True)
@@ -625,27 +627,43 @@ class Store(Database):
         )
         return int(count)
 
-    def add_menu(self, chat: Chat, user_id: int, text: str) -> Reply:
-        """Store a complete reply with buttons that are for one user."""
+    def add_menu(self, chat: Chat, user_id: int, text: str, heartbeat: str = "") -> Reply:
+        """Store a complete reply with buttons that are for one user.
+
+        `heartbeat`: its language, if it is one.
+        """
         reply = self.add_reply(chat, 0, text, closed=True)
-        self._db.execute("UPDATE replies SET menu_of = ? WHERE id = ?", (user_id, reply.id))
+        self._db.execute(
+            "UPDATE replies SET menu_of = ?, heartbeat = ? WHERE id = ?",
+            (user_id, heartbeat, reply.id),
+        )
         return reply
 
     def menu(self, chat_id: int, message_id: int) -> ShownMenu | None:
         """Find whose menu stands in a message: one that is on its way, or one that was shown."""
         row = self._db.execute(
-            "SELECT thread_id, menu_of, replies.id FROM replies JOIN parts ON reply_id = replies.id"
+            "SELECT thread_id, menu_of, replies.id, heartbeat FROM replies"
+            " JOIN parts ON reply_id = replies.id"
             " WHERE chat_id = ? AND message_id = ? AND menu_of != 0",
             (chat_id, message_id),
         ).fetchone()
         row = (
             row
             or self._db.execute(
-                "SELECT thread_id, user_id, 0 FROM menus WHERE chat_id = ? AND message_id = ?",
+                "SELECT thread_id, user_id, 0, heartbeat FROM menus"
+                " WHERE chat_id = ? AND message_id = ?",
                 (chat_id, message_id),
             ).fetchone()
         )
         return ShownMenu(chat_id, message_id, *row) if row else None
+
+    def heartbeats(self) -> list[ShownMenu]:
+        """Find the heartbeats that stand in their chats: none that is just being renewed."""
+        rows = self._db.execute(
+            "SELECT chat_id, message_id, thread_id, user_id, 0, heartbeat FROM menus"
+            " WHERE heartbeat != ''"
+        )
+        return [ShownMenu(*row) for row in rows]
 
     def replace_menu(self, menu: ShownMenu, text: str, *buttons: Button) -> Reply:
         """Store another page in a menu's message; one without buttons ends it.
@@ -661,7 +679,7 @@ class Store(Database):
         )
         chat = (menu.chat_id, menu.thread_id)
         reply = (
-            self.add_menu(chat, menu.user_id, text)
+            self.add_menu(chat, menu.user_id, text, menu.heartbeat)
             if buttons
             else self.add_reply(chat, 0, text, closed=True)
         )
@@ -734,7 +752,8 @@ class Store(Database):
         """
         with self.transaction():
             self._db.execute(
-                "INSERT OR REPLACE INTO menus SELECT chat_id, message_id, thread_id, menu_of, ?"
+                "INSERT OR REPLACE INTO menus"
+                " SELECT chat_id, message_id, thread_id, menu_of, ?, heartbeat"
                 " FROM replies JOIN parts ON reply_id = replies.id"
                 " WHERE replies.id = ? AND menu_of != 0",
                 (int(time.time()), reply_id),
@@ -848,13 +867,14 @@ class Store(Database):
 
         Updates that Telegram can no longer deliver again, menus of that time, failed asks that
         nobody took up, and the turns of conversations (None: they are kept until the user forgets
-        them).
+        them). Heartbeats stay: an absence may have kept them from being renewed.
         """
         now = int(time.time())
         with self.transaction():
             for table in ("updates", "wordings", "menus"):
+                kept = " AND heartbeat = ''" if table == "menus" else ""
                 self._db.execute(
-                    f"DELETE FROM {table} WHERE received_at < ?", (now - updates_seconds,)
+                    f"DELETE FROM {table} WHERE received_at < ?{kept}", (now - updates_seconds,)
                 )
             old = self._db.execute(
                 "SELECT id, reply_id FROM asks WHERE state = 'failed' AND received_at < ?",

@@ -46,6 +46,7 @@ _TEXTS: dict[str, dict[Language, str]] = {
             "/deny NUMBER — let them in no more\n"
             "/users — who may talk to me, and how much they have used\n"
             "/status — how things stand\n"
+            "/heartbeat — the same, renewed every few minutes for as long as I live\n"
             "/broadcast WORDS — tell all users something\n"
             "/pause, /resume — let questions wait, and answer them again"
         ),
@@ -55,6 +56,7 @@ _TEXTS: dict[str, dict[Language, str]] = {
             "/deny НОМЕР — больше не разрешать\n"
             "/users — кто может говорить со мной и сколько израсходовал\n"
             "/status — как обстоят дела\n"
+            "/heartbeat — то же, с обновлением каждые несколько минут, пока я жив\n"
             "/broadcast СЛОВА — сказать что-то всем\n"
             "/pause, /resume — пусть вопросы ждут; снова отвечать"
         ),
@@ -278,6 +280,21 @@ _TEXTS: dict[str, dict[Language, str]] = {
         "en": "Questions wait until /resume.",
         "ru": "Вопросы ждут до /resume.",
     },
+    "heartbeat": {
+        "en": (
+            "Alive at {now}. I renew this every {minutes} minutes: if it is much older than that, "
+            "I am cut off or down.\n\n{state}"
+        ),
+        "ru": (
+            "На связи в {now}. Я обновляю это сообщение каждые {minutes} минут: если оно намного "
+            "старше, связи нет или я не работаю.\n\n{state}"
+        ),
+    },
+    "no heartbeat": {
+        "en": "Not renewed any more. /heartbeat begins anew.",
+        "ru": "Больше не обновляется. /heartbeat — начать снова.",
+    },
+    "end heartbeat": {"en": "Renew no more", "ru": "Больше не обновлять"},
     "resumed": {"en": "Questions are answered again.", "ru": "На вопросы снова отвечаю."},
     "relay good": {"en": "Telegram: connected", "ru": "Telegram: есть связь"},
     "relay bad": {

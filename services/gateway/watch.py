@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import math
 import shutil
 import time
 from collections.abc import Callable, Sequence
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from services.gateway.engine import Engine
+from services.gateway.heartbeat import RENEWAL_SECONDS, heartbeat, moment
 from services.gateway.outbox import Outbox
 from services.gateway.queue import Queue
 from services.gateway.store import Store
@@ -70,6 +72,7 @@ class Watch:
     _troubles: dict[What, _Trouble] = field(default_factory=dict)
     _was_ready: bool = False
     _counted: tuple[float, int] | None = None
+    _beat_at: float = -math.inf
 
     async def run(self) -> None:
         """Look again and again."""
@@ -97,6 +100,10 @@ class Watch:
         if absence >= LONG_ABSENCE_SECONDS:
             await self._tell("relay back", **self._times(now - absence))
         self.outbox.absence_seconds = 0.0
+        if self.outbox.is_connected and now - self._beat_at >= RENEWAL_SECONDS:
+            for reply in await self.store.run(self._beat):
+                self.outbox.open(reply)
+            self._beat_at = now
 
     def describe(self, language: Language) -> str:
         """Say how things stand."""
@@ -157,11 +164,25 @@ class Watch:
 
     def _times(self, since: float) -> dict[str, str]:
         wall = self.wall()
-        return {"since": _moment(wall - (self.clock() - since)), "now": _moment(wall)}
+        return {"since": moment(wall - (self.clock() - since)), "now": moment(wall)}
 
     async def _tell(self, key: str, **values: str) -> None:
         for reply in await self.store.run(self._write, key, values):
             self.outbox.open(reply)
+
+    def _beat(self) -> list[Reply]:
+        """Renew the heartbeats of admins, and end those of others."""
+        with self.store.transaction():
+            replies = []
+            for menu in self.store.heartbeats():
+                language = language_of(menu.heartbeat)
+                if menu.user_id in self.admins:
+                    text, button = heartbeat(self.describe(language), self.wall(), language)
+                    reply = self.store.replace_menu(menu, text, button)
+                else:
+                    reply = self.store.replace_menu(menu, say("no heartbeat", language))
+                replies.append(reply)
+            return replies
 
     def _write(self, key: str, values: dict[str, str]) -> list[Reply]:
         with self.store.transaction():
@@ -175,7 +196,3 @@ class Watch:
                 for admin in self.admins
                 if self.store.count_replies((admin, 0), closed=True) < MOST_UNSEEN_ALERTS
             ]
-
-
-def _moment(at: float) -> str:
-    return time.strftime("%H:%M UTC", time.gmtime(at))

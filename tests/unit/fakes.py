@@ -96,7 +96,8 @@ async def open_store(directory: Path) -> AsyncGenerator[Store]:
 def put_menu(store: Store, message_id: int = 50, user_id: int = USER, chat_id: int = USER) -> None:
     """Let a user's menu stand in a message."""
     store._db.execute(
-        "INSERT INTO menus VALUES(?, ?, 0, ?, ?)", (chat_id, message_id, user_id, int(time.time()))
+        "INSERT INTO menus VALUES(?, ?, 0, ?, ?, '')",
+        (chat_id, message_id, user_id, int(time.time())),
     )
 
 

@@ -119,7 +119,9 @@ async def test_help_tells_admins_what_only_they_can_do(gateway: Gateway) -> None
     assert "/allow" not in (await gateway.say("/help", USER))[1]
 
 
-@pytest.mark.parametrize("text", ["/users", "/status", "/broadcast hi", "/pause", "/resume"])
+@pytest.mark.parametrize(
+    "text", ["/users", "/status", "/heartbeat", "/broadcast hi", "/pause", "/resume"]
+)
 async def test_admins_commands_are_theirs_and_private(gateway: Gateway, text: str) -> None:
     """Others do not know them, and in a group they would show who else is a user."""
     _, reply = await gateway.say(text, USER)
