@@ -69,6 +69,14 @@ STAGES = (
         options=("-o", "faulthandler_timeout=1200"),
     ),
     Stage(
+        "mutants",
+        "each rule and each key that protects is removed in turn, and must be missed",
+        needs_docker=True,
+        images=EVERYTHING,
+        paths=("tests/leaks/test_behaviour.py", "tests/leaks/test_mutants.py"),
+        options=("-o", "faulthandler_timeout=900"),
+    ),
+    Stage(
         "integration",
         "services against stub containers",
         needs_docker=True,
@@ -87,16 +95,6 @@ STAGES = (
             *("-o", "faulthandler_timeout=900"),
         ),
     ),
-)
-BY_NAME = (
-    Stage(
-        "mutants",
-        "each rule and each key that protects is removed in turn, and must be missed",
-        needs_docker=True,
-        images=EVERYTHING,
-        paths=("tests/leaks/test_behaviour.py", "tests/leaks/test_mutants.py"),
-        options=("-o", "faulthandler_timeout=900"),
-    ),
     Stage(
         "vm",
         "both nodes as whole virtual machines: boots, reboots, Docker's death; VM_ROUNDS=N of each",
@@ -106,6 +104,8 @@ BY_NAME = (
         options=("-o", "faulthandler_timeout=0", "-s", "-v"),
         packages=MACHINES,
     ),
+)
+BY_NAME = (
     Stage(
         "vllm",
         "the real vLLM, CPU build; torch's build for CPUs must be to be had (WHEELS, see .env)",

@@ -19,7 +19,7 @@ LEFT_OUT = {
     "deploy": "asks for a GPU",
     "shm_size": "how much shared memory its own processes have",
     "environment": "settings: what each does is tried by the services' own tests",
-    "ports": "networks without a way out publish nothing: a matter for virtual machines",
+    "ports": "networks without a way out publish nothing: tests/vm scans whole machines instead",
 }
 
 MORE_POWERS = ("NET_RAW", "NET_ADMIN", "SYS_ADMIN", "DAC_OVERRIDE", "MKNOD", "ALL")
