@@ -11,7 +11,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Any, Literal, TypeVar, cast
+from typing import Any, Literal, TypeVar
 
 from services.gateway.buttons import again_button, more_button, retry_button
 from services.gateway.engine import (
@@ -29,8 +29,8 @@ from services.gateway.manner import House, Manner
 from services.gateway.outbox import Outbox
 from services.gateway.progress import Progress
 from services.gateway.queue import Queue, Running
-from services.gateway.store import Ask, Store, StoreError
-from services.gateway.texts import Language, add_remark, is_visible, quote, say
+from services.gateway.store import Store, StoreError
+from services.gateway.texts import add_remark, is_visible, quote, say
 from services.log import describe_error
 
 log = logging.getLogger(__name__)
@@ -121,7 +121,7 @@ class Answering:
                     self._outbox.show_status(ask.reply_id, "")
         if self._queue.is_paused:
             for ask in self._queue.waiting():
-                self._outbox.show_status(ask.reply_id, say("paused", _language(ask)))
+                self._outbox.show_status(ask.reply_id, say("paused", ask.language))
             return
         if self._queue.running_count < self._slots:
             return
@@ -136,7 +136,7 @@ class Answering:
                 continue
             self._placed[ask.id] = now
             seconds = max(1, round(self._typical_seconds * ahead / self._slots))
-            status = say("queued", _language(ask), ahead=ahead, seconds=seconds)
+            status = say("queued", ask.language, ahead=ahead, seconds=seconds)
             self._outbox.show_status(ask.reply_id, status)
 
     async def _save(self) -> None:
@@ -199,7 +199,7 @@ class Answering:
             except (EngineUnavailable, StoreError) as error:
                 if isinstance(error, StoreError):
                     log.critical("store failed", extra={"remedy": str(error)})
-                status = say("waking", _language(progress.ask))
+                status = say("waking", progress.ask.language)
                 self._outbox.show_status(progress.ask.reply_id, status)
                 await self._pause(running, min(MOST_PAUSE_SECONDS, 2.0**pauses))
                 pauses += 1
@@ -298,7 +298,7 @@ class Answering:
         if progress.has_begun:
             return
         if not manner.reasoning or not manner.streaming:
-            self._outbox.show_status(ask.reply_id, say("thinking", _language(ask)))
+            self._outbox.show_status(ask.reply_id, say("thinking", ask.language))
             return
         if not progress.is_thought_shown:
             if not is_visible(thought):
@@ -319,7 +319,7 @@ class Answering:
     async def _close(self, progress: Progress, end: End, manner: Manner | None = None) -> None:
         progress.end_try()
         ask = progress.ask
-        language = _language(ask)
+        language = ask.language
         said = progress.text.strip() if is_visible(progress.text) else ""
         is_cut = progress.finished is not None and progress.finished.reason == "length"
         silence = "only thought" if progress.thoughts and is_cut else "empty"
@@ -387,7 +387,3 @@ def _with_thoughts(progress: Progress, manner: Manner | None, said: str) -> str:
     if not manner or not manner.reasoning or not is_visible(thought):
         return said
     return f"{quote(thought)}\n\n{said}".rstrip()
-
-
-def _language(ask: Ask) -> Language:
-    return cast(Language, ask.language)

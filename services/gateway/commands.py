@@ -3,7 +3,6 @@
 import re
 import time
 from collections.abc import Callable
-from typing import cast
 
 from services.gateway.access import Access
 from services.gateway.again import Again
@@ -104,7 +103,8 @@ class Commands:
             case "/start":
                 return say("start", language)
             case "/help":
-                more = say("help admin", language) if self._access.is_admin(update.user_id) else ""
+                is_admin = self._access.is_admin(update.user_id)
+                more = "\n\n" + say("help admin", language) if is_admin else ""
                 return say("help", language, more=more)
             case "/privacy":
                 return self._privacy(update, language)
@@ -157,7 +157,7 @@ class Commands:
         return self._withdraw(ask, said.strip() if is_visible(said) else "")
 
     def _withdraw(self, ask: Ask, said: str = "") -> Effect:
-        shown = add_remark(said, say("stopped", cast(Language, ask.language)))
+        shown = add_remark(said, say("stopped", ask.language))
         self._store.withdraw_ask(ask, shown, said)
         return Withdrawn(ask, shown)
 
@@ -235,7 +235,7 @@ class Commands:
     def _privacy(self, update: Update, language: Language) -> str:
         days = self._history_days
         kept = say("kept for days", language, days=days) if days else say("kept", language)
-        shared = "" if update.chat_kind == "private" else say("shared", language)
+        shared = "" if update.chat_kind == "private" else "\n" + say("shared", language)
         return say("privacy", language, kept=kept, shared=shared)
 
     def _usage(self, user_id: int, language: Language) -> str:

@@ -11,11 +11,11 @@ from typing import Any
 from services.gateway.effects import Effect, Opened
 from services.gateway.manner import Preferences
 from services.gateway.store import Store
-from services.gateway.texts import Language, language_of, say
+from services.gateway.texts import LANGUAGES, Language, language_of, say
 from services.wire import Button, Update
 
 CHOICES: dict[str, tuple[str, ...]] = {
-    "language": ("", "en", "ru"),
+    "language": ("", *LANGUAGES),
     "style": ("", "precise", "creative"),
     "length": ("", "short", "long"),
     "streaming": ("on", "off"),
@@ -114,6 +114,8 @@ def _current(chosen: Preferences, page: str) -> str:
 def _label(page: str, choice: str, language: Language) -> str:
     if page == "persona" and choice:
         return choice  # in the operator's words
+    if page == "language" and choice:
+        return say("own name", choice)
     return say(f"{page} {choice}".strip() if choice else f"{page} default", language)
 
 
