@@ -53,6 +53,13 @@ STAGES = (
     Stage("check", "style, types, import rules, shell, Compose files", needs_docker=True),
     Stage("unit", "tests without containers", paths=("tests/unit",), options=SIDE_BY_SIDE),
     Stage(
+        "screens",
+        "what users see, drawn into .test/screens for eyes to judge, light and dark",
+        paths=("tests/screens",),
+        options=SIDE_BY_SIDE,
+        packages=("fonts-dejavu-core", "fonts-dejavu-extra"),
+    ),
+    Stage(
         "stack",
         "both nodes with the real small model",
         needs_docker=True,
