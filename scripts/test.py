@@ -65,6 +65,7 @@ STAGES = (
         needs_docker=True,
         images=EVERYTHING,
         paths=("tests/stack",),
+        packages=("openssh-client",),  # signs what `prove` saw
     ),
     Stage(
         "faults",
@@ -89,6 +90,7 @@ STAGES = (
         needs_docker=True,
         images=EVERYTHING,
         paths=("tests/integration",),
+        packages=("openssh-client",),
     ),
     Stage(
         "leaks",

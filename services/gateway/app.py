@@ -96,8 +96,9 @@ def build_app(inbox: Inbox, outbox: Outbox, link_token: str) -> FastAPI:
         if outcome.outcome == "moved":
             await inbox.move(outbox.chat_of(outcome.epoch, reply_id), outcome.moved_to)
             return
-        await outbox.drop(outcome.epoch, reply_id, outcome.parts)
-        if outcome.outcome == "undeliverable":
+        is_shown = outcome.outcome == "delivered"
+        await outbox.drop(outcome.epoch, reply_id, outcome.parts, is_shown=is_shown)
+        if not is_shown:
             inbox.abandon(reply_id)
         log.info(outcome.outcome, extra={"reply": reply_id})
 

@@ -177,10 +177,14 @@ class Commands:
         effects.append(Opened(self._store.set_buttons(reply, *forget_buttons(language))))
 
     def _begin_heartbeat(self, update: Update, language: Language, effects: list[Effect]) -> None:
-        for menu in self._store.heartbeats():
-            if menu.user_id == update.user_id:  # one is enough to look at
-                ended = self._store.replace_menu(menu, say("no heartbeat", language))
-                effects.append(Opened(ended))
+        own = [menu for menu in self._store.heartbeats() if menu.user_id == update.user_id]
+        if any(not menu.message_id for menu in own):
+            return  # one is on its way: it is enough to look at
+        for menu in own:
+            if menu.reply_id:
+                effects.append(Replaced(menu.reply_id))
+            ended = self._store.replace_menu(menu, say("no heartbeat", language))
+            effects.append(Opened(ended))
         chat = (update.chat_id, update.thread_id)
         text, button = heartbeat(self._describe(language), time.time(), language)
         reply = self._store.add_menu(chat, update.user_id, text, language)

@@ -14,7 +14,8 @@ RENEWAL_SECONDS = 300.0
 def heartbeat(state: str, at: float, language: Language) -> tuple[str, Button]:
     """Say how things stand at this moment (seconds since 1970), with the button that ends it."""
     minutes = round(RENEWAL_SECONDS / 60)
-    text = say("heartbeat", language, now=moment(at), minutes=minutes, state=state)
+    now = time.strftime("%Y-%m-%d ", time.gmtime(at)) + moment(at)  # yesterday's is old, too
+    text = say("heartbeat", language, now=now, minutes=minutes, state=state)
     return text, Button(label=say("end heartbeat", language), data="heartbeat")
 
 

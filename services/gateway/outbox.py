@@ -7,6 +7,7 @@ older stream are rejected.
 import asyncio
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
+from functools import partial
 
 from services.gateway.store import Store
 from services.wire import (
@@ -224,13 +225,16 @@ class Outbox:
         self._writable(epoch, reply_id)
         return await self._store.run(self._store.file, reply_id)
 
-    async def drop(self, epoch: int, reply_id: int, parts: int | None = None) -> None:
+    async def drop(
+        self, epoch: int, reply_id: int, parts: int | None = None, *, is_shown: bool = True
+    ) -> None:
         """The reply stands in its chat, in so many messages, or never can.
 
         Raises StaleEpoch or UnknownReply.
         """
         self._writable(epoch, reply_id)
-        await self._store.run(self._store.drop_reply, reply_id, parts)
+        drop = partial(self._store.drop_reply, reply_id, parts, is_shown=is_shown)
+        await self._store.run(drop)
         self.forget(reply_id)
 
     def _writable(self, epoch: int, reply_id: int) -> _Entry:

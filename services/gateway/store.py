@@ -658,10 +658,15 @@ class Store(Database):
         return ShownMenu(chat_id, message_id, *row) if row else None
 
     def heartbeats(self) -> list[ShownMenu]:
-        """Find the heartbeats that stand in their chats: none that is just being renewed."""
+        """Find all heartbeats: those that were shown, and those that are on their way.
+
+        Message 0: it does not stand in its chat yet.
+        """
         rows = self._db.execute(
             "SELECT chat_id, message_id, thread_id, user_id, 0, heartbeat FROM menus"
-            " WHERE heartbeat != ''"
+            " WHERE heartbeat != '' UNION ALL"
+            " SELECT chat_id, coalesce(message_id, 0), thread_id, menu_of, replies.id, heartbeat"
+            " FROM replies LEFT JOIN parts ON reply_id = replies.id WHERE heartbeat != ''"
         )
         return [ShownMenu(*row) for row in rows]
 
@@ -744,8 +749,8 @@ class Store(Database):
         )
         return bool(is_noted)
 
-    def drop_reply(self, reply_id: int, parts: int | None = None) -> None:
-        """Forget a reply that stands in its chat, and its ask; a transaction.
+    def drop_reply(self, reply_id: int, parts: int | None = None, *, is_shown: bool = True) -> None:
+        """Forget a reply that stands in its chat, or never can, and its ask; a transaction.
 
         The messages of a failed ask stay known, and those of a chat's latest answer: another try
         can use them. `parts`: how many there are by now; None: all that were recorded.
@@ -755,8 +760,8 @@ class Store(Database):
                 "INSERT OR REPLACE INTO menus"
                 " SELECT chat_id, message_id, thread_id, menu_of, ?, heartbeat"
                 " FROM replies JOIN parts ON reply_id = replies.id"
-                " WHERE replies.id = ? AND menu_of != 0",
-                (int(time.time()), reply_id),
+                " WHERE replies.id = ? AND menu_of != 0 AND ?",
+                (int(time.time()), reply_id, is_shown),
             )
             self._db.execute("DELETE FROM replies WHERE id = ?", (reply_id,))
             self._db.execute("DELETE FROM files WHERE reply_id = ?", (reply_id,))

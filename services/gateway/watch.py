@@ -101,7 +101,8 @@ class Watch:
             await self._tell("relay back", **self._times(now - absence))
         self.outbox.absence_seconds = 0.0
         if self.outbox.is_connected and now - self._beat_at >= RENEWAL_SECONDS:
-            for reply in await self.store.run(self._beat):
+            for old_id, reply in await self.store.run(self._beat):
+                self.outbox.forget(old_id)
                 self.outbox.open(reply)
             self._beat_at = now
 
@@ -170,18 +171,25 @@ class Watch:
         for reply in await self.store.run(self._write, key, values):
             self.outbox.open(reply)
 
-    def _beat(self) -> list[Reply]:
-        """Renew the heartbeats of admins, and end those of others."""
+    def _beat(self) -> list[tuple[int, Reply]]:
+        """Renew the heartbeats of admins, and end those of others.
+
+        Each reply comes with the number of the one whose place it takes, which Telegram has kept
+        waiting; 0 if there is none.
+        """
         with self.store.transaction():
             replies = []
             for menu in self.store.heartbeats():
-                language = language_of(menu.heartbeat)
+                if not menu.message_id:
+                    continue
+                chosen = self.store.preferences(menu.user_id).language
+                language = language_of(chosen or menu.heartbeat)
                 if menu.user_id in self.admins:
                     text, button = heartbeat(self.describe(language), self.wall(), language)
                     reply = self.store.replace_menu(menu, text, button)
                 else:
                     reply = self.store.replace_menu(menu, say("no heartbeat", language))
-                replies.append(reply)
+                replies.append((menu.reply_id, reply))
             return replies
 
     def _write(self, key: str, values: dict[str, str]) -> list[Reply]:

@@ -565,16 +565,28 @@ def test_reboot_heals(world: World, user: TelegramUser, turn: str) -> None:
             f"round {turn}, {name}: answered {seconds:.0f} s, whole {whole[name]:.0f} s of uptime"
         )
     assert max(*answered.values(), *whole.values()) <= HEAL_AFTER_BOOT_SECONDS
+    for node in world.nodes:
+        wait_until(
+            lambda: timer_of(node) == "active",  # noqa: B023  # within the round
+            "the timer looks after the node again",
+            world,
+            PATIENCE_SECONDS,
+            is_cheap=False,
+        )
 
 
 def stop(node: Node) -> None:
     """`systemctl stop` stops the containers, and the timer lets them be."""
     node.machine.run(f"systemctl stop node@{node}", seconds=120)
     states = node.states()
-    timer = node.machine.attempt(f"systemctl is-active node-reconcile@{node}.timer").out.strip()
     assert states is not None
     assert {state.status for state in states.values()} == {"exited"}
-    assert timer == "inactive"
+    assert timer_of(node) == "inactive"
+
+
+def timer_of(node: Node) -> str:
+    """In which state systemd has the timer that looks after the node."""
+    return node.machine.attempt(f"systemctl is-active node-reconcile@{node}.timer").out.strip()
 
 
 # The operator's own

@@ -16,6 +16,7 @@ from services.gateway.inbox import Inbox as GatewayInbox
 from services.gateway.limits import Limits
 from services.gateway.outbox import Outbox
 from services.gateway.queue import Queue
+from services.gateway.store import Usage
 from services.log import _Events
 from services.relay.addressing import Identity
 from services.relay.inbox import Inbox
@@ -29,15 +30,19 @@ UPDATES = int(os.environ.get("FUZZ_UPDATES", "20000"))
 CANARY = "canary"
 """In everything that a user wrote, or could have."""
 
+MESSAGES = 50
+"""So few that presses, edits and replies often mean a message that is known."""
+
 USERS, STRANGERS = (7, 8), (9, 10)
 OTHER_KINDS = (
     "channel_post", "edited_channel_post", "business_message", "message_reaction", "inline_query",
     "chosen_inline_result", "shipping_query", "pre_checkout_query", "poll", "poll_answer",
     "my_chat_member", "chat_member", "chat_join_request", "chat_boost", "something_new",
 )  # fmt: skip
+COMMANDS = ("/help", "/new", "/stop", "/system", "/settings", "/heartbeat", "/forget", "/allow")
 NOTES = ("pinned_message", "new_chat_members", "left_chat_member", "migrate_to_chat_id")
 ODD_VALUES: tuple[Any, ...] = (
-    None, True, False, 0, -1, 2**31, 2**63, -(2**63), 1e300, "", f"{CANARY} \0\ud7ff", "\u202e",
+    None, True, False, 0, -1, 2**31, 2**63, -(2**63), 1e300, "", f"{CANARY} \0\ud800", "\u202e",
     [], [[]], {}, {"id": CANARY}, [None], CANARY * 3000,
 )  # fmt: skip
 
@@ -65,8 +70,8 @@ class Generator:
         return {"update_id": self._number, kind: content}
 
     def _words(self) -> str:
-        commands = ("", "", "", "/help ", "/new", "/stop", "/system ", "/allow ", "/nothing ")
-        return f"{self._dice.choice(commands)}{CANARY} {self._number} 😀"[:4096]
+        command = self._dice.choice(COMMANDS) if self._dice.random() < 0.6 else ""
+        return f"{command} {CANARY} {self._number} 😀".lstrip()
 
     def _sender(self) -> dict[str, Any]:
         user_id = self._dice.choice(USERS * 4 + STRANGERS)
@@ -81,7 +86,7 @@ class Generator:
         chat = {"id": sender["id"] if is_private else -5, "title": CANARY}
         chat["type"] = "private" if is_private else self._dice.choice(("group", "supergroup"))
         message: dict[str, Any] = {
-            "message_id": self._dice.randint(1, 10**6), "date": 1_700_000_000 + self._number,
+            "message_id": self._dice.randint(1, MESSAGES), "date": 1_700_000_000 + self._number,
             "chat": chat, "from": sender,
         }  # fmt: skip
         what = self._dice.choice(("text",) * 8 + ATTACHMENTS + NOTES)
@@ -90,11 +95,10 @@ class Generator:
         else:
             message[what] = {"file_id": "x", "file_name": CANARY, "question": CANARY}
             message["caption"] = self._words()
-        length = self._dice.randint(0, 12)
-        entity: dict[str, Any] = {
-            "type": self._dice.choice(("mention", "bold", "bot_command", "text_mention"))
-        }
-        entity |= {"offset": self._dice.randint(0, 3), "length": length}
+        entity: dict[str, Any] = {"type": "mention", "offset": 0, "length": len("@Some_Bot")}
+        if self._dice.random() < 0.2:
+            entity["type"] = self._dice.choice(("bold", "bot_command", "text_mention"))
+            entity["length"] = self._dice.randint(0, 12)
         message["entities"] = [entity]
         if depth == 0 and self._dice.random() < 0.2:
             message["reply_to_message"] = self._message(1)
@@ -178,16 +182,24 @@ async def test_no_update_ends_anything_and_none_is_logged(
             presence,
             NoNotices(),  # type: ignore[arg-type]  # of the same shape
         )
-        for _ in range(UPDATES // 100):
+        asked = menus = 0
+        for number in range(UPDATES // 100):
             assert await relay._take([generator.update() for _ in range(100)])
+            # What is shown and answered meanwhile: otherwise chats are full soon.
+            for ask in await store.run(store.asks):
+                asked += 1
+                await store.run(store.finish_ask, ask, "an answer", "an answer", Usage(1, 1, 1))
             for reply in await store.run(store.undelivered_replies):
-                if reply.closed:  # otherwise chats are full soon, and nothing more is tried
-                    await store.run(store.drop_reply, reply.id, 0)
-                    outbox.forget(reply.id)
-        await store.run(store.asks)
+                menus += bool(reply.parts)
+                await store.run(store.record_part, reply.id, 0, number % MESSAGES + 1)
+                await store.run(store.drop_reply, reply.id, 1)
+                outbox.forget(reply.id)
 
     sent = [update for text in wire.sent for update in json.loads(text)["updates"]]
     assert len(sent) > UPDATES // 4, "control: enough of them were whole enough to be carried"
+    in_groups = [update for update in sent if update["chat_kind"] != "private"]
+    assert min(asked, len(in_groups)) > UPDATES // 100, "control: so many were more than refused"
+    assert menus > UPDATES // 1000, "control: presses met menus"
     strangers = {update["user_id"] for update in sent if update["kind"] != "move"} - set(USERS)
     assert not strangers
     assert {"accepted", "refused"} <= set(wire.outcomes)

@@ -11,6 +11,7 @@ from services.gateway.engine import Engine
 from services.gateway.heartbeat import RENEWAL_SECONDS
 from services.gateway.inbox import Inbox
 from services.gateway.limits import Limits
+from services.gateway.manner import Preferences
 from services.gateway.outbox import Outbox
 from services.gateway.queue import Queue
 from services.gateway.store import Store
@@ -100,7 +101,7 @@ async def test_heartbeat_says_when_it_was_and_how_things_stand(world: World) -> 
     """With a button that ends it."""
     (reply,) = await world.say("/heartbeat")
 
-    assert reply.text.startswith("Alive at 22:13 UTC. I renew this every 5 minutes")
+    assert reply.text.startswith("Alive at 2023-11-14 22:13 UTC. I renew this every 5 minutes")
     assert "Telegram: connected\nEngine: ready" in reply.text
     assert [(button.label, button.data) for button in reply.buttons] == [
         ("Renew no more", "heartbeat")
@@ -111,9 +112,9 @@ async def test_heartbeat_is_renewed_in_its_place(beating: World) -> None:
     """Again and again, in the language it was asked for in, and not before its time."""
     assert await beating.after(RENEWAL_SECONDS - 1) == []
 
-    for text in ("Alive at 22:18 UTC", "Alive at 22:23 UTC", "Alive at 22:28 UTC"):
-        (reply,) = await beating.after(RENEWAL_SECONDS if "22:18" not in text else 1)
-        assert reply.text.startswith(text)
+    for time in ("22:18", "22:23", "22:28"):
+        (reply,) = await beating.after(RENEWAL_SECONDS if time != "22:18" else 1)
+        assert reply.text.startswith(f"Alive at 2023-11-14 {time} UTC")
         assert (reply.chat_id, reply.parts) == (ADMIN, (50,))
         assert [button.data for button in reply.buttons] == ["heartbeat"]
         await beating.show(reply, 50)
@@ -123,11 +124,11 @@ async def test_heartbeat_keeps_its_language(world: World) -> None:
     """That of the client, if its user has chosen none."""
     await world.watch.look()
     (reply,) = await world.say("/heartbeat", language="ru")
-    assert reply.text.startswith("На связи в 22:13 UTC")
+    assert reply.text.startswith("На связи в 2023-11-14 22:13 UTC")
     await world.show(reply, 50)
 
     (renewed,) = await world.after(RENEWAL_SECONDS)
-    assert renewed.text.startswith("На связи в 22:18 UTC")
+    assert renewed.text.startswith("На связи в 2023-11-14 22:18 UTC")
 
 
 async def test_nothing_piles_up_while_the_relay_is_away(beating: World) -> None:
@@ -138,8 +139,11 @@ async def test_nothing_piles_up_while_the_relay_is_away(beating: World) -> None:
 
     beating.outbox.is_connected = True
     (reply,) = await beating.after(15)
-    assert reply.text.startswith("Alive at 22:28 UTC")
-    assert await beating.after(RENEWAL_SECONDS) == [reply], "it is not shown yet"
+    assert reply.text.startswith("Alive at 2023-11-14 22:28 UTC")
+
+    (fresh,) = await beating.after(RENEWAL_SECONDS)
+    assert fresh.text.startswith("Alive at 2023-11-14 22:33 UTC"), "what Telegram has not taken"
+    assert fresh.parts == (50,)
 
 
 async def test_heartbeat_ends_with_a_press(beating: World) -> None:
@@ -151,7 +155,7 @@ async def test_heartbeat_ends_with_a_press(beating: World) -> None:
 
     (reply,) = await beating.waiting()
     assert (reply.text, reply.parts, reply.buttons) == (
-        "Not renewed any more. /heartbeat begins anew.", (50,), (),
+        "Not renewed any more.", (50,), (),
     )  # fmt: skip
     await beating.show(reply, 50)
     assert await beating.after(RENEWAL_SECONDS) == []
@@ -204,11 +208,14 @@ async def test_heartbeat_is_for_admins(world: World) -> None:
 
 async def test_heartbeat_outlives_a_restart(beating: World, tmp_path: Path) -> None:
     """A gateway that has just started renews what stands there at its first look."""
-    beating.watch._beat_at = float("-inf")  # as a new one begins
+    old = beating.watch
+    beating.watch = Watch(
+        old.store, old.queue, old.outbox, old.engine, tmp_path, old.admins, old.clock, old.wall
+    )
 
     (reply,) = await beating.after(60)
 
-    assert reply.text.startswith("Alive at 22:14 UTC")
+    assert reply.text.startswith("Alive at 2023-11-14 22:14 UTC")
 
 
 async def test_heartbeat_outlives_a_long_absence(beating: World) -> None:
@@ -221,3 +228,43 @@ async def test_heartbeat_outlives_a_long_absence(beating: World) -> None:
     (reply,) = await beating.after(2 * 86_400)
 
     assert reply.parts == (50,)
+
+
+async def test_several_at_once_are_one(world: World) -> None:
+    """An admin who asks again and again during an outage is shown one in the end."""
+    for _ in range(3):
+        replies = await world.say("/heartbeat")
+
+    (reply,) = replies
+    await world.show(reply, 50)
+    assert len(await world.store.run(world.store.heartbeats)) == 1
+
+
+async def test_one_that_is_asked_for_during_a_renewal_replaces_it(beating: World) -> None:
+    """The renewal is on its way to the old message, which ends."""
+    await beating.after(RENEWAL_SECONDS)
+
+    ended, begun = await beating.say("/heartbeat")
+
+    assert (ended.text, ended.parts) == ("Not renewed any more.", (50,))
+    assert (begun.text[:8], begun.parts) == ("Alive at", ())
+    assert len(await beating.store.run(beating.store.heartbeats)) == 1
+
+
+async def test_heartbeat_that_can_never_be_shown_ends(beating: World) -> None:
+    """An admin who has blocked the bot is not tried for ever."""
+    (reply,) = await beating.after(RENEWAL_SECONDS)
+
+    beating.outbox._epoch = 1
+    await beating.outbox.drop(1, reply.id, is_shown=False)
+
+    assert await beating.after(RENEWAL_SECONDS) == []
+
+
+async def test_heartbeat_follows_a_choice_of_language(beating: World) -> None:
+    """What its admin chooses in /settings holds from the next renewal on."""
+    await beating.store.run(beating.store.save_preferences, ADMIN, Preferences(language="ru"))
+
+    (reply,) = await beating.after(RENEWAL_SECONDS)
+
+    assert reply.text.startswith("На связи в")

@@ -1,7 +1,10 @@
 """The relay's own few words: each language says all of them, and has the whole menu of commands."""
 
+import re
+
 import pytest
 
+from services.relay.marker import LANGUAGE
 from services.relay.texts import _TEXTS, COMMANDS, ENGLISH, say
 
 
@@ -10,6 +13,8 @@ def test_every_language_is_whole(language: str) -> None:
     """The same sentences and the same commands in the same order, none empty or too long."""
     texts, english = _TEXTS[language], _TEXTS[ENGLISH]
 
+    assert re.fullmatch("[a-z]{2}", language), "as setMyCommands wants it"
+    assert language != LANGUAGE, "the relay keeps a mark of its own there"
     assert set(texts) == set(english)
     assert list(texts["commands"]) == list(english["commands"])
     descriptions = texts["commands"].values()
