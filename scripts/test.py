@@ -104,6 +104,8 @@ STAGES = (
             *("-o", "faulthandler_timeout=900"),
         ),
     ),
+)
+BY_NAME = (
     Stage(
         "vm",
         "both nodes as whole virtual machines: boots, reboots, Docker's death; VM_ROUNDS=N of each",
@@ -113,8 +115,6 @@ STAGES = (
         options=("-o", "faulthandler_timeout=0", "-s", "-v"),
         packages=MACHINES,
     ),
-)
-BY_NAME = (
     Stage(
         "vllm",
         "the real vLLM, CPU build; torch's build for CPUs must be to be had (WHEELS, see .env)",
