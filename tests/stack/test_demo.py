@@ -93,13 +93,8 @@ def test_nodes_of_the_demonstration_are_proven(tmp_path: Path) -> None:
         assert any("I will answer it" in line for line in run.stdout), "it answers"
         nodes.write_overlays()
         with ThreadPoolExecutor() as pool:
-            proofs = dict(
-                zip(
-                    ("relay", "model"),
-                    pool.map(lambda kind: prove(nodes, kind, key), ("relay", "model")),
-                    strict=True,
-                )
-            )
+            taken = {kind: pool.submit(prove, nodes, kind, key) for kind in ("relay", "model")}
+            proofs = {kind: proof.result() for kind, proof in taken.items()}
         rest, _ = run.communicate("/quit\n", timeout=60)
     assert run.returncode == 0, rest
 

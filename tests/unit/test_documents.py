@@ -54,3 +54,5 @@ def test_rules_on_the_host_are_those_of_the_virtual_machines() -> None:
     assert len(chains) == 3
     for chain in chains:
         assert chain in loaded
+    assert "[Service]\nExecStop=\n" in page
+    assert "'[Service]\\nExecStop=\\n'" in loaded, "and they stay until the power is off"
