@@ -9,7 +9,7 @@ import pytest
 from services.gateway.app import MOST_BYTES
 from services.gateway.store import StoreError
 from services.wire import VERSION, VERSION_HEADER, Batch, Receipts
-from tests.unit.fakes import message
+from tests.unit.fakes import USER, message
 from tests.unit.gateway.served import Gateway, serve
 
 CANARY = "canary that nobody repeats"
@@ -174,3 +174,21 @@ async def test_disk_that_does_not_take_it_is_503(
 
     assert response.status_code == 503
     assert "keep the updates" in response.json()["error"]
+
+
+@pytest.mark.parametrize("outcome", ["delivered", "undeliverable"])
+async def test_only_what_was_shown_can_be_pressed(gateway: Gateway, outcome: str) -> None:
+    """A menu for somebody who has blocked the bot stands nowhere, nor is a heartbeat renewed."""
+    store, outbox = gateway.store, gateway.outbox
+    reply = await store.run(store.add_menu, (USER, 0), USER, "Alive", "en")
+    outbox.open(reply)
+    outbox._epoch = 1
+    await store.run(store.record_part, reply.id, 0, 50)
+
+    body = {"epoch": 1, "outcome": outcome}
+    response = await gateway.client.post(f"/replies/{reply.id}/outcome", json=body)
+
+    assert response.status_code == 204
+    stands = outcome == "delivered"
+    assert bool(await store.run(store.menu, USER, 50)) == stands
+    assert bool(await store.run(store.heartbeats)) == stands
