@@ -25,12 +25,15 @@ class Settings(BaseModel):
     """The fields that are files, so that no value of theirs shows in the environment."""
 
     ABOUT_USERS: ClassVar[frozenset[str]] = frozenset({"allowed_users"})
-    """The fields that name users: the log does not."""
+    """The fields that name users: the log says how many."""
 
     def public(self) -> dict[str, Any]:
-        """List the settings for the log, without secrets and without user ids."""
-        hidden = self.SECRETS | self.ABOUT_USERS
-        return {name: str(value) for name, value in self.model_dump().items() if name not in hidden}
+        """List the settings for the log, without secrets, and of users their number alone."""
+        return {
+            name: f"{len(value)} users" if name in self.ABOUT_USERS else str(value)
+            for name, value in self.model_dump().items()
+            if name not in self.SECRETS
+        }
 
 
 class BadSetting(Exception):

@@ -18,7 +18,8 @@ from tests.leaks.behaviour.cells import NODES, Cell, configuration, prison, try_
 from tests.leaks.behaviour.confinement import PLACES
 from tests.leaks.behaviour.namespaces import Namespace
 from tests.leaks.behaviour.rules import RULESETS, WIDE_OPEN, PlayerFailed, examine
-from tests.leaks.mutants import compose, nft
+from tests.leaks.behaviour.settings import try_settings
+from tests.leaks.mutants import compose, nft, settings
 from tests.leaks.mutants.compose import ComposeMutant
 from tests.leaks.mutants.equivalent import AT_START, EQUIVALENT
 from tests.leaks.mutants.report import Report
@@ -56,6 +57,9 @@ def test_each_rule_is_missed(namespaces: dict[str, Namespace], report: Report, n
         patient = "members stay" in mutant.name
         findings = examine(space.ruleset, space.player, space.ports, mutant.rules, patient=patient)
         report.note(name, mutant.name, findings)
+    for about, ruleset in nft.other_values(space.ruleset):
+        findings = examine(ruleset, space.player, space.ports, ruleset.rules)
+        report.note(name, about, findings)
 
     assert listing(space, space.ruleset.rules) == space.loaded, "the rules are back"
     assert examine(space.ruleset, space.player, space.ports, space.ruleset.rules) == []
@@ -104,6 +108,21 @@ def test_each_key_is_missed(
 
     rows = [report.rows[subject] for subject in {subject_of(mutant) for mutant in mutants}]
     assert [name for row in rows for name in (*row.survivors, *row.wrongly_excused)] == []
+
+
+@pytest.mark.parametrize("name", [name for name in SERVICES if "engine" not in name])
+def test_each_setting_is_missed(cells_folder: Path, report: Report, name: str) -> None:
+    """Take a variable away: the service refuses to start, or works with other settings."""
+    node, _, service = name.partition(" ")
+    config = configuration(node, cells_folder)
+    made = [m for m in settings.mutants_of(node, config) if m.service == service]
+    assert made
+
+    for mutant, findings in zip(made, try_settings(made, cells_folder), strict=True):
+        report.note(name, mutant.name, findings)
+
+    row = report.rows[name]
+    assert (row.survivors, row.wrongly_excused) == ([], [])
 
 
 def group_of(mutant: ComposeMutant) -> str:

@@ -34,8 +34,9 @@ def test_good_settings_are_read(secrets: Path) -> None:
 
 
 def test_settings_of_single_users_are_read(secrets: Path) -> None:
-    """Shares and limits by user id; the log shows none of them."""
+    """Shares and limits by user id; the log shows how many, and none of them."""
     changes = {"ADMINS": "1", "USER_WEIGHTS": "1:2.5, 7:0.5", "USER_LIMITS": "1:50"}
+    about_users = ("allowed_users", "admins", "user_weights", "user_limits")
 
     gateway = read_settings(GatewaySettings, GATEWAY | changes | {"HISTORY_DAYS": "2"}, secrets)
 
@@ -43,7 +44,8 @@ def test_settings_of_single_users_are_read(secrets: Path) -> None:
     assert gateway.user_limits == {1: 50}
     assert gateway.admins == frozenset({1})
     assert gateway.history_seconds == 172_800
-    assert not {"admins", "user_weights", "user_limits", "allowed_users"} & set(gateway.public())
+    shown = gateway.public()
+    assert [shown[name] for name in about_users] == ["1 users", "1 users", "2 users", "1 users"]
 
 
 @pytest.mark.parametrize(

@@ -56,6 +56,13 @@ SECRETS = (
     *("tunnel_private_key", "tunnel_preshared_key"),
 )
 
+SETTINGS = {
+    "TUNNEL_PEER_KEY": "k" * 43 + "=",
+    "TUNNEL_ENDPOINT": f"{NETWORKS['tunnel']}.10:51820",
+    "RESOLVER": f"{NETWORKS['telegram']}.53",
+    "ALLOWED_USERS": "1001",
+}
+
 Config = dict[str, Any]
 
 
@@ -79,7 +86,7 @@ class CellFailed(Exception):
     """A container in a service's place did not do what the trial needs."""
 
 
-def configuration(node: str, folder: Path) -> Config:
+def configuration(node: str, folder: Path, given: Mapping[str, str] | None = None) -> Config:
     """The product's file as Compose reads it, with settings and secrets from a folder."""
     secrets = folder / node
     secrets.mkdir(exist_ok=True)
@@ -88,10 +95,7 @@ def configuration(node: str, folder: Path) -> Config:
         (secrets / name).chmod(0o444)  # so that nothing but the mount decides who reads it
     (folder / "env").write_text("", encoding="ascii")
     settings = {
-        "TUNNEL_PEER_KEY": "k" * 43 + "=",
-        "TUNNEL_ENDPOINT": f"{NETWORKS['tunnel']}.10:51820",
-        "RESOLVER": f"{NETWORKS['telegram']}.53",
-        "ALLOWED_USERS": "1001",
+        **(SETTINGS if given is None else given),
         "SECRETS": str(secrets),
         "TELEGRAM_CA_FILE": str(secrets / "telegram_ca"),
         "ENV_FILE": str(folder / "env"),

@@ -18,7 +18,7 @@ LEFT_OUT = {
     "entrypoint": "the same",
     "deploy": "asks for a GPU",
     "shm_size": "how much shared memory its own processes have",
-    "environment": "settings: what each does is tried by the services' own tests",
+    "environment": "mutants/settings.py makes those",
     "ports": "networks without a way out publish nothing: tests/vm scans whole machines instead",
 }
 

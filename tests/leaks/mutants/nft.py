@@ -6,9 +6,9 @@ understand is an error, so that a new kind of rule gets its mutants, too.
 
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from tests.leaks.behaviour.rules import ELSEWHERE, RESOLVER
+from tests.leaks.behaviour.rules import ELSEWHERE, RESOLVER, Ruleset
 
 MATCHES = re.compile(
     r'[io]ifname "[^"]+"'
@@ -155,3 +155,23 @@ def set_mutants(
         yield changed(f"{where}: members stay for an hour", "timeout 1h")
     elif kind[1] == "auto-merge":
         yield changed(f"{where}: no auto-merge", "")
+
+
+OTHER_VALUES = {
+    "address": "10.66.0.77",
+    "peer": "10.66.0.99",
+    "link_port": "8081",
+    "endpoint": ELSEWHERE.address,
+    "port": "80",
+    "networks": f"{{ {ELSEWHERE.address}/32 }}",
+    "resolvers": f"{{ {ELSEWHERE.address} }}",
+    "outside": '{ "lo" }',
+}
+"""What the settings could have said instead."""
+
+
+def other_values(ruleset: Ruleset) -> Iterator[tuple[str, Ruleset]]:
+    """The same rules with one variable that says something else."""
+    for name in ruleset.variables:
+        value = OTHER_VALUES[name]
+        yield f"${name} is {value}", replace(ruleset, variables=ruleset.variables | {name: value})
