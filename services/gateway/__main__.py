@@ -12,6 +12,7 @@ import uvicorn
 from services.gateway.access import Access
 from services.gateway.answering import Answering
 from services.gateway.app import build_app
+from services.gateway.documents import Documents
 from services.gateway.engine import open_engine
 from services.gateway.history import History
 from services.gateway.inbox import Inbox, paste_delay
@@ -108,6 +109,7 @@ async def _run(settings: GatewaySettings) -> None:
             settings.history_days,
             list(house.personas),
             watch.describe,
+            Documents(settings.document_bytes),
         )
         app = build_app(inbox, outbox, settings.link_token)
         server = _Server(

@@ -40,6 +40,9 @@ MOST_AWAY_SECONDS = 30 * 86_400
 MOST_BYTES = 4 * 1024 * 1024
 """A batch of 100 longest messages in four-byte characters takes less than 2 MiB."""
 
+MOST_DOCUMENT_BYTES = 21 * 1024 * 1024
+"""Telegram gives bots no file of more than 20 MB."""
+
 
 WARN_SECONDS = 60.0
 
@@ -86,6 +89,16 @@ def build_app(inbox: Inbox, outbox: Outbox, link_token: str) -> FastAPI:
         if not content:
             raise HTTPException(410, "the file was erased")
         return PlainTextResponse(content)
+
+    @app.post("/replies/{reply_id}/document", status_code=204)
+    async def document(reply_id: int, epoch: int, request: Request) -> None:
+        outbox.claim(epoch, reply_id)
+        await inbox.bring(reply_id, await request.body())
+
+    @app.delete("/replies/{reply_id}/document", status_code=204)
+    async def missing_document(reply_id: int, epoch: int) -> None:
+        outbox.claim(epoch, reply_id)
+        await inbox.bring(reply_id, None)
 
     @app.post("/replies/{reply_id}/claim", status_code=204)
     async def claim(reply_id: int, claim: Claim) -> None:
@@ -174,7 +187,8 @@ class _Gate:
             response.headers[VERSION_HEADER] = str(VERSION)
             await response(scope, receive, send)
         else:
-            await self._app(scope, _limited(receive), send)
+            most = MOST_DOCUMENT_BYTES if scope["path"].endswith("/document") else MOST_BYTES
+            await self._app(scope, _limited(receive, most), send)
 
     def _warn(self, sentence: str) -> None:
         """Tell the operator, but not with every request of a relay that keeps trying."""
@@ -184,15 +198,15 @@ class _Gate:
             log.error("other version", extra={"remedy": sentence})
 
 
-def _limited(receive: Receive) -> Receive:
+def _limited(receive: Receive, most: int) -> Receive:
     seen = 0
 
     async def count() -> Message:
         nonlocal seen
         message = await receive()
         seen += len(message.get("body", b""))
-        if seen > MOST_BYTES:
-            raise HTTPException(413, f"more than {MOST_BYTES} bytes")
+        if seen > most:
+            raise HTTPException(413, f"more than {most} bytes")
         return message
 
     return count

@@ -30,6 +30,13 @@ class Asked:
 
 
 @dataclass(frozen=True)
+class Completed:
+    """An ask has the document that it lacked."""
+
+    ask: Ask
+
+
+@dataclass(frozen=True)
 class Withdrawn:
     """An ask is closed with these words, whether it waited or was being answered."""
 
@@ -73,5 +80,14 @@ class Forgotten:
 
 
 Effect: TypeAlias = (
-    Opened | Replaced | Asked | Withdrawn | Stopped | GuestsChanged | Paused | Moved | Forgotten
+    Opened
+    | Replaced
+    | Asked
+    | Completed
+    | Withdrawn
+    | Stopped
+    | GuestsChanged
+    | Paused
+    | Moved
+    | Forgotten
 )

@@ -1,6 +1,7 @@
 """Takes batches of updates: decides on each, commits them, and only then lets them take effect."""
 
 import logging
+import math
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
@@ -11,8 +12,10 @@ from services.gateway.access import Access
 from services.gateway.again import Again
 from services.gateway.buttons import read_press, stop_button
 from services.gateway.commands import Commands
+from services.gateway.documents import Documents
 from services.gateway.effects import (
     Asked,
+    Completed,
     Effect,
     Forgotten,
     GuestsChanged,
@@ -27,6 +30,7 @@ from services.gateway.limits import Allowance, Limits
 from services.gateway.menu import Menu
 from services.gateway.outbox import Outbox
 from services.gateway.queue import Queue
+from services.gateway.reading import Unreadable
 from services.gateway.store import Ask, Chat, Piece, Store, StoreError
 from services.gateway.texts import Language, quote, say
 from services.wire import Batch, Receipt, Receipts, Reply, Update
@@ -81,11 +85,14 @@ class Inbox:
         history_days: int = 0,
         personas: Sequence[str] = (),
         describe: Callable[[Language], str] = lambda _: "",
+        documents: Documents | None = None,
     ) -> None:
         """`history_days` 0: conversations are kept until their user forgets them.
 
-        `personas`: the names of those that users can choose; `describe` says how things stand.
+        `personas`: the names of those that users can choose; `describe` says how things stand;
+        `documents` None: none is read.
         """
+        self._documents = documents or Documents(0)
         self._store = store
         self._queue = queue
         self._outbox = outbox
@@ -105,6 +112,28 @@ class Inbox:
         does not take it: then nothing was accepted.
         """
         receipts, effects = await self._store.run(self._commit, batch)
+        self._take_effect(effects)
+        if Forgotten() in effects:
+            await self._erase()
+        return Receipts(receipts=receipts)
+
+    async def bring(self, reply_id: int, content: bytes | None) -> None:
+        """Take the document that a reply waits for; None: Telegram does not give it out.
+
+        When this returns, its text is on the disk, or its user is told why not. Raises StoreError.
+        """
+        if not await self._store.run(self._store.wanted_document, reply_id):
+            return  # it was brought before, or is not wanted any more
+        text, why = "", ""
+        try:
+            if content is None:
+                raise Unreadable("document unavailable")
+            text = await self._documents.read(content)
+        except Unreadable as error:
+            why = str(error)
+        self._take_effect(await self._store.run(self._complete, reply_id, text, why))
+
+    def _take_effect(self, effects: Sequence[Effect]) -> None:
         for effect in effects:
             match effect:
                 case Opened(reply):
@@ -113,6 +142,9 @@ class Inbox:
                     self._outbox.forget(reply_id)
                 case Asked(ask, delay_seconds):
                     self._queue.put(ask, delay_seconds)
+                case Completed(ask):
+                    self._outbox.note_document(ask.reply_id)
+                    self._queue.put(ask, paste_delay(ask))
                 case Withdrawn(ask, shown):
                     self._queue.withdraw(ask.id)
                     self._outbox.close(ask.reply_id, shown)
@@ -125,9 +157,6 @@ class Inbox:
                 case Moved(old_chat_id, new_chat_id, replies):
                     self._queue.move_chat(old_chat_id, new_chat_id)
                     self._outbox.move(replies)
-        if Forgotten() in effects:
-            await self._erase()
-        return Receipts(receipts=receipts)
 
     async def move(self, old_chat_id: int, new_chat_id: int) -> None:
         """Let a group go on as the supergroup that it has become. Raises StoreError."""
@@ -154,6 +183,27 @@ class Inbox:
         with self._store.transaction():
             receipts = [self._decide(batch.bot_id, raw, effects) for raw in batch.updates]
         return receipts, effects
+
+    def _complete(self, reply_id: int, text: str, why: str) -> list[Effect]:
+        with self._store.transaction():
+            wanted = self._store.wanted_document(reply_id)
+            if not wanted:
+                return []
+            ask, name = wanted
+            name = " ".join(name.split()) or say("nameless", ask.language)
+            context = f"[The file {name}:]\n{text}\n[The end of {name}]\n\n"
+            size = len((context + ask.text).encode())
+            most = LEAST_TOKEN_BYTES * self._ask_tokens
+            if not why and size <= most:
+                return [Completed(self._store.add_document(ask, context))]
+            sentence = say(
+                why or "document too long",
+                ask.language,
+                size=megabytes(self._documents.most_bytes),
+                percent=100 * most // size,
+            )
+            self._store.withdraw_ask(ask, sentence)
+            return [Withdrawn(ask, sentence)]
 
     def _move(self, old_chat_id: int, new_chat_id: int) -> list[Reply]:
         with self._store.transaction():
@@ -189,9 +239,14 @@ class Inbox:
             # Not every edit changes the text, a live location moves on by edits, and a command is
             # not run twice.
             return "accepted"
-        context = self._context(update, chat)
-        if not text and (update.attachment or not context):
+        most = self._documents.most_bytes
+        has_document = bool(update.document_id) and most > 0
+        context = self._context(update, chat, has_document=has_document)
+        if not text and not has_document and (update.attachment or not context):
             return self._refuse(update, say(CANNOT[update.attachment], language), effects)
+        if has_document and update.document_bytes > most:
+            sentence = say("document too big", language, size=megabytes(most))
+            return self._refuse(update, sentence, effects)
         waiting = [
             ask
             for ask in self._store.asks(chat)
@@ -202,7 +257,8 @@ class Inbox:
         piece = Piece(update.message_id, text, update.sent_at, context)
         if self._commands.knows(text):
             return self._run(update, text, language, effects)
-        if update.kind == "message" and waiting and _goes_on(waiting[-1], piece):
+        is_alone = update.kind == "message" and not has_document
+        if is_alone and waiting and _goes_on(waiting[-1], piece):
             self._store.add_piece(waiting[-1], piece)
             effects.append(Asked(waiting[-1], _delay(piece)))
             return "accepted"
@@ -211,9 +267,9 @@ class Inbox:
         if len((context + text).encode()) > LEAST_TOKEN_BYTES * self._ask_tokens:
             # The engine's tokenizer has the last word, when the ask's turn comes.
             return self._refuse(update, say("too long", language), effects)
-        return self._ask(update, chat, piece, language, effects)
+        return self._ask(update, chat, piece, language, effects, has_document=has_document)
 
-    def _context(self, update: Update, chat: Chat) -> str:
+    def _context(self, update: Update, chat: Chat, *, has_document: bool) -> str:
         """Write what a message refers to, for the model."""
         context = ""
         exchange = self._store.exchange(chat)
@@ -222,23 +278,37 @@ class Inbox:
             # The latest answer is what the model has said last, so it need not be told.
             most = int(QUOTED_SHARE * self._ask_tokens)
             context = quote(update.quoted.encode()[:most].decode(errors="ignore")) + "\n\n"
-        if update.attachment:
+        if update.attachment and not has_document:
             name = update.attachment.replace("_", " ")
             context += f"[{name} attached that you cannot see or open]\n\n"
         return context
 
     def _ask(
-        self, update: Update, chat: Chat, piece: Piece, language: Language, effects: list[Effect]
+        self,
+        update: Update,
+        chat: Chat,
+        piece: Piece,
+        language: Language,
+        effects: list[Effect],
+        *,
+        has_document: bool,
     ) -> Outcome:
         why = self._allowance.refusal(update.user_id, language)
         if why := why or self._allowance.haste(update, language):
             return self._refuse(update, why, effects)
-        if update.kind == "edit" and self._again.reword(update, piece, language, effects):
+        is_edit = update.kind == "edit" and not has_document
+        if is_edit and self._again.reword(update, piece, language, effects):
             return "accepted"
         reply = self._store.add_reply(chat, update.message_id, markup="markdown")
         ask = self._store.add_ask(reply.id, update.user_id, chat, language, [piece])
-        effects.append(Opened(self._store.set_buttons(reply, stop_button(ask, language))))
-        effects.append(Asked(ask, _delay(piece)))
+        reply = self._store.set_buttons(reply, stop_button(ask, language))
+        if has_document:
+            ask, reply = self._store.want_document(
+                ask, reply, update.document_id, update.document_name
+            )
+            reply = reply.model_copy(update={"status": say("reading", language)})
+        effects.append(Opened(reply))
+        effects.append(Asked(ask, paste_delay(ask)))
         return "accepted"
 
     def _reword(self, waiting: list[Ask], message_id: int, text: str) -> bool:
@@ -285,8 +355,8 @@ class Inbox:
 
 
 def paste_delay(ask: Ask) -> float:
-    """Seconds that an ask is to wait for more of it."""
-    return _delay(ask.pieces[-1])
+    """Seconds that an ask is to wait for more of it; for a document, until it has been brought."""
+    return math.inf if ask.lacks_document else _delay(ask.pieces[-1])
 
 
 def _delay(piece: Piece) -> float:
@@ -302,6 +372,11 @@ def _goes_on(ask: Ask, piece: Piece) -> bool:
         and 0 <= piece.sent_at - last.sent_at <= CUT_SECONDS
         and len(ask.pieces) < MOST_PIECES
     )
+
+
+def megabytes(count: int) -> str:
+    """Write a size as people read it."""
+    return f"{count / 1_000_000:.3g}"
 
 
 def _receipt(

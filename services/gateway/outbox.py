@@ -110,12 +110,20 @@ class Outbox:
             entry.reply = entry.reply.model_copy(update={"status": status})
             self._touch(reply_id)
 
+    def note_document(self, reply_id: int) -> None:
+        """The document that a reply waited for is here; it needs to be brought no more."""
+        entry = self._entries.get(reply_id)
+        if entry:
+            entry.reply = entry.reply.model_copy(update={"document": "", "status": ""})
+            self._touch(reply_id)
+
     def close(self, reply_id: int, text: str, *buttons: Button) -> None:
         """The reply is complete; it is in the store already."""
         entry = self._entries.get(reply_id)
         if entry and not entry.reply.closed:
             entry.pieces, entry.length = [text], len(text)
-            entry.reply = entry.reply.model_copy(update={"closed": True, "buttons": buttons})
+            news = {"closed": True, "buttons": buttons, "document": ""}
+            entry.reply = entry.reply.model_copy(update=news)
             self._touch(reply_id)
 
     def forget(self, reply_id: int) -> None:

@@ -8,6 +8,7 @@ credit. A free slot never idles while an ask may be served.
 """
 
 import asyncio
+import math
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -79,9 +80,9 @@ class Queue:
             if ripe:
                 return self._take(min(ripe, key=self._precedence))
             self._changed.clear()
-            ripens = min((self._ripe_at[ask.id] for ask in heads), default=None)
+            ripens = min((self._ripe_at[ask.id] for ask in heads), default=math.inf)
             try:
-                async with asyncio.timeout_at(ripens):
+                async with asyncio.timeout_at(None if math.isinf(ripens) else ripens):
                     await self._changed.wait()
             except TimeoutError:
                 continue

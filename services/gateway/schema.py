@@ -88,5 +88,10 @@ MIGRATIONS = (
     ALTER TABLE replies ADD COLUMN heartbeat TEXT NOT NULL DEFAULT '';
     ALTER TABLE menus ADD COLUMN heartbeat TEXT NOT NULL DEFAULT '';
     """,
+    # 7: the document that a reply waits for: what Telegram calls it, and its user.
+    """
+    ALTER TABLE replies ADD COLUMN document TEXT NOT NULL DEFAULT '';
+    ALTER TABLE replies ADD COLUMN document_name TEXT NOT NULL DEFAULT '';
+    """,
 )
 """Migration n brings a store of version n to version n + 1. Never edit one that was released."""

@@ -97,6 +97,8 @@ class Ask:
     spent: Usage = NOTHING
     """What its answer has cost so far."""
     pieces: tuple[Piece, ...] = ()
+    lacks_document: bool = False
+    """Whether it must wait for a document that belongs to it."""
 
     @property
     def chat(self) -> Chat:
@@ -257,12 +259,19 @@ class Store(Database):
     def _select_asks(self, condition: str, values: tuple[int, ...]) -> list[Ask]:
         rows = self._db.execute(
             "SELECT id, reply_id, user_id, chat_id, thread_id, message_id, conversation, language,"
-            " state, received_at, prompt_tokens, answer_tokens, engine_ms FROM asks"
+            " state, received_at, prompt_tokens, answer_tokens, engine_ms,"
+            " EXISTS(SELECT 1 FROM replies WHERE replies.id = reply_id AND document != '')"
+            " FROM asks"
             f" WHERE {condition} ORDER BY id",
             values,
         )
         return [
-            replace(Ask(*row[:10]), spent=Usage(*row[10:]), pieces=self._pieces(row[0]))
+            replace(
+                Ask(*row[:10]),
+                spent=Usage(*row[10:13]),
+                pieces=self._pieces(row[0]),
+                lacks_document=bool(row[13]),
+            )
             for row in list(rows)
         ]
 
@@ -298,6 +307,36 @@ class Store(Database):
     def requeue_asks(self) -> None:
         """Let the asks that an earlier process was answering wait again."""
         self._db.execute("UPDATE asks SET state = 'waiting' WHERE state = 'running'")
+
+    def want_document(
+        self, ask: Ask, reply: Reply, document_id: str, name: str
+    ) -> tuple[Ask, Reply]:
+        """Let an ask wait until its document has been brought."""
+        self._db.execute(
+            "UPDATE replies SET document = ?, document_name = ? WHERE id = ?",
+            (document_id, name, reply.id),
+        )
+        return (
+            replace(ask, lacks_document=True),
+            reply.model_copy(update={"document": document_id}),
+        )
+
+    def wanted_document(self, reply_id: int) -> tuple[Ask, str] | None:
+        """Find the ask that lacks a document, with the document's name; None if none does."""
+        row = self._db.execute(
+            "SELECT document_name FROM replies WHERE id = ? AND document != ''", (reply_id,)
+        ).fetchone()
+        asks = self._select_asks(f"{OPEN} AND reply_id = ?", (reply_id,))
+        return (asks[0], row[0]) if row and asks else None
+
+    def add_document(self, ask: Ask, text: str) -> Ask:
+        """Give an ask the document that it lacks, as the model is to read it."""
+        first = replace(ask.pieces[0], context=ask.pieces[0].context + text)
+        self._write_piece(ask.id, 0, first)
+        self._db.execute(
+            "UPDATE replies SET document = '', document_name = '' WHERE id = ?", (ask.reply_id,)
+        )
+        return replace(ask, pieces=(first, *ask.pieces[1:]), lacks_document=False)
 
     def stop_ask(self, ask_id: int) -> None:
         """Note that the ask shall not be answered any further."""
@@ -708,7 +747,8 @@ class Store(Database):
     def close_reply(self, reply_id: int, text: str, *buttons: Button) -> None:
         """Store the reply's whole text, and the buttons that stay under it."""
         self._db.execute(
-            "UPDATE replies SET text = ?, closed = 1, buttons = ? WHERE id = ?",
+            "UPDATE replies SET text = ?, closed = 1, buttons = ?, document = '',"
+            " document_name = '' WHERE id = ?",
             (text, _written(buttons), reply_id),
         )
 
@@ -719,11 +759,11 @@ class Store(Database):
                 id=row[0], chat_id=row[1], thread_id=row[2], reply_to=row[3], text=row[4],
                 closed=bool(row[5]), parts=self._parts(row[0]),
                 buttons=tuple(Button(**button) for button in json.loads(row[6])), markup=row[7],
-                file=row[8] or "",
+                file=row[8] or "", document=row[9],
             )
             for row in list(self._db.execute(
-                "SELECT id, chat_id, thread_id, reply_to, text, closed, buttons, markup, name"
-                " FROM replies LEFT JOIN files ON reply_id = id ORDER BY id"
+                "SELECT id, chat_id, thread_id, reply_to, text, closed, buttons, markup, name,"
+                " document FROM replies LEFT JOIN files ON reply_id = id ORDER BY id"
             ))
         ]  # fmt: skip
 

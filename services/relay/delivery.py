@@ -31,7 +31,7 @@ from services.log import describe_error
 from services.relay.backoff import Backoff
 from services.relay.cutting import Parts
 from services.relay.decorations import DECORATION_SECONDS
-from services.relay.link import Link, LinkDown, Rejected, Settled, Superseded
+from services.relay.link import Link, persist
 from services.relay.pacing import Pacing
 from services.relay.rendering import PLACEHOLDER, Rendered
 from services.relay.telegram import EditFile, EditText, SendText, is_gone, is_shown
@@ -402,24 +402,10 @@ class Delivery:
         return True
 
     async def _persist(self, call: Callable[[int], Awaitable[T]]) -> T:
-        """Call the gateway until it answers, and return what. Raises link.Settled.
-
-        What an old epoch was refused for is said again with the next: a message that was sent
-        before must be recorded after. If the next stream is another relay's, the outbox ends this
-        delivery.
+        """Call the gateway until it answers. If the next stream is another relay's, the outbox
+        ends this delivery. Raises link.Settled.
         """
-        backoff = Backoff()
-        refused = 0
-        while True:
-            epoch = await self._epoch(refused)
-            try:
-                return await call(epoch)
-            except LinkDown:
-                await backoff.wait()
-            except Superseded:
-                refused = epoch
-            except Rejected:
-                raise Settled from None
+        return await persist(self._epoch, call)
 
     def _type(self) -> None:
         """Show that somebody is typing: a decoration, which must hold up nothing.

@@ -1,13 +1,15 @@
 """Speaks to the gateway at the other end of the tunnel. One HTTP library serves both ways out."""
 
 import logging
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable
 from contextlib import aclosing
 from functools import partial
+from typing import TypeVar
 
 import aiohttp
 from pydantic import ValidationError
 
+from services.relay.backoff import Backoff
 from services.relay.versions import complete_receipts, write_batch, write_outcome, write_part
 from services.wire import (
     SPOKEN,
@@ -23,6 +25,13 @@ from services.wire import (
 )
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+CALL_SECONDS = 15.0
+
+BRING_SECONDS = 300.0
+"""A document of 20 MB at 100 kB/s, and the time that reading it takes."""
 
 SILENCE_SECONDS = 25.0
 """The stream is dead after this long: the gateway shows a sign of life every 10 s."""
@@ -87,6 +96,22 @@ class Link:
         """
         return await self._call("GET", f"/replies/{reply_id}/file?epoch={epoch}", lambda _: None)
 
+    async def bring(
+        self, epoch: int, reply_id: int, content: Callable[[], AsyncIterable[bytes]]
+    ) -> None:
+        """Hand over the document that a reply waits for, as it comes in.
+
+        Raises LinkDown, Superseded, Settled, or Rejected where the document is not taken.
+        """
+        await self._call("POST", _document(epoch, reply_id), lambda _: content(), BRING_SECONDS)
+
+    async def report_missing(self, epoch: int, reply_id: int) -> None:
+        """Say that Telegram does not give out the document that a reply waits for.
+
+        Raises LinkDown, Superseded or Settled.
+        """
+        await self._call("DELETE", _document(epoch, reply_id), lambda _: None)
+
     async def settle(self, outcome: Outcome, reply_id: int) -> None:
         """Report the end of a reply. Raises LinkDown, Superseded or Settled."""
         await self._post(f"/replies/{reply_id}/outcome", partial(write_outcome, outcome))
@@ -127,7 +152,13 @@ class Link:
     async def _post(self, path: str, write: Callable[[int], bytes]) -> bytes:
         return await self._call("POST", path, write)
 
-    async def _call(self, method: str, path: str, write: Callable[[int], bytes | None]) -> bytes:
+    async def _call(
+        self,
+        method: str,
+        path: str,
+        write: Callable[[int], bytes | AsyncIterable[bytes] | None],
+        seconds: float = CALL_SECONDS,
+    ) -> bytes:
         """Send what `write` makes for a version of the wire; returns what is answered."""
         while True:
             version = self._version
@@ -137,6 +168,7 @@ class Link:
                     path,
                     data=write(version),
                     headers={"Content-Type": "application/json", VERSION_HEADER: str(version)},
+                    timeout=aiohttp.ClientTimeout(total=seconds, sock_connect=5),
                 ) as response:
                     answer = await response.read()
             except (aiohttp.ClientError, TimeoutError, OSError) as error:
@@ -174,6 +206,31 @@ class Link:
         raise VersionsTooFarApart
 
 
+def _document(epoch: int, reply_id: int) -> str:
+    return f"/replies/{reply_id}/document?epoch={epoch}"
+
+
+async def persist(epoch: Callable[[int], Awaitable[int]], call: Callable[[int], Awaitable[T]]) -> T:
+    """Call the gateway until it answers, and return what. Raises Settled.
+
+    `epoch` gives the current stream's epoch, and waits until there is one beyond its argument.
+    What an old one was refused for is said again with the next: a message that was sent before must
+    be recorded after.
+    """
+    backoff = Backoff()
+    refused = 0
+    while True:
+        current = await epoch(refused)
+        try:
+            return await call(current)
+        except LinkDown:
+            await backoff.wait()
+        except Superseded:
+            refused = current
+        except Rejected:
+            raise Settled from None
+
+
 async def _decoded(content: aiohttp.StreamReader) -> AsyncGenerator[Event]:
     rest = b""
     async for data in content.iter_any():
@@ -189,7 +246,6 @@ def open_link(address: str, port: int, token: str) -> Link:
     session = aiohttp.ClientSession(
         f"http://{address}:{port}",
         headers={"Authorization": f"Bearer {token}"},
-        timeout=aiohttp.ClientTimeout(total=15, sock_connect=5),
         connector=aiohttp.TCPConnector(limit=100),
     )
     return Link(session)

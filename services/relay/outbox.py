@@ -14,6 +14,7 @@ from aiogram import Bot
 from services.log import describe_error
 from services.relay.backoff import Backoff
 from services.relay.delivery import Delivery
+from services.relay.fetching import Fetching
 from services.relay.link import Link, LinkDown, Settled
 from services.relay.pacing import Pacing
 from services.relay.presence import Presence
@@ -51,6 +52,7 @@ class Outbox:
         self._deliveries: dict[int, Delivery] = {}
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._last_begun: dict[tuple[int, int], asyncio.Event] = {}
+        self._fetching = Fetching(bot, link, self._current_epoch)
 
     async def run(self) -> None:
         """Follow the stream for ever, over all interruptions."""
@@ -74,6 +76,7 @@ class Outbox:
         finally:
             for task in self._tasks.values():
                 task.cancel()
+            self._fetching.stop()
 
     async def _yield(self) -> None:
         """Leave the field to the relay that has taken over, longer each time."""
@@ -113,6 +116,7 @@ class Outbox:
             case Closed():
                 if delivery := self._deliveries.get(event.reply_id):
                     delivery.close(event.text, event.buttons)
+                self._fetching.end(event.reply_id)
 
     def _begin(self, hello: Hello) -> None:
         log.info("connected", extra={"epoch": hello.epoch, "replies": len(hello.undelivered)})
@@ -134,6 +138,7 @@ class Outbox:
         known = self._deliveries.get(reply.id)
         if known and known.reply.chat_id == reply.chat_id:
             known.update(reply)
+            self._fetch(reply)
             return
         if known:
             # The group has moved: what has been sent there is of no use to this reply.
@@ -152,6 +157,11 @@ class Outbox:
         self._last_begun[chat] = delivery.begun
         self._deliveries[reply.id] = delivery
         self._tasks[reply.id] = asyncio.create_task(self._deliver(delivery))
+        self._fetch(reply)
+
+    def _fetch(self, reply: Reply) -> None:
+        if reply.document and not reply.closed:
+            self._fetching.begin(reply)
 
     async def _deliver(self, delivery: Delivery) -> None:
         reply = delivery.reply
@@ -186,5 +196,6 @@ class Outbox:
 
     def _forget(self, reply_ids: Iterable[int]) -> None:
         for reply_id in list(reply_ids):
+            self._fetching.end(reply_id)
             self._tasks.pop(reply_id).cancel()
             self._deliveries.pop(reply_id).begun.set()

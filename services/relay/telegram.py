@@ -62,6 +62,15 @@ class GetRawCommands(TelegramMethod[list[dict[str, Any]]]):
     language_code: str
 
 
+class GetRawFile(TelegramMethod[dict[str, Any]]):
+    """getFile, its answer left as it came."""
+
+    __returning__ = dict[str, Any]
+    __api_method__ = "getFile"
+
+    file_id: str
+
+
 class SendText(TelegramMethod[RawMessage]):
     """sendMessage, its answer left as it came.
 

@@ -13,7 +13,7 @@ from pydantic import BaseModel, Field, ValidationError
 from services.relay.addressing import Identity
 from services.relay.presence import Presence
 from services.relay.telegram import RawUpdate
-from services.wire import MAX_QUOTED, Update
+from services.wire import MAX_FILE_ID, MAX_FILE_NAME, MAX_QUOTED, Update
 
 log = logging.getLogger(__name__)
 
@@ -155,6 +155,7 @@ class Doorman:
             edited_at=message.edit_date,
             text=text,
             attachment=next((name for name in ATTACHMENTS if name in raw), ""),
+            **_document(raw),
             **_refers_to(raw),
         )
 
@@ -206,6 +207,19 @@ def _refers_to(raw: dict[str, Any]) -> dict[str, Any]:
         "reply_to": number if isinstance(number, int) and 0 < number < 2**63 else 0,
         "quoted": text[:MAX_QUOTED] if isinstance(text, str) else "",
         "is_excerpt": bool(quote.get("text")),
+    }
+
+
+def _document(raw: dict[str, Any]) -> dict[str, Any]:
+    """Read leniently which file a message carries; animations come as documents, too."""
+    document = {} if "animation" in raw else _object(raw, "document")
+    file_id, name, size = (document.get(key) for key in ("file_id", "file_name", "file_size"))
+    if not isinstance(file_id, str) or not 0 < len(file_id) <= MAX_FILE_ID:
+        return {}
+    return {
+        "document_id": file_id,
+        "document_name": name[-MAX_FILE_NAME:] if isinstance(name, str) else "",
+        "document_bytes": size if isinstance(size, int) and 0 <= size < 2**63 else 0,
     }
 
 

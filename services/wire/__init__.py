@@ -15,7 +15,16 @@ from services.wire.events import (
     decode_event,
     encode_event,
 )
-from services.wire.updates import MAX_BATCH, MAX_QUOTED, Batch, Receipt, Receipts, Update
+from services.wire.updates import (
+    MAX_BATCH,
+    MAX_FILE_ID,
+    MAX_FILE_NAME,
+    MAX_QUOTED,
+    Batch,
+    Receipt,
+    Receipts,
+    Update,
+)
 
 VERSION = 2
 """Travels in the header `Wire-Version` of every request, and of every refusal for its sake."""
@@ -27,6 +36,8 @@ VERSION_HEADER = "Wire-Version"
 
 __all__ = [
     "MAX_BATCH",
+    "MAX_FILE_ID",
+    "MAX_FILE_NAME",
     "MAX_QUOTED",
     "SPOKEN",
     "VERSION",

@@ -39,6 +39,9 @@ class Reply(BaseModel):
     file: str = ""
     """Since version 2: the name of the file whose caption the text is; its content is asked for
     by itself. Such a reply is closed from the start."""
+    document: str = ""
+    """Since version 2: the user's document that must be brought here before the reply can go on,
+    by its `Update.document_id`."""
 
 
 class Hello(BaseModel):

@@ -10,6 +10,10 @@ Number = Annotated[int, Field(ge=-(2**63), lt=2**63)]
 
 MAX_QUOTED = 4096
 
+MAX_FILE_ID = 256
+
+MAX_FILE_NAME = 255
+
 MAX_BATCH = 100
 """Updates in one batch: as many as one getUpdates call returns at most."""
 
@@ -45,6 +49,11 @@ class Update(BaseModel):
     version 2."""
     is_excerpt: bool = False
     """Whether the user has chosen what is quoted. Since version 2."""
+    document_id: str = Field(default="", max_length=MAX_FILE_ID)
+    """What Telegram calls the file of a `document`, for `Reply.document`. Since version 2."""
+    document_name: str = Field(default="", max_length=MAX_FILE_NAME)
+    document_bytes: Annotated[Number, Field(ge=0)] = 0
+    """Its size; 0: Telegram does not say."""
     press_id: str = Field(default="", max_length=128)
     press_data: str = Field(default="", max_length=64)
     moved_to: Number = 0

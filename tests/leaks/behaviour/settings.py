@@ -63,6 +63,7 @@ MODEL_NODE = BOTH_NODES | {
     "PERSONAS": '{"Teacher": "You teach."}',
     "TEMPERATURE": "0.3",
     "FILE_CHARACTERS": "5000",
+    "DOCUMENT_BYTES": "300000",
     "USER_ASKS": "5",
     "TOTAL_ASKS": "50",
     "DAILY_ASKS": "40",

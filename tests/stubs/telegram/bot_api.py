@@ -93,6 +93,9 @@ class _Server:
         except BotApiError as error:
             outcome = _outcome_of(error)
             return _error_response(error)
+        except _FaultResponse as struck:
+            outcome = {**outcome, "answered": {"ok": False, "error_code": struck.response.status}}
+            return struck.response
         except _CutConnection:
             return web.Response()
         finally:

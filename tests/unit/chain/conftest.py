@@ -16,9 +16,10 @@ import uvicorn
 from services.gateway.access import Access
 from services.gateway.answering import Answering
 from services.gateway.app import build_app
+from services.gateway.documents import Documents
 from services.gateway.engine import Engine
 from services.gateway.history import History
-from services.gateway.inbox import Inbox
+from services.gateway.inbox import Inbox, paste_delay
 from services.gateway.limits import Limits
 from services.gateway.manner import House
 from services.gateway.outbox import Outbox
@@ -162,7 +163,7 @@ class Chain:
             answering = Answering(store, queue, outbox, history, engine, 2, house)
             await store.run(store.requeue_asks)
             for ask in await store.run(store.asks):
-                queue.put(ask)
+                queue.put(ask, paste_delay(ask))
             inbox = Inbox(
                 store,
                 queue,
@@ -170,6 +171,7 @@ class Chain:
                 Access(store, frozenset({7, 8}), frozenset({7})),
                 Limits(20, 100, 3000),
                 personas=list(house.personas),
+                documents=Documents(6_000_000),
             )
             server = uvicorn.Server(
                 uvicorn.Config(

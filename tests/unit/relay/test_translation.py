@@ -331,3 +331,35 @@ def test_no_update_stops_the_relay(kind: str, content: Any) -> None:
 def test_no_entity_stops_the_relay(text: str, entities: list[dict[str, Any]]) -> None:
     """Whatever entities a group's message claims to have, the doorman answers and goes on."""
     build_doorman().admit({"update_id": 1, "message": group_message(text, *entities)})
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        (
+            {"document": {"file_id": "BQAC1", "file_name": "a.pdf", "file_size": 9}},
+            ("document", "BQAC1", "a.pdf", 9),
+        ),
+        ({"document": {"file_id": "BQAC1"}}, ("document", "BQAC1", "", 0)),
+        ({"document": {"file_id": "B" * 257, "file_name": "a"}}, ("document", "", "", 0)),
+        ({"document": {"file_id": 5, "file_name": 6}}, ("document", "", "", 0)),
+        (
+            {"document": {"file_id": "B", "file_name": "a" * 300 + ".pdf", "file_size": -1}},
+            ("document", "B", "a" * 251 + ".pdf", 0),
+        ),
+        (
+            {"animation": {"file_id": "A"}, "document": {"file_id": "B", "file_name": "c.mp4"}},
+            ("animation", "", "", 0),
+        ),
+        ({"document": "odd"}, ("document", "", "", 0)),
+        ({"photo": [{"file_id": "A"}]}, ("photo", "", "", 0)),
+    ],
+)
+def test_documents_are_named(
+    doorman: Doorman, fields: dict[str, Any], expected: tuple[str, str, str, int]
+) -> None:
+    """What the other end needs to have one brought; an odd one costs no message."""
+    update = admitted(doorman, {"message": telegram_message(**fields)})
+
+    seen = (update.attachment, update.document_id, update.document_name, update.document_bytes)
+    assert seen == expected

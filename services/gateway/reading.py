@@ -1,0 +1,149 @@
+"""Takes the text out of a document, in a process of its own that may do little and not for long.
+
+    python -m services.gateway.reading < DOCUMENT
+
+prints one JSON object: `{"text": …}` or `{"why": …}`, a key of `texts`. What users send may be made
+to exhaust whoever reads it: time and memory are bounded here, and the gateway goes on.
+"""
+
+import contextlib
+import io
+import json
+import re
+import resource
+import sys
+import zipfile
+from pathlib import Path
+from xml.etree import ElementTree
+
+MOST_MEMORY = 256 * 1024 * 1024
+"""Bytes of addresses: two readers beside the gateway stay below the container's limit."""
+
+MOST_CPU_SECONDS = 20
+
+MOST_UNPACKED = 64 * 1024 * 1024
+
+MOST_CHARACTERS = 4_000_000
+
+_WORD = "{http://schemas.openxmlformats.org/wordprocessingml/2006/main}"
+_CONTROLS = re.compile(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f\x7f]")
+
+
+class Unreadable(Exception):
+    """There is no text to be had; the argument says why, as a key of `texts`."""
+
+
+def read_text(content: bytes) -> str:
+    """Take the text out of a document, told by its content. Raises Unreadable."""
+    if content.startswith(b"%PDF-"):
+        text = _read_pdf(content)
+    elif content.startswith(b"PK\x03\x04"):
+        text = _read_docx(content)
+    else:
+        text = _decode(content)
+    text = re.sub(r"\n{3,}", "\n\n", text.replace("\r\n", "\n").replace("\x00", "")).strip()
+    if not text:
+        raise Unreadable("document without text")
+    return text[:MOST_CHARACTERS]
+
+
+def _read_pdf(content: bytes) -> str:
+    from pypdf import PdfReader
+    from pypdf.errors import DependencyError, FileNotDecryptedError, PyPdfError
+
+    try:
+        reader = PdfReader(io.BytesIO(content))
+        if reader.is_encrypted and not reader.decrypt(""):
+            raise Unreadable("document locked")
+        return "\n\n".join(page.extract_text() for page in reader.pages)
+    except (DependencyError, FileNotDecryptedError):
+        raise Unreadable("document locked") from None
+    except (PyPdfError, ValueError, KeyError, IndexError, TypeError, AttributeError):
+        raise Unreadable("document damaged") from None  # what is broken, it meets in all these ways
+
+
+def _read_docx(content: bytes) -> str:
+    """Paragraphs as lines, the cells of a table's row on one line."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            if "word/document.xml" not in archive.namelist():
+                raise Unreadable("cannot read kind")
+            if archive.getinfo("word/document.xml").file_size > MOST_UNPACKED:
+                raise Unreadable("document too big to read")
+            root = ElementTree.fromstring(archive.read("word/document.xml"))
+    except (zipfile.BadZipFile, ElementTree.ParseError, NotImplementedError, RuntimeError):
+        raise Unreadable("document damaged") from None
+    body = root.find(f"{_WORD}body")
+    return "\n".join(_blocks(body)) if body is not None else ""
+
+
+def _blocks(parent: ElementTree.Element) -> list[str]:
+    lines: list[str] = []
+    for block in parent:
+        if block.tag == f"{_WORD}p":
+            lines.append(_words(block))
+        elif block.tag == f"{_WORD}tbl":
+            for row in block.iter(f"{_WORD}tr"):
+                cells = [" ".join(_blocks(cell)) for cell in row.findall(f"{_WORD}tc")]
+                lines.append(" | ".join(cells))
+        elif block.tag in (f"{_WORD}sdt", f"{_WORD}sdtContent"):
+            lines += _blocks(block)
+    return lines
+
+
+def _words(paragraph: ElementTree.Element) -> str:
+    words = []
+    for part in paragraph.iter():
+        if part.tag == f"{_WORD}t":
+            words.append(part.text or "")
+        elif part.tag == f"{_WORD}tab":
+            words.append("\t")
+        elif part.tag in (f"{_WORD}br", f"{_WORD}cr"):
+            words.append("\n")
+    return "".join(words)
+
+
+def _decode(content: bytes) -> str:
+    """Read text in whatever encoding: UTF-8 or UTF-16 first, then what fits best."""
+    for mark, encoding in (
+        (b"\xef\xbb\xbf", "utf-8-sig"),
+        (b"\xff\xfe", "utf-16"),
+        (b"\xfe\xff", "utf-16"),
+    ):
+        if content.startswith(mark):
+            try:
+                return content.decode(encoding)
+            except UnicodeDecodeError:
+                raise Unreadable("document damaged") from None
+    if _CONTROLS.search(content):
+        raise Unreadable("cannot read kind")
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError:
+        from charset_normalizer import from_bytes
+
+        best = from_bytes(content[:MOST_CHARACTERS]).best()
+        if best is None:
+            raise Unreadable("cannot read kind") from None
+        return content.decode(best.encoding, errors="replace")
+
+
+def main() -> int:
+    """Read standard input, within bounds; if memory ends all the same, this process goes first."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("1000")
+    resource.setrlimit(resource.RLIMIT_AS, (MOST_MEMORY, MOST_MEMORY))
+    resource.setrlimit(resource.RLIMIT_CPU, (MOST_CPU_SECONDS, MOST_CPU_SECONDS))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+    try:
+        answer = {"text": read_text(sys.stdin.buffer.read())}
+    except Unreadable as error:
+        answer = {"why": str(error)}
+    except (MemoryError, RecursionError):
+        answer = {"why": "document too big to read"}
+    sys.stdout.write(json.dumps(answer))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

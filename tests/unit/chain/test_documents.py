@@ -1,0 +1,173 @@
+"""A document is brought from Telegram once, whatever ends on the way, and answered in its turn."""
+
+import base64
+import io
+import json
+from typing import Any
+
+import pytest
+
+from tests.unit.chain.conftest import Chain
+from tests.unit.documents import docx, pdf
+from tests.unit.fakes import USER
+
+NOTES = b"The bird is blue."
+
+
+async def send(chain: Chain, content: bytes, caption: str = "", name: str = "notes.txt") -> int:
+    """A user sends a file; returns the message's id."""
+    packed = base64.b64encode(content).decode()
+    body = json.dumps({"content_base64": packed, "file_name": name}).encode()
+    async with chain.control.post("/file", data=io.BytesIO(body)) as response:
+        stored = await response.json()
+    extra: dict[str, Any] = {"document": stored["document"]}
+    if caption:
+        extra["caption"] = caption
+    user = {"id": USER, "first_name": "U", "language_code": "en"}
+    return int((await chain.post("/say", {"user": user, "extra": extra}))["message_id"])
+
+
+def told(chain: Chain, number: int = -1) -> str:
+    """What the engine was told by the user in one of its requests."""
+    return chain.engine.requests[number][-1]["content"]
+
+
+@pytest.mark.parametrize(
+    ("content", "name"),
+    [(NOTES, "notes.txt"), (pdf(NOTES.decode()), "a.pdf"), (docx([NOTES.decode()]), "b.docx")],
+)
+async def test_document_is_read_with_its_caption(chain: Chain, content: bytes, name: str) -> None:
+    """The engine is told both, and the conversation remembers them."""
+    chain.engine.scripts += [["Blue."], ["As I said."]]
+    await send(chain, content, "Which colour?", name)
+    await chain.wait_for_answers(1)
+    await chain.say("Sure?")
+
+    assert await chain.wait_for_answers(2) == ["Blue.", "As I said."]
+    told_first = f"[The file {name}:]\nThe bird is blue.\n[The end of {name}]\n\nWhich colour?"
+    assert told(chain, 0) == told_first
+    assert chain.engine.requests[1][1]["content"] == told_first
+
+
+async def test_document_alone_is_an_ask(chain: Chain) -> None:
+    """Without a caption, too; its user sees what it waits for meanwhile."""
+    await chain.post("/fault", {"kind": "delay", "method": "file", "seconds": 1.5})
+    await send(chain, NOTES)
+
+    await chain.wait_for_calls("editMessageText", 1)
+    statuses = [call["text"] for call in await chain.calls("editMessageText")]
+    assert statuses[0] == "Reading the file…"
+    assert await chain.wait_for_answers(1) == ["fine"]
+    assert "blue" in told(chain)
+
+
+async def test_what_comes_after_waits_for_its_turn(chain: Chain) -> None:
+    """A slow download is not overtaken within its chat."""
+    chain.engine.scripts += [["Read."], ["After."]]
+    await chain.post("/fault", {"kind": "delay", "method": "file", "seconds": 1})
+    await send(chain, NOTES, "first")
+    await chain.say("second")
+
+    assert await chain.wait_for_answers(2) == ["Read.", "After."]
+    assert told(chain, 0).endswith("first")
+    assert told(chain, 1) == "second"
+
+
+@pytest.mark.parametrize("victim", ["relay", "gateway"])
+async def test_death_on_the_way_loses_nothing(chain: Chain, victim: str) -> None:
+    """The next one has the document brought again, and it is answered once."""
+    await chain.post("/fault", {"kind": "hang", "method": "file", "seconds": 1})
+    await send(chain, NOTES, "Which colour?")
+    await chain.wait_until_hit()
+
+    await chain.kill(victim)
+    await (chain.start_relay() if victim == "relay" else chain.start_gateway())
+
+    assert await chain.wait_for_answers(1) == ["fine"]
+    await chain.wait_until_settled()
+    assert len(chain.engine.requests) == 1
+    assert "blue" in told(chain)
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        {"kind": "status", "method": "getFile", "status": 502},
+        {"kind": "retry_after", "method": "getFile", "seconds": 1},
+        {"kind": "reset", "method": "file"},
+        {"kind": "status", "method": "file", "status": 500},
+    ],
+)
+async def test_trouble_at_telegram_is_overcome(chain: Chain, fault: dict[str, Any]) -> None:
+    """What may pass is tried again."""
+    await chain.post("/fault", fault | {"count": 2})
+    await send(chain, NOTES, "Which colour?")
+
+    assert await chain.wait_for_answers(1) == ["fine"]
+    await chain.wait_until_hit()
+    assert "blue" in told(chain)
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        {"kind": "status", "method": "getFile", "status": 400, "description": "file is too big"},
+        {"kind": "status", "method": "file", "status": 404},
+    ],
+)
+async def test_document_that_telegram_keeps_is_told_of(chain: Chain, fault: dict[str, Any]) -> None:
+    """One sentence, and the chat goes on."""
+    await chain.post("/fault", fault)
+    await send(chain, NOTES, "Which colour?")
+    await chain.say("hello")
+
+    refusal, answer = await chain.wait_for_answers(2)
+    assert refusal == "Telegram did not give me this file. Please send it again."
+    assert answer == "fine"
+    assert told(chain) == "hello"
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (b"x" * 6_000_001, "This file is too big for me: I can read files of up to 6 MB."),
+        (b"x" * 6_000_000, "This file holds more text than I can take in at once: about 0% of it"),
+        (b"\0\1\2", "I cannot read files of this kind. I can read text and code, PDF and DOCX."),
+        (b"word " * 8_000, "This file holds more text than I can take in at once: about 74% of it"),
+        (pdf(""), "I find no text in this file. Pictures of text, such as scanned pages,"),
+    ],
+)
+async def test_what_cannot_be_read_is_told_of(chain: Chain, content: bytes, sentence: str) -> None:
+    """With the reason, and nothing reaches the engine."""
+    await send(chain, content, "What is this?")
+
+    (answer,) = await chain.wait_for_answers(1)
+    assert answer.startswith(sentence)
+    await chain.wait_until_settled()
+    assert chain.engine.requests == []
+
+
+async def test_stop_while_it_is_brought(chain: Chain) -> None:
+    """The download ends, and what comes next is answered."""
+    await chain.post("/fault", {"kind": "hang", "method": "file"})
+    await send(chain, NOTES, "Which colour?")
+    await chain.wait_until_hit()
+
+    await chain.say("/stop")
+    await chain.say("hello")
+
+    answers = await chain.wait_for_answers(2)
+    assert answers[0] == "(stopped)"
+    assert "fine" in answers
+    assert told(chain) == "hello"
+
+
+async def test_two_documents_are_two_asks(chain: Chain) -> None:
+    """Of an album, for example: each is read and answered, in order."""
+    chain.engine.scripts += [["One."], ["Two."]]
+    await send(chain, b"first", "a", "1.txt")
+    await send(chain, b"second", "b", "2.txt")
+
+    assert await chain.wait_for_answers(2) == ["One.", "Two."]
+    assert "first" in told(chain, 0)
+    assert "second" in told(chain, 1)
