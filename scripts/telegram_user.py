@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import http.client
 import json
@@ -60,13 +61,22 @@ class TelegramUser:
 
     def say(self, text: str) -> Said:
         """Send a message to the bot."""
-        seq = int(self.state()["last"])
-        body: dict[str, Any] = {"user": self.user, "text": text}
+        body: dict[str, Any] = {"text": text}
         if text.startswith("/"):
             command = text.split()[0]
             entity = {"type": "bot_command", "offset": 0, "length": len(command)}
             body["extra"] = {"entities": [entity]}
-        said = self._request("POST", "/say", body)
+        return self._say(body)
+
+    def send(self, content: bytes, name: str, caption: str) -> Said:
+        """Send a file."""
+        packed = base64.b64encode(content).decode()
+        stored = self._request("POST", "/file", {"content_base64": packed, "file_name": name})
+        return self._say({"extra": {"document": stored["document"], "caption": caption}})
+
+    def _say(self, body: dict[str, Any]) -> Said:
+        seq = int(self.state()["last"])
+        said = self._request("POST", "/say", {"user": self.user} | body)
         return Said(said["update_id"], said["message_id"], seq)
 
     def press(self, message_id: int, verb: str = "stop") -> None:

@@ -16,6 +16,7 @@ import pytest
 from scripts.pair import USER, Pair
 from scripts.telegram_user import BotMessage, Said, TelegramUser
 from tests.conftest import STATE, STRANGER, running
+from tests.unit.documents import docx, pdf
 
 CANARY = "quetzalcoatlus-4711"
 RELAY_NODE = ("wireguard", "uplink", "egress", "relay")
@@ -94,6 +95,31 @@ def test_answer_comes_through_both_nodes(nodes: Nodes) -> None:
 
     assert [message.text for message in answer] == [" ".join(f"word{n}" for n in range(1, 31))]
     assert nodes.requests()[-1]["messages"][-1] == {"role": "user", "content": "count to thirty"}
+
+
+@pytest.mark.quick
+def test_document_comes_through_both_nodes(nodes: Nodes) -> None:
+    """It is fetched by way of the egress, read in the gateway's container, and answered."""
+    nodes.script(content={"words": 3}, speed=50)
+
+    answer = nodes.final(nodes.user.send(pdf("The bird is blue."), "bird.pdf", "Which colour?"))
+
+    assert [message.text for message in answer] == ["word1 word2 word3"]
+    asked = nodes.requests()[-1]["messages"][-1]["content"]
+    assert "The bird is blue." in asked
+    assert asked.endswith("Which colour?")
+
+
+def test_document_that_exhausts_its_reader_leaves_the_gateway_alone(nodes: Nodes) -> None:
+    """In the container's own memory: the reader ends, the gateway does not."""
+    before = process_of(nodes.model("gateway"))
+    bomb = docx([], "<w:p/>" * 6_000_000)
+
+    (refusal,) = nodes.final(nodes.user.send(bomb, "bomb.docx", "What is this?"))
+
+    assert refusal.text.startswith("Reading this file took too much."), refusal.text
+    assert len(nodes.final(nodes.user.say("still there?"))) == 1
+    assert process_of(nodes.model("gateway")) == before
 
 
 def test_stop_ends_the_engines_work_within_a_second(nodes: Nodes) -> None:
