@@ -22,6 +22,7 @@ from services.gateway.outbox import Outbox
 from services.gateway.queue import Queue
 from services.gateway.settings import GatewaySettings
 from services.gateway.store import Store, StoreError
+from services.gateway.transcriber import open_transcriber
 from services.gateway.watch import Watch
 from services.log import describe_error, start_logging
 from services.namespace import watch_namespace
@@ -67,6 +68,7 @@ async def _run(settings: GatewaySettings) -> None:
         engine = await stack.enter_async_context(
             open_engine(settings.engine_socket, settings.engine_slots)
         )
+        transcriber = await stack.enter_async_context(open_transcriber(settings.transcriber_socket))
         house = House(
             settings.answer_tokens,
             settings.temperature,
@@ -109,7 +111,7 @@ async def _run(settings: GatewaySettings) -> None:
             settings.history_days,
             list(house.personas),
             watch.describe,
-            Documents(settings.document_bytes),
+            Documents(settings.document_bytes, transcriber),
         )
         app = build_app(inbox, outbox, settings.link_token)
         server = _Server(

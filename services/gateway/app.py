@@ -19,6 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from services.gateway.inbox import Inbox
 from services.gateway.outbox import Outbox, StaleEpoch, UnknownReply
 from services.gateway.store import StoreError
+from services.gateway.transcriber import TranscriberUnavailable
 from services.wire import (
     SPOKEN,
     VERSION,
@@ -59,6 +60,7 @@ def build_app(inbox: Inbox, outbox: Outbox, link_token: str) -> FastAPI:
             StaleEpoch: _refuse_stale,
             UnknownReply: _refuse_unknown,
             StoreError: _refuse_store,
+            TranscriberUnavailable: _refuse_recording,
         },
     )
 
@@ -155,6 +157,12 @@ async def _refuse_unknown(_: Request, __: Exception) -> Response:
 async def _refuse_store(_: Request, error: Exception) -> Response:
     log.critical("store failed", extra={"remedy": str(error)})
     return _error(503, "the store does not take it; keep the updates and try again")
+
+
+async def _refuse_recording(_: Request, error: Exception) -> Response:
+    assert isinstance(error, TranscriberUnavailable)
+    log.warning("transcriber unavailable", extra={"remedy": TranscriberUnavailable.__doc__})
+    return _error(503, "the recording cannot be heard now: bring it again")
 
 
 class _Gate:

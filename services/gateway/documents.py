@@ -1,4 +1,4 @@
-"""Reads what users send as files: text, code, PDF and DOCX, each in a process of its own."""
+"""Turns what users send as files into text: documents read apart, recordings written down."""
 
 import asyncio
 import json
@@ -6,6 +6,7 @@ import logging
 import sys
 
 from services.gateway.reading import Unreadable
+from services.gateway.transcriber import Transcriber
 
 log = logging.getLogger(__name__)
 
@@ -15,19 +16,40 @@ MOST_SECONDS = 40.0
 MOST_READERS = 2
 """At one time: each may take a good deal of memory."""
 
+MOST_RECORDING_BYTES = 20_000_000
+"""Telegram gives bots no larger file."""
+
+SPOKEN = {"voice": "voice.ogg", "video_note": "video.mp4"}
+"""Recordings in which users speak to the bot, and names that tell their formats."""
+
+RECORDINGS = frozenset({"audio", *SPOKEN})
+
 
 class Documents:
-    """Which documents are read, and the reading."""
+    """Which files are taken, and what they say."""
 
-    def __init__(self, most_bytes: int) -> None:
-        """`most_bytes` 0: none is read."""
-        self.most_bytes = most_bytes
+    def __init__(self, most_bytes: int, transcriber: Transcriber | None = None) -> None:
+        """`most_bytes` 0: no document is read; without a transcriber no recording is heard."""
+        self._most_bytes = most_bytes
+        self._transcriber = transcriber
         self._places = asyncio.Semaphore(MOST_READERS)
 
-    async def read(self, content: bytes) -> str:
-        """Take the text out. Raises Unreadable."""
-        if len(content) > self.most_bytes:
+    def most_bytes(self, kind: str) -> int:
+        """Say how large a file of this kind, by Telegram's name, may be; 0: none is taken."""
+        if kind == "document":
+            return self._most_bytes
+        return MOST_RECORDING_BYTES if self._transcriber and kind in RECORDINGS else 0
+
+    async def read(self, kind: str, name: str, content: bytes) -> str:
+        """Say what is in a file. Raises Unreadable, or TranscriberUnavailable."""
+        if len(content) > self.most_bytes(kind):
             raise Unreadable("document too big")
+        if kind == "document":
+            return await self._read_apart(content)
+        assert self._transcriber  # else nothing of that kind would be taken
+        return await self._transcriber.write_down(content, SPOKEN.get(kind) or name or "audio.mp3")
+
+    async def _read_apart(self, content: bytes) -> str:
         async with self._places:
             process = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-m", "services.gateway.reading"),
@@ -51,3 +73,10 @@ class Documents:
         if "why" in answer:
             raise Unreadable(answer["why"])
         return str(answer["text"])
+
+
+def introduce(kind: str, name: str, text: str) -> str:
+    """Write down what a file says, for the model; what users speak are their own words."""
+    if kind in SPOKEN:
+        return f"{text}\n\n"
+    return f"[The file {name}:]\n{text}\n[The end of {name}]\n\n"

@@ -12,7 +12,7 @@ from services.gateway.access import Access
 from services.gateway.again import Again
 from services.gateway.buttons import read_press, stop_button
 from services.gateway.commands import Commands
-from services.gateway.documents import Documents
+from services.gateway.documents import RECORDINGS, Documents, introduce
 from services.gateway.effects import (
     Asked,
     Completed,
@@ -31,7 +31,7 @@ from services.gateway.menu import Menu
 from services.gateway.outbox import Outbox
 from services.gateway.queue import Queue
 from services.gateway.reading import Unreadable
-from services.gateway.store import Ask, Chat, Piece, Store, StoreError
+from services.gateway.store import Ask, Chat, Piece, Store, StoreError, WantedDocument
 from services.gateway.texts import Language, quote, say
 from services.wire import Batch, Receipt, Receipts, Reply, Update
 
@@ -120,15 +120,18 @@ class Inbox:
     async def bring(self, reply_id: int, content: bytes | None) -> None:
         """Take the document that a reply waits for; None: Telegram does not give it out.
 
-        When this returns, its text is on the disk, or its user is told why not. Raises StoreError.
+        When this returns, its text is on the disk, or its user is told why not. Raises StoreError
+        or TranscriberUnavailable; then it must be brought again.
         """
-        if not await self._store.run(self._store.wanted_document, reply_id):
+        wanted = await self._store.run(self._store.wanted_document, reply_id)
+        if not wanted:
             return  # it was brought before, or is not wanted any more
+        _, document = wanted
         text, why = "", ""
         try:
             if content is None:
                 raise Unreadable("document unavailable")
-            text = await self._documents.read(content)
+            text = await self._documents.read(document.kind, document.name, content)
         except Unreadable as error:
             why = str(error)
         self._take_effect(await self._store.run(self._complete, reply_id, text, why))
@@ -189,9 +192,9 @@ class Inbox:
             wanted = self._store.wanted_document(reply_id)
             if not wanted:
                 return []
-            ask, name = wanted
-            name = " ".join(name.split()) or say("nameless", ask.language)
-            context = f"[The file {name}:]\n{text}\n[The end of {name}]\n\n"
+            ask, document = wanted
+            name = " ".join(document.name.split()) or say("nameless", ask.language)
+            context = introduce(document.kind, name, text)
             size = len((context + ask.text).encode())
             most = LEAST_TOKEN_BYTES * self._ask_tokens
             if not why and size <= most:
@@ -199,7 +202,7 @@ class Inbox:
             sentence = say(
                 why or "document too long",
                 ask.language,
-                size=megabytes(self._documents.most_bytes),
+                size=megabytes(self._documents.most_bytes(document.kind)),
                 percent=100 * most // size,
             )
             self._store.withdraw_ask(ask, sentence)
@@ -235,11 +238,13 @@ class Inbox:
         chat = (update.chat_id, update.thread_id)
         text = (update.text or "").strip()
         is_news = self._store.remember_wording(update.chat_id, update.message_id, text)
-        if update.kind == "edit" and (not is_news or not text or text.startswith("/")):
+        # Whoever forwards a command does not give it.
+        is_command = text.startswith("/") and not update.is_forwarded
+        if update.kind == "edit" and (not is_news or not text or is_command):
             # Not every edit changes the text, a live location moves on by edits, and a command is
             # not run twice.
             return "accepted"
-        most = self._documents.most_bytes
+        most = self._documents.most_bytes(update.attachment)
         has_document = bool(update.document_id) and most > 0
         context = self._context(update, chat, has_document=has_document)
         if not text and not has_document and (update.attachment or not context):
@@ -255,14 +260,14 @@ class Inbox:
         if update.kind == "edit" and self._reword(waiting, update.message_id, text):
             return "accepted"
         piece = Piece(update.message_id, text, update.sent_at, context)
-        if self._commands.knows(text):
+        if is_command and self._commands.knows(text):
             return self._run(update, text, language, effects)
         is_alone = update.kind == "message" and not has_document
         if is_alone and waiting and _goes_on(waiting[-1], piece):
             self._store.add_piece(waiting[-1], piece)
             effects.append(Asked(waiting[-1], _delay(piece)))
             return "accepted"
-        if text.startswith("/"):
+        if is_command:
             return self._run(update, text, language, effects)
         if len((context + text).encode()) > LEAST_TOKEN_BYTES * self._ask_tokens:
             # The engine's tokenizer has the last word, when the ask's turn comes.
@@ -303,10 +308,10 @@ class Inbox:
         ask = self._store.add_ask(reply.id, update.user_id, chat, language, [piece])
         reply = self._store.set_buttons(reply, stop_button(ask, language))
         if has_document:
-            ask, reply = self._store.want_document(
-                ask, reply, update.document_id, update.document_name
-            )
-            reply = reply.model_copy(update={"status": say("reading", language)})
+            document = WantedDocument(update.document_id, update.attachment, update.document_name)
+            ask, reply = self._store.want_document(ask, reply, document)
+            status = "listening" if update.attachment in RECORDINGS else "reading"
+            reply = reply.model_copy(update={"status": say(status, language)})
         effects.append(Opened(reply))
         effects.append(Asked(ask, paste_delay(ask)))
         return "accepted"

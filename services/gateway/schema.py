@@ -88,9 +88,10 @@ MIGRATIONS = (
     ALTER TABLE replies ADD COLUMN heartbeat TEXT NOT NULL DEFAULT '';
     ALTER TABLE menus ADD COLUMN heartbeat TEXT NOT NULL DEFAULT '';
     """,
-    # 7: the document that a reply waits for: what Telegram calls it, and its user.
+    # 7: the file that a reply waits for: what Telegram calls it, its kind, its user's name for it.
     """
     ALTER TABLE replies ADD COLUMN document TEXT NOT NULL DEFAULT '';
+    ALTER TABLE replies ADD COLUMN document_kind TEXT NOT NULL DEFAULT '';
     ALTER TABLE replies ADD COLUMN document_name TEXT NOT NULL DEFAULT '';
     """,
 )

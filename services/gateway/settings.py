@@ -126,6 +126,7 @@ class GatewaySettings(Settings):
     )
     temperature: Annotated[float, BeforeValidator(_parse_temperature)] = 0.7
     file_characters: Annotated[int, _between(0, 1_000_000)] = 16_000
+    transcriber_socket: Path | None = None
     document_bytes: Annotated[int, _between(0, 20_000_000)] = 10_000_000
     user_asks: Annotated[int, _between(1, 10_000)] = 20
     total_asks: Annotated[int, _between(1, 100_000)] = 500

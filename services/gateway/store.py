@@ -30,6 +30,7 @@ __all__ = [
     "Turn",
     "Usage",
     "UsageRow",
+    "WantedDocument",
 ]
 
 Chat = tuple[int, int]
@@ -115,6 +116,16 @@ class Ask:
             # Clients cut at white space, which is lost, unless there is none for a whole message.
             glue = "" if piece.units >= HARD_CUT_UNITS else "\n"
         return text
+
+
+@dataclass(frozen=True)
+class WantedDocument:
+    """A file that a user has sent, and that Telegram still holds."""
+
+    id: str
+    kind: str
+    """By Telegram's name for what a message carries: `document`, `voice`."""
+    name: str
 
 
 @dataclass(frozen=True)
@@ -308,26 +319,26 @@ class Store(Database):
         """Let the asks that an earlier process was answering wait again."""
         self._db.execute("UPDATE asks SET state = 'waiting' WHERE state = 'running'")
 
-    def want_document(
-        self, ask: Ask, reply: Reply, document_id: str, name: str
-    ) -> tuple[Ask, Reply]:
+    def want_document(self, ask: Ask, reply: Reply, document: WantedDocument) -> tuple[Ask, Reply]:
         """Let an ask wait until its document has been brought."""
         self._db.execute(
-            "UPDATE replies SET document = ?, document_name = ? WHERE id = ?",
-            (document_id, name, reply.id),
+            "UPDATE replies SET document = ?, document_kind = ?, document_name = ? WHERE id = ?",
+            (document.id, document.kind, document.name, reply.id),
         )
         return (
             replace(ask, lacks_document=True),
-            reply.model_copy(update={"document": document_id}),
+            reply.model_copy(update={"document": document.id}),
         )
 
-    def wanted_document(self, reply_id: int) -> tuple[Ask, str] | None:
-        """Find the ask that lacks a document, with the document's name; None if none does."""
+    def wanted_document(self, reply_id: int) -> tuple[Ask, WantedDocument] | None:
+        """Find the ask that lacks a document, with the document; None if none does."""
         row = self._db.execute(
-            "SELECT document_name FROM replies WHERE id = ? AND document != ''", (reply_id,)
+            "SELECT document, document_kind, document_name FROM replies"
+            " WHERE id = ? AND document != ''",
+            (reply_id,),
         ).fetchone()
         asks = self._select_asks(f"{OPEN} AND reply_id = ?", (reply_id,))
-        return (asks[0], row[0]) if row and asks else None
+        return (asks[0], WantedDocument(*row)) if row and asks else None
 
     def add_document(self, ask: Ask, text: str) -> Ask:
         """Give an ask the document that it lacks, as the model is to read it."""

@@ -28,6 +28,9 @@ ATTACHMENTS = (
 """What a user sends beside or instead of text. For older readers Telegram adds to an animation a
 document, and to a venue a location, so those stand behind."""
 
+FILES = ("document", "voice", "audio", "video_note")
+"""What can be brought on demand."""
+
 CONTENT = frozenset({"text", *ATTACHMENTS})
 """What a user sends on purpose. The rest are Telegram's notes, such as of a pinned message."""
 
@@ -155,6 +158,7 @@ class Doorman:
             edited_at=message.edit_date,
             text=text,
             attachment=next((name for name in ATTACHMENTS if name in raw), ""),
+            is_forwarded="forward_origin" in raw,
             **_document(raw),
             **_refers_to(raw),
         )
@@ -212,7 +216,8 @@ def _refers_to(raw: dict[str, Any]) -> dict[str, Any]:
 
 def _document(raw: dict[str, Any]) -> dict[str, Any]:
     """Read leniently which file a message carries; animations come as documents, too."""
-    document = {} if "animation" in raw else _object(raw, "document")
+    kind = next((kind for kind in FILES if kind in raw and "animation" not in raw), "")
+    document = _object(raw, kind)
     file_id, name, size = (document.get(key) for key in ("file_id", "file_name", "file_size"))
     if not isinstance(file_id, str) or not 0 < len(file_id) <= MAX_FILE_ID:
         return {}

@@ -49,8 +49,11 @@ class Update(BaseModel):
     version 2."""
     is_excerpt: bool = False
     """Whether the user has chosen what is quoted. Since version 2."""
+    is_forwarded: bool = False
+    """Whether somebody has said it elsewhere before. Since version 2."""
     document_id: str = Field(default="", max_length=MAX_FILE_ID)
-    """What Telegram calls the file of a `document`, for `Reply.document`. Since version 2."""
+    """What Telegram calls the file of a document or recording, for `Reply.document`. Since
+    version 2."""
     document_name: str = Field(default="", max_length=MAX_FILE_NAME)
     document_bytes: Annotated[Number, Field(ge=0)] = 0
     """Its size; 0: Telegram does not say."""

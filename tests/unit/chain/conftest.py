@@ -25,6 +25,7 @@ from services.gateway.manner import House
 from services.gateway.outbox import Outbox
 from services.gateway.queue import Queue
 from services.gateway.store import Store
+from services.gateway.transcriber import Transcriber
 from services.relay.__main__ import run as run_relay
 from services.relay.settings import RelaySettings
 from tests.stubs.telegram.stub import Options, running
@@ -45,6 +46,7 @@ class Chain:
     queue: Queue = field(init=False)
     engine: FakeEngine = field(default_factory=FakeEngine)
     tasks: dict[str, asyncio.Task[None]] = field(default_factory=dict)
+    transcriber: Transcriber | None = None
     relay_options: dict[str, Any] = field(default_factory=dict)
     relay_settings: dict[str, Any] = field(default_factory=dict)
 
@@ -171,7 +173,7 @@ class Chain:
                 Access(store, frozenset({7, 8}), frozenset({7})),
                 Limits(20, 100, 3000),
                 personas=list(house.personas),
-                documents=Documents(6_000_000),
+                documents=Documents(6_000_000, self.transcriber),
             )
             server = uvicorn.Server(
                 uvicorn.Config(

@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from services.gateway.reading import Unreadable
+from services.gateway.transcriber import Transcriber, TranscriberUnavailable
 from tests.unit.chain.conftest import Chain
 from tests.unit.documents import docx, pdf
 from tests.unit.fakes import USER
@@ -14,13 +16,24 @@ from tests.unit.fakes import USER
 NOTES = b"The bird is blue."
 
 
-async def send(chain: Chain, content: bytes, caption: str = "", name: str = "notes.txt") -> int:
-    """A user sends a file; returns the message's id."""
+async def store(chain: Chain, content: bytes, name: str) -> dict[str, Any]:
+    """Let Telegram have a file."""
     packed = base64.b64encode(content).decode()
     body = json.dumps({"content_base64": packed, "file_name": name}).encode()
     async with chain.control.post("/file", data=io.BytesIO(body)) as response:
-        stored = await response.json()
-    extra: dict[str, Any] = {"document": stored["document"]}
+        return dict((await response.json())["document"])
+
+
+async def send(
+    chain: Chain,
+    content: bytes,
+    caption: str = "",
+    name: str = "notes.txt",
+    kind: str = "document",
+) -> int:
+    """A user sends a file; returns the message's id."""
+    document = await store(chain, content, name)
+    extra: dict[str, Any] = {kind: document}
     if caption:
         extra["caption"] = caption
     user = {"id": USER, "first_name": "U", "language_code": "en"}
@@ -171,3 +184,64 @@ async def test_two_documents_are_two_asks(chain: Chain) -> None:
     assert await chain.wait_for_answers(2) == ["One.", "Two."]
     assert "first" in told(chain, 0)
     assert "second" in told(chain, 1)
+
+
+class FakeTranscriber(Transcriber):
+    """Hears what it is told to hear."""
+
+    def __init__(self, *heard: str | Exception) -> None:
+        self.heard = list(heard)
+        self.given: list[tuple[bytes, str]] = []
+
+    async def write_down(self, content: bytes, name: str) -> str:
+        self.given.append((content, name))
+        heard = self.heard.pop(0)
+        if isinstance(heard, Exception):
+            raise heard
+        return heard
+
+
+async def listens(chain: Chain, *heard: str | Exception) -> FakeTranscriber:
+    """The operator runs a transcriber."""
+    await chain.kill("gateway")
+    transcriber = FakeTranscriber(*heard)
+    chain.transcriber = transcriber
+    await chain.start_gateway()
+    return transcriber
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "asked"),
+    [
+        ("voice", "voice.ogg", "What flies?"),
+        ("video_note", "video.mp4", "What flies?"),
+        ("audio", "talk.mp3", "[The file talk.mp3:]\nWhat flies?\n[The end of talk.mp3]"),
+    ],
+)
+async def test_recording_is_heard(chain: Chain, kind: str, name: str, asked: str) -> None:
+    """What a user speaks is their question; another recording is a file. A busy server is waited
+    for."""
+    transcriber = await listens(chain, TranscriberUnavailable(), "What flies?")
+
+    await send(chain, b"sound", "", "talk.mp3", kind)
+
+    assert await chain.wait_for_answers(1) == ["fine"]
+    assert transcriber.given == [(b"sound", name)] * 2
+    assert told(chain).strip() == asked
+
+
+async def test_recording_that_cannot_be_heard_is_told_of(chain: Chain) -> None:
+    """With the reason."""
+    await listens(chain, Unreadable("recording without words"))
+
+    await send(chain, b"sound", "", "x", "voice")
+
+    assert await chain.wait_for_answers(1) == ["I heard no words in this recording."]
+
+
+async def test_without_a_transcriber_nothing_is_fetched(chain: Chain) -> None:
+    """One sentence, at once."""
+    await send(chain, b"sound", "", "x", "voice")
+
+    assert await chain.wait_for_answers(1) == ["I cannot hear recordings. Please write it to me."]
+    assert await chain.calls("getFile") == []

@@ -19,7 +19,7 @@ RUSSIAN = "Съешь ещё этих мягких французских бул
 
 
 async def read(content: bytes) -> str:
-    return await Documents(20_000_000).read(content)
+    return await Documents(20_000_000).read("document", "name", content)
 
 
 @pytest.mark.parametrize(
@@ -83,10 +83,10 @@ async def test_document_that_exhausts_its_reader_costs_nobody_else(content: byte
     began = time.monotonic()
 
     with pytest.raises(Unreadable) as error:
-        await documents.read(content)
+        await documents.read("document", "name", content)
 
     assert str(error.value) in {
         "document too big to read", "document damaged", "document without text",
     }  # fmt: skip
     assert time.monotonic() - began < 45
-    assert await documents.read(b"next") == "next"
+    assert await documents.read("document", "name", b"next") == "next"

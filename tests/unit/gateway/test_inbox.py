@@ -51,6 +51,14 @@ async def test_message_becomes_a_waiting_ask(parts: Parts) -> None:
     assert [ask.text for ask in await parts.store.run(parts.store.asks)] == ["hello"]
 
 
+@pytest.mark.parametrize("text", ["/new", "/allow 5", "/nonsense"])
+async def test_forwarded_command_is_a_question(parts: Parts, text: str) -> None:
+    """Whoever forwards it asks about it; its first author may have wanted it to be carried out."""
+    assert await parts.accept(message(1, text, is_forwarded=True)) == ["accepted"]
+
+    assert [ask.text for ask in parts.queue.waiting()] == [text]
+
+
 async def test_redelivered_update_is_a_duplicate(parts: Parts) -> None:
     """Telegram may deliver an update again; it is asked once."""
     await parts.accept(message(1, "hello"))

@@ -363,3 +363,24 @@ def test_documents_are_named(
 
     seen = (update.attachment, update.document_id, update.document_name, update.document_bytes)
     assert seen == expected
+
+
+def test_forwarded_message_says_so(doorman: Doorman) -> None:
+    """Of whom it comes is nobody's business."""
+    origin = {"type": "user", "date": 1, "sender_user": OTHER}
+
+    forwarded = admitted(doorman, {"message": telegram_message(text="x", forward_origin=origin)})
+    own = admitted(doorman, {"message": telegram_message(text="x")})
+
+    assert (forwarded.is_forwarded, own.is_forwarded) == (True, False)
+    assert forwarded == own.model_copy(update={"is_forwarded": True})
+
+
+@pytest.mark.parametrize("kind", ["voice", "audio", "video_note"])
+def test_recordings_are_named(doorman: Doorman, kind: str) -> None:
+    """As documents are."""
+    raw = telegram_message(**{kind: {"file_id": "A1", "file_size": 5, "duration": 1}})
+
+    update = admitted(doorman, {"message": raw})
+
+    assert (update.attachment, update.document_id, update.document_bytes) == (kind, "A1", 5)
