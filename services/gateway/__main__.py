@@ -112,6 +112,7 @@ async def _run(settings: GatewaySettings) -> None:
             list(house.personas),
             watch.describe,
             Documents(settings.document_bytes, transcriber),
+            watch.note_strangers,
         )
         app = build_app(inbox, outbox, settings.link_token)
         server = _Server(

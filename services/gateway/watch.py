@@ -37,6 +37,14 @@ LOW_DISK_SHARE = 0.05
 ENOUGH_DISK_SHARE = 0.07
 """Free space that ends a shortage: more than what begins one, so that it does not flicker."""
 
+MANY_STRANGERS = 5
+"""One may have found the bot by its name; so many within an hour know that it is there."""
+
+STRANGERS_SECONDS = 3600.0
+
+STRANGERS_AGAIN_SECONDS = 6 * 3600.0
+"""So long nothing more is said of strangers."""
+
 MOST_UNSEEN_ALERTS = 10
 """Beyond these an admin gets no more until they were delivered."""
 
@@ -73,6 +81,9 @@ class Watch:
     _was_ready: bool = False
     _counted: tuple[float, int] | None = None
     _beat_at: float = -math.inf
+    _strangers: int = 0
+    _strangers_since: float = -math.inf
+    _strangers_told_at: float = -math.inf
 
     async def run(self) -> None:
         """Look again and again."""
@@ -100,11 +111,24 @@ class Watch:
         if absence >= LONG_ABSENCE_SECONDS:
             await self._tell("relay back", **self._times(now - absence))
         self.outbox.absence_seconds = 0.0
+        if (
+            self._strangers >= MANY_STRANGERS
+            and now - self._strangers_told_at >= STRANGERS_AGAIN_SECONDS
+        ):
+            await self._tell("strangers", count=str(self._strangers))
+            self._strangers_told_at = now
         if self.outbox.is_connected and now - self._beat_at >= RENEWAL_SECONDS:
             for old_id, reply in await self.store.run(self._beat):
                 self.outbox.forget(old_id)
                 self.outbox.open(reply)
             self._beat_at = now
+
+    def note_strangers(self, count: int) -> None:
+        """So many updates of people whom nobody has let in were turned away."""
+        now = self.clock()
+        if count and now - self._strangers_since >= STRANGERS_SECONDS:
+            self._strangers, self._strangers_since = 0, now
+        self._strangers += count
 
     def describe(self, language: Language) -> str:
         """Say how things stand."""

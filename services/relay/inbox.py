@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import itertools
 import logging
+import math
 from typing import TypeGuard
 
 from aiogram import Bot
@@ -51,6 +52,9 @@ MOST_REPEAT_SECONDS = 15.0
 MOST_RETRY_SECONDS = 5.0
 """A Telegram that returns is found this soon: whoever wrote meanwhile has waited long enough."""
 
+REPORT_SECONDS = 60.0
+"""Strangers are reported this often at most, however many they are."""
+
 POLL_SECONDS = 50
 """Telegram holds a getUpdates call this long when there is nothing to deliver."""
 
@@ -82,6 +86,8 @@ class Inbox:
         self._patience_seconds = patience_seconds
         self._offset: int | None = None
         self._is_asleep = False
+        self._reported_strangers = 0
+        self._reported_at = -math.inf
         self._answering: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
@@ -144,7 +150,20 @@ class Inbox:
             self._notices.tell([it[1] for it in waiting if isinstance(it[1], Update)])
         if self._sign:
             self._sign.waiting(len(waiting))
+        await self._report_strangers()
         return not waiting
+
+    async def _report_strangers(self) -> None:
+        """Say how many were turned away, now and then: what is lost of that is no loss."""
+        now = asyncio.get_running_loop().time()
+        count = self._doorman.turned_away["stranger"] - self._reported_strangers
+        is_due = count > 0 and now - self._reported_at >= REPORT_SECONDS
+        if not is_due or self._presence.away_seconds:
+            return
+        self._reported_at = now
+        with contextlib.suppress(LinkDown, Rejected):
+            await self._link.send(Batch(bot_id=self._bot.id, updates=[], strangers=count))
+            self._reported_strangers += count
 
     def _is_wanted(self, verdict: Verdict) -> TypeGuard[Update]:
         return isinstance(verdict, Update) and not self._notices.has_answered(verdict)

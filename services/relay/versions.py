@@ -2,6 +2,7 @@
 
 from services.wire import VERSION, Batch, Outcome, PartRecord, Receipt, Receipts
 
+NEW_BATCH_FIELDS = {"strangers"}
 NEW_UPDATE_FIELDS = {"moved_to", "attachment", "reply_to", "quoted", "is_excerpt"}
 NEW_UPDATE_FIELDS |= {"is_forwarded", "document_id", "document_name", "document_bytes"}
 NEW_PART_FIELDS = {"chat_id"}
@@ -17,7 +18,8 @@ def write_batch(batch: Batch, version: int) -> bytes:
         for update in batch.updates
         if not _is_news(update)
     ]
-    return batch.model_copy(update={"updates": updates}).model_dump_json().encode()
+    older = batch.model_copy(update={"updates": updates})
+    return older.model_dump_json(exclude=NEW_BATCH_FIELDS).encode()
 
 
 def complete_receipts(batch: Batch, receipts: Receipts) -> Receipts:

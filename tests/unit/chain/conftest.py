@@ -47,6 +47,8 @@ class Chain:
     engine: FakeEngine = field(default_factory=FakeEngine)
     tasks: dict[str, asyncio.Task[None]] = field(default_factory=dict)
     transcriber: Transcriber | None = None
+    strangers: list[int] = field(default_factory=list)
+    """What the gateway was told of them."""
     relay_options: dict[str, Any] = field(default_factory=dict)
     relay_settings: dict[str, Any] = field(default_factory=dict)
 
@@ -174,6 +176,7 @@ class Chain:
                 Limits(20, 100, 3000),
                 personas=list(house.personas),
                 documents=Documents(6_000_000, self.transcriber),
+                note_strangers=self.strangers.append,
             )
             server = uvicorn.Server(
                 uvicorn.Config(

@@ -262,3 +262,27 @@ async def test_outbox_knows_whether_a_relay_listens(tmp_path: Path) -> None:
             assert outbox.is_connected
             await newer.aclose()
             assert not outbox.is_connected
+
+
+async def test_many_strangers_are_told_of(world: World) -> None:
+    """From the fifth of an hour on; then no more of it for six hours."""
+    assert await world.after(0) == []
+    world.watch.note_strangers(4)
+    assert await world.after(3599) == []
+    world.watch.note_strangers(1)
+
+    assert (await world.after(1))[0] == (
+        "7: People who may not talk to me have written 5 times within an hour. They got no answer;"
+        " but they know that I am here."
+    )
+    world.watch.note_strangers(100)
+    assert await world.after(6 * 3600 - 1) == []
+    world.watch.note_strangers(7)
+    assert len(await world.after(1)) == len(ADMINS)
+
+
+async def test_few_strangers_over_a_day_are_nobodys_business(world: World) -> None:
+    """Four an hour: someone has mistyped a name."""
+    for _ in range(24):
+        world.watch.note_strangers(4)
+        assert await world.after(3600) == []
