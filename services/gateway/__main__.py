@@ -62,7 +62,10 @@ async def _run(settings: GatewaySettings) -> None:
         stack.callback(store.close)
         await store.run(store.requeue_asks)
         outbox = Outbox(
-            store, await store.run(store.undelivered_replies), await store.run(store.guests)
+            store,
+            await store.run(store.undelivered_replies),
+            await store.run(store.guests),
+            await store.run(store.invitations),
         )
         queue = Queue(settings.user_weights)
         engine = await stack.enter_async_context(

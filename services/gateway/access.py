@@ -1,8 +1,12 @@
 """Who may talk to the bot, and who may let others in."""
 
+import hashlib
+import secrets
 from dataclasses import dataclass
 
 from services.gateway.store import Store
+
+CODE_BYTES = 16
 
 
 @dataclass(frozen=True)
@@ -17,6 +21,20 @@ class Access:
         """Tell whether this user's updates are heard."""
         return user_id in self.allowed_users or self.store.is_guest(user_id)
 
+    def invite(self, admin_id: int) -> str:
+        """Make a code that lets somebody in, once; only its digest is kept."""
+        code = secrets.token_urlsafe(CODE_BYTES)
+        self.store.add_invitation(_digest(code), admin_id)
+        return code
+
+    def admit(self, user_id: int, code: str) -> int | None:
+        """Let somebody in who has a code; returns who has invited them, or None if nobody has."""
+        admin_id = self.store.use_invitation(_digest(code))
+        if admin_id is None or not self.is_admin(admin_id):
+            return None
+        self.store.add_guest(user_id)
+        return admin_id
+
     def everybody(self) -> list[int]:
         """List all users whose updates are heard, by their ids."""
         return sorted({*self.allowed_users, *self.store.guests()})
@@ -24,3 +42,7 @@ class Access:
     def is_admin(self, user_id: int) -> bool:
         """Tell whether this user may let others in."""
         return user_id in self.admins
+
+
+def _digest(code: str) -> str:
+    return hashlib.sha256(code.encode()).hexdigest()

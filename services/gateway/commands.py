@@ -22,8 +22,8 @@ from services.gateway.heartbeat import heartbeat
 from services.gateway.history import estimate_tokens
 from services.gateway.limits import Allowance
 from services.gateway.menu import Menu
-from services.gateway.store import Ask, Chat, Store, Usage, utf16_units
-from services.gateway.texts import Language, add_remark, is_visible, say
+from services.gateway.store import INVITATION_SECONDS, Ask, Chat, Store, Usage, utf16_units
+from services.gateway.texts import Language, add_remark, is_visible, language_of, say
 from services.wire import Button, Update
 
 FOR_ALL = frozenset(
@@ -34,7 +34,8 @@ FOR_ALL = frozenset(
 )  # fmt: skip
 FOR_ADMINS = frozenset(
     {
-        "/allow", "/deny", "/users", "/status", "/heartbeat", "/broadcast", "/pause", "/resume",
+        "/allow", "/deny", "/invite", "/users", "/status", "/heartbeat", "/broadcast", "/pause",
+        "/resume",
     }
 )  # fmt: skip
 
@@ -81,6 +82,8 @@ class Commands:
         self._allowance = allowance
         self._history_days = history_days
         self._describe = describe
+        self.bot_name = ""
+        """As links to the bot name it."""
 
     def knows(self, text: str) -> bool:
         """Tell whether a text is a command that the bot knows."""
@@ -143,6 +146,8 @@ class Commands:
                 return self._broadcast(update.user_id, text, language, effects)
             case "/pause" | "/resume":
                 return self._pause(name == "/pause", language, effects)
+            case "/invite":
+                return self._invite(update.user_id, language, effects)
             case "/allow" | "/deny":
                 return self._admit(name, text, language, effects)
             case _:
@@ -318,8 +323,32 @@ class Commands:
             sentence = say("denied", language, user=user_id)
         else:
             return say("no guest", language)
-        effects.append(GuestsChanged(self._store.guests()))
+        effects.append(GuestsChanged(self._store.guests(), self._store.invitations()))
         return sentence
+
+    def _invite(self, admin_id: int, language: Language, effects: list[Effect]) -> str:
+        if not self.bot_name:
+            return say("unknown command", language)  # the relay is of the version before
+        code = self._access.invite(admin_id)
+        effects.append(GuestsChanged(self._store.guests(), self._store.invitations()))
+        link = f"https://t.me/{self.bot_name}?start={code}"
+        return say("invitation", language, link=link, hours=INVITATION_SECONDS // 3600)
+
+    def admit(self, update: Update, effects: list[Effect]) -> bool:
+        """Let a stranger in who begins with an invitation's code, and tell who has made it."""
+        words = (update.text or "").split()
+        if update.kind != "message" or update.chat_kind != "private" or len(words) != 2:
+            return False
+        if words[0] != "/start" or update.is_forwarded:
+            return False
+        admin_id = self._access.admit(update.user_id, words[1])
+        if admin_id is None:
+            return False
+        effects.append(GuestsChanged(self._store.guests(), self._store.invitations()))
+        language = language_of(self._store.preferences(admin_id).language)
+        sentence = say("invited", language, user=update.user_id)
+        effects.append(Opened(self._store.add_reply((admin_id, 0), 0, sentence, closed=True)))
+        return True
 
 
 def _name(text: str) -> str:

@@ -53,9 +53,10 @@ class Stopped:
 
 @dataclass(frozen=True)
 class GuestsChanged:
-    """Admins have let somebody in, or shown them out."""
+    """Admins have let somebody in, shown them out, or invited somebody."""
 
     guests: tuple[int, ...]
+    invitations: tuple[str, ...]
 
 
 @dataclass(frozen=True)

@@ -157,8 +157,8 @@ class Inbox:
                     self._outbox.close(ask.reply_id, shown)
                 case Stopped(ask_id):
                     self._queue.stop(ask_id)
-                case GuestsChanged(guests):
-                    self._outbox.tell_guests(guests)
+                case GuestsChanged(guests, invitations):
+                    self._outbox.tell_guests(guests, invitations)
                 case Paused(is_paused):
                     self._queue.pause(is_paused)
                 case Moved(old_chat_id, new_chat_id, replies):
@@ -187,6 +187,7 @@ class Inbox:
 
     def _commit(self, batch: Batch) -> tuple[list[Receipt], list[Effect]]:
         effects: list[Effect] = []
+        self._commands.bot_name = batch.bot_name
         with self._store.transaction():
             receipts = [self._decide(batch.bot_id, raw, effects) for raw in batch.updates]
         return receipts, effects
@@ -228,7 +229,8 @@ class Inbox:
             replies = self._store.move_chat(update.chat_id, update.moved_to)
             effects.append(Moved(update.chat_id, update.moved_to, replies))
             return _receipt(update.update_id, "accepted")
-        if not self._access.is_allowed(update.user_id):
+        is_allowed = self._access.is_allowed(update.user_id)
+        if not is_allowed and not self._commands.admit(update, effects):
             log.warning("stranger", extra={"update": update.update_id})
             return _receipt(update.update_id, "refused")
         if not self._store.remember_update(bot_id, update.update_id, update.identity()):

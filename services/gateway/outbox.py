@@ -63,10 +63,15 @@ class Outbox:
     """All replies that are not delivered yet."""
 
     def __init__(
-        self, store: Store, undelivered: list[Reply], guests: tuple[int, ...] = ()
+        self,
+        store: Store,
+        undelivered: list[Reply],
+        guests: tuple[int, ...] = (),
+        invitations: tuple[str, ...] = (),
     ) -> None:
         self._store = store
         self._guests = guests
+        self._invitations = invitations
         self._news = False
         """Whether the stream does not know the guests as they are now."""
         self._entries: dict[int, _Entry] = {}
@@ -141,9 +146,9 @@ class Outbox:
                 entry.told = None
                 self._touch(reply.id)
 
-    def tell_guests(self, guests: tuple[int, ...]) -> None:
-        """The users beyond the configured list are these now."""
-        self._guests = guests
+    def tell_guests(self, guests: tuple[int, ...], invitations: tuple[str, ...]) -> None:
+        """The users beyond the configured list are these now, and who has such a code may come."""
+        self._guests, self._invitations = guests, invitations
         self._news = True
         self._wake.set()
 
@@ -177,7 +182,12 @@ class Outbox:
         self._news = False
         self.is_connected, self.absence_seconds = True, max(self.absence_seconds, away_seconds)
         try:
-            yield Hello(epoch=epoch, undelivered=tuple(self._changed), guests=self._guests)
+            yield Hello(
+                epoch=epoch,
+                undelivered=tuple(self._changed),
+                guests=self._guests,
+                invitations=self._invitations,
+            )
             while self._epoch == epoch:
                 for event in self._drain():
                     yield event
@@ -258,7 +268,9 @@ class Outbox:
 
     def _drain(self) -> list[Event]:
         changed, self._changed = self._changed, {}
-        news: list[Event] = [Guests(users=self._guests)] if self._news else []
+        news: list[Event] = []
+        if self._news:
+            news.append(Guests(users=self._guests, invitations=self._invitations))
         self._news = False
         return news + [
             event

@@ -88,11 +88,15 @@ MIGRATIONS = (
     ALTER TABLE replies ADD COLUMN heartbeat TEXT NOT NULL DEFAULT '';
     ALTER TABLE menus ADD COLUMN heartbeat TEXT NOT NULL DEFAULT '';
     """,
-    # 7: the file that a reply waits for: what Telegram calls it, its kind, its user's name for it.
+    # 7: the file that a reply waits for: what Telegram calls it, its kind, its user's name for it;
+    # codes that let somebody in, once.
     """
     ALTER TABLE replies ADD COLUMN document TEXT NOT NULL DEFAULT '';
     ALTER TABLE replies ADD COLUMN document_kind TEXT NOT NULL DEFAULT '';
     ALTER TABLE replies ADD COLUMN document_name TEXT NOT NULL DEFAULT '';
+    CREATE TABLE invitations(
+        digest TEXT PRIMARY KEY, admin_id INTEGER NOT NULL, made_at INTEGER NOT NULL)
+        WITHOUT ROWID;
     """,
 )
 """Migration n brings a store of version n to version n + 1. Never edit one that was released."""

@@ -18,6 +18,7 @@ from services.gateway.schema import MIGRATIONS
 from services.wire import Button, Reply
 
 __all__ = [
+    "INVITATION_SECONDS",
     "NOTHING",
     "Ask",
     "Chat",
@@ -40,6 +41,8 @@ OPEN = "state IN ('waiting', 'running', 'stopping')"
 """The condition of an ask that is not answered; failed ones wait for their user to try again."""
 
 _OF_CHAT = "reply_id IN (SELECT id FROM replies WHERE chat_id = ? AND thread_id = ?)"
+
+INVITATION_SECONDS = 24 * 3600
 
 HARD_CUT_UNITS = 4096
 """UTF-16 units at which a client cuts what is too long for one message, wherever that is."""
@@ -847,6 +850,28 @@ class Store(Database):
         """Let a user in no more; False if they were no guest."""
         self._db.execute("DELETE FROM guests WHERE user_id = ?", (user_id,))
         return self._db.changes() == 1
+
+    def add_invitation(self, digest: str, admin_id: int) -> None:
+        """Note the digest of a code that lets somebody in, once and within INVITATION_SECONDS."""
+        now = int(time.time())
+        self._db.execute("DELETE FROM invitations WHERE made_at <= ?", (now - INVITATION_SECONDS,))
+        self._db.execute("INSERT INTO invitations VALUES(?, ?, ?)", (digest, admin_id, now))
+
+    def use_invitation(self, digest: str) -> int | None:
+        """Take an invitation; returns who made it, or None if there is none any more."""
+        if digest not in self.invitations():
+            return None
+        (admin_id,) = self._row("SELECT admin_id FROM invitations WHERE digest = ?", (digest,))
+        self._db.execute("DELETE FROM invitations WHERE digest = ?", (digest,))
+        return int(admin_id)
+
+    def invitations(self) -> tuple[str, ...]:
+        """List the digests of the codes that are good now."""
+        since = int(time.time()) - INVITATION_SECONDS
+        rows = self._db.execute(
+            "SELECT digest FROM invitations WHERE made_at > ? ORDER BY digest", (since,)
+        )
+        return tuple(row[0] for row in rows)
 
     def guests(self) -> tuple[int, ...]:
         """List the users whom admins have let in."""

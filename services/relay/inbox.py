@@ -162,7 +162,7 @@ class Inbox:
             return
         self._reported_at = now
         with contextlib.suppress(LinkDown, Rejected):
-            await self._link.send(Batch(bot_id=self._bot.id, updates=[], strangers=count))
+            await self._link.send(self._batch([], count))
             self._reported_strangers += count
 
     def _is_wanted(self, verdict: Verdict) -> TypeGuard[Update]:
@@ -195,8 +195,7 @@ class Inbox:
         self._is_asleep = False
 
     async def _send(self, updates: list[Update]) -> None:
-        batch = Batch(bot_id=self._bot.id, updates=[update.model_dump() for update in updates])
-        receipts = (await self._link.send(batch)).receipts
+        receipts = (await self._link.send(self._batch(updates))).receipts
         outcomes = [receipt.outcome for receipt in receipts]
         log.info(
             "handed over",
@@ -206,6 +205,14 @@ class Inbox:
         for update, receipt in zip(updates, receipts, strict=False):
             if update.press_id:
                 self._answer_press(update.press_id, receipt.notice)
+
+    def _batch(self, updates: list[Update], strangers: int = 0) -> Batch:
+        return Batch(
+            bot_id=self._bot.id,
+            updates=[update.model_dump() for update in updates],
+            bot_name=self._doorman.identity.username,
+            strangers=strangers,
+        )
 
     def _note_sleep(self, error: LinkDown) -> None:
         self._presence.note_refused()

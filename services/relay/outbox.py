@@ -104,7 +104,7 @@ class Outbox:
             case Hello():
                 self._begin(event)
             case Guests():
-                self._presence.guests = frozenset(event.users)
+                self._presence.let_in(event.users, event.invitations)
             case Opened():
                 self._open(event.reply)
             case Grown():
@@ -130,7 +130,7 @@ class Outbox:
         self._connected.set()
         self._has_noted_loss = False
         self._tenure.begin()
-        self._presence.come(hello.guests)
+        self._presence.come(hello.guests, hello.invitations)
         self._renewed.set()
         self._renewed = asyncio.Event()
 

@@ -18,15 +18,21 @@ class Presence:
         self._last_taken_at = float("-inf")
         self.guests: frozenset[int] | None = None
         """Users beyond the configured list; None while the gateway has not named them yet."""
+        self.invitations: frozenset[str] = frozenset()
+        """Digests of the codes that let somebody in."""
         self.returned = asyncio.Event()
         """Set when the stream begins again; then a new event takes its place."""
 
-    def come(self, guests: Iterable[int]) -> None:
+    def come(self, guests: Iterable[int], invitations: Iterable[str] = ()) -> None:
         """The stream has begun."""
-        self.guests = frozenset(guests)
+        self.let_in(guests, invitations)
         self._stream_lost_at = None
         self.returned.set()
         self.returned = asyncio.Event()
+
+    def let_in(self, guests: Iterable[int], invitations: Iterable[str]) -> None:
+        """The gateway serves these, too, and whoever has such a code."""
+        self.guests, self.invitations = frozenset(guests), frozenset(invitations)
 
     def go(self) -> None:
         """The stream has ended."""

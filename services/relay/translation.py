@@ -3,6 +3,7 @@
 Only the few fields that matter are read, so that what Telegram adds tomorrow spoils no message.
 """
 
+import hashlib
 import logging
 from collections import Counter
 from dataclasses import dataclass
@@ -141,7 +142,8 @@ class Doorman:
         if not message.sender:
             return TurnedAway("stranger")
         verdict = self._judge(message.sender)
-        if verdict:
+        is_private = kind == "message" and chat_kind == "private"
+        if verdict and not (is_private and self._is_invited(text or "")):
             return verdict
         if CONTENT.isdisjoint(raw):
             return TurnedAway("note")
@@ -193,6 +195,13 @@ class Doorman:
         if self.presence.guests is None:
             return Undecided()
         return None if sender.id in self.presence.guests else TurnedAway("stranger")
+
+    def _is_invited(self, text: str) -> bool:
+        """Whether somebody begins with an invitation's code, as a link to the bot makes them."""
+        words = text.split()
+        if len(words) != 2 or words[0] != "/start" or self.presence.guests is None:
+            return False
+        return hashlib.sha256(words[1].encode()).hexdigest() in self.presence.invitations
 
 
 def _kind_of(chat: _Chat) -> ChatKind | None:

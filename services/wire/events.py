@@ -55,10 +55,12 @@ class Hello(BaseModel):
     undelivered: tuple[int, ...]
     guests: tuple[int, ...] = ()
     """Since version 2: users whom the gateway serves beyond the configured list."""
+    invitations: tuple[str, ...] = ()
+    """Since version 2: SHA-256, in hexadecimal digits, of the codes that let somebody in, once."""
 
 
 class Guests(BaseModel):
-    """The users whom the gateway serves beyond the configured list are these now.
+    """The users whom the gateway serves beyond the configured list are these now; invitations too.
 
     Since version 2.
     """
@@ -67,6 +69,7 @@ class Guests(BaseModel):
 
     type: Literal["guests"] = "guests"
     users: tuple[int, ...]
+    invitations: tuple[str, ...] = ()
 
 
 class Opened(BaseModel):

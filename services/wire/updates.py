@@ -82,6 +82,8 @@ class Batch(BaseModel):
 
     bot_id: Annotated[Number, Field(gt=0)]
     updates: list[dict[str, Any]] = Field(max_length=MAX_BATCH)
+    bot_name: str = Field(default="", max_length=64)
+    """The bot's username, for links that lead to it. Since version 2."""
     strangers: int = Field(default=0, ge=0)
     """So many updates of others were turned away since this was last said. Since version 2."""
 

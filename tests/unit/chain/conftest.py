@@ -158,7 +158,12 @@ class Chain:
     async def _gateway(self, started: asyncio.Event) -> None:
         store = Store(self.directory / "store.db", KEY)
         try:
-            outbox = Outbox(store, await store.run(store.undelivered_replies))
+            outbox = Outbox(
+                store,
+                await store.run(store.undelivered_replies),
+                await store.run(store.guests),
+                await store.run(store.invitations),
+            )
             self.outbox = outbox
             self.queue = queue = Queue()
             engine: Engine = self.engine  # type: ignore[assignment]  # a fake of the same shape

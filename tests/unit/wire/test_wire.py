@@ -23,8 +23,11 @@ from services.wire import (
 
 BUTTON = Button(label="Stop", data="stop:4")
 GOLDEN: list[tuple[Event, bytes]] = [
-    (Hello(epoch=3, undelivered=(4,)), b'{"type":"hello","epoch":3,"undelivered":[4],"guests":[]}'),
-    (Guests(users=(8,)), b'{"type":"guests","users":[8]}'),
+    (
+        Hello(epoch=3, undelivered=(4,)),
+        b'{"type":"hello","epoch":3,"undelivered":[4],"guests":[],"invitations":[]}',
+    ),
+    (Guests(users=(8,)), b'{"type":"guests","users":[8],"invitations":[]}'),
     (
         Opened(reply=Reply(id=4, chat_id=7, reply_to=9, text="x", buttons=(BUTTON,), parts=(5,))),
         b'{"type":"opened","reply":{"id":4,"chat_id":7,"thread_id":0,"reply_to":9,"text":"x",'
