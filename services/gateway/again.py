@@ -51,10 +51,10 @@ class Again:
         self._open(*reopened, language, effects)
         return say("retrying" if verb == "again" else "going on", language)
 
-    def reword(
-        self, update: Update, piece: Piece, language: Language, effects: list[Effect]
-    ) -> bool:
-        """Answer the latest question anew, in place, as its user has reworded it; False: cannot be.
+    def reword(self, update: Update, piece: Piece, language: Language) -> tuple[Reply, Ask] | None:
+        """Let the latest question wait anew, to be answered in place, as its user has reworded it.
+
+        None: it cannot be.
 
         One of several messages is not the whole of the question, and an answer that the relay is
         still working on is not to be disturbed.
@@ -68,10 +68,8 @@ class Again:
             or not exchange.parts
             or self._store.asks(chat)
         ):
-            return False
-        reopened = self._store.reopen(chat, exchange, language, wording=piece)
-        self._open(*reopened, language, effects)
-        return True
+            return None
+        return self._store.reopen(chat, exchange, language, wording=piece)
 
     def command(self, update: Update, language: Language, effects: list[Effect]) -> str:
         """Answer the latest question once more, below; returns why not, if it cannot be."""

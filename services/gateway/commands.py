@@ -161,6 +161,14 @@ class Commands:
         said = self._store.said(ask)  # by an earlier process
         return self._withdraw(ask, said.strip() if is_visible(said) else "")
 
+    def interrupt(self, chat: Chat, user_id: int) -> list[Effect]:
+        """Stop what is being written for a user; what still waits keeps its turn."""
+        return [
+            self.stop(ask)
+            for ask in self._store.asks(chat)
+            if ask.user_id == user_id and ask.state == "running"
+        ]
+
     def _withdraw(self, ask: Ask, said: str = "") -> Effect:
         shown = add_remark(said, say("stopped", ask.language))
         self._store.withdraw_ask(ask, shown, said)

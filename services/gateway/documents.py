@@ -13,9 +13,6 @@ log = logging.getLogger(__name__)
 MOST_SECONDS = 40.0
 """From the start of the reader's process; of the processor's time it has less."""
 
-MOST_READERS = 2
-"""At one time: each may take a good deal of memory."""
-
 MOST_RECORDING_BYTES = 20_000_000
 """Telegram gives bots no larger file."""
 
@@ -32,7 +29,7 @@ class Documents:
         """`most_bytes` 0: no document is read; without a transcriber no recording is heard."""
         self._most_bytes = most_bytes
         self._transcriber = transcriber
-        self._places = asyncio.Semaphore(MOST_READERS)
+        self._turn = asyncio.Lock()
 
     def most_bytes(self, kind: str) -> int:
         """Say how large a file of this kind, by Telegram's name, may be; 0: none is taken."""
@@ -40,32 +37,34 @@ class Documents:
             return self._most_bytes
         return MOST_RECORDING_BYTES if self._transcriber and kind in RECORDINGS else 0
 
-    async def read(self, kind: str, name: str, content: bytes) -> str:
-        """Say what is in a file. Raises Unreadable, or TranscriberUnavailable."""
+    async def read(self, kind: str, name: str, content: bytes, most: int) -> str:
+        """Say what is in a file, if that has at most `most` characters.
+
+        Raises Unreadable, or TranscriberUnavailable.
+        """
         if len(content) > self.most_bytes(kind):
             raise Unreadable("document too big")
         if kind == "document":
-            return await self._read_apart(content)
+            return await self._read_apart(content, most)
         assert self._transcriber  # else nothing of that kind would be taken
         return await self._transcriber.write_down(content, SPOKEN.get(kind) or name or "audio.mp3")
 
-    async def _read_apart(self, content: bytes) -> str:
-        async with self._places:
+    async def _read_apart(self, content: bytes, most: int) -> str:
+        """One document at a time: its reader may take a good deal of memory."""
+        async with self._turn:
             process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "services.gateway.reading"),
+                *(sys.executable, "-m", "services.gateway.reading", str(most)),
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.DEVNULL,  # a library may quote what it stumbled over
             )
+            end = asyncio.get_running_loop().call_later(MOST_SECONDS, process.kill)
             try:
-                async with asyncio.timeout(MOST_SECONDS):
-                    printed, _ = await process.communicate(content)
-            except TimeoutError:
-                raise Unreadable("document too big to read") from None
+                printed, _ = await process.communicate(content)
             finally:
+                end.cancel()
                 if process.returncode is None:
                     process.kill()
-                    await process.wait()
         if status := process.returncode:
             log.warning("reader ended", extra={"status": status})
             raise Unreadable("document too big to read" if status < 0 else "document damaged")

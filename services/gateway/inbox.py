@@ -1,7 +1,6 @@
 """Takes batches of updates: decides on each, commits them, and only then lets them take effect."""
 
 import logging
-import math
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
@@ -135,7 +134,8 @@ class Inbox:
         try:
             if content is None:
                 raise Unreadable("document unavailable")
-            text = await self._documents.read(document.kind, document.name, content)
+            most = LEAST_TOKEN_BYTES * self._ask_tokens
+            text = await self._documents.read(document.kind, document.name, content, most)
         except Unreadable as error:
             why = str(error)
         self._take_effect(await self._store.run(self._complete, reply_id, text, why))
@@ -200,15 +200,13 @@ class Inbox:
             ask, document = wanted
             name = " ".join(document.name.split()) or say("nameless", ask.language)
             context = introduce(document.kind, name, text)
-            size = len((context + ask.text).encode())
             most = LEAST_TOKEN_BYTES * self._ask_tokens
-            if not why and size <= most:
+            if not why and len((context + ask.text).encode()) <= most:
                 return [Completed(self._store.add_document(ask, context))]
             sentence = say(
                 why or "document too long",
                 ask.language,
                 size=megabytes(self._documents.most_bytes(document.kind)),
-                percent=100 * most // size,
             )
             self._store.withdraw_ask(ask, sentence)
             return [Withdrawn(ask, sentence)]
@@ -307,11 +305,14 @@ class Inbox:
         why = self._allowance.refusal(update.user_id, language)
         if why := why or self._allowance.haste(update, language):
             return self._refuse(update, why, effects)
-        is_edit = update.kind == "edit" and not has_document
-        if is_edit and self._again.reword(update, piece, language, effects):
-            return "accepted"
-        reply = self._store.add_reply(chat, update.message_id, markup="markdown")
-        ask = self._store.add_ask(reply.id, update.user_id, chat, language, [piece])
+        if update.kind == "message" and self._store.preferences(update.user_id).steering:
+            effects += self._commands.interrupt(chat, update.user_id)
+        reworded = self._again.reword(update, piece, language) if update.kind == "edit" else None
+        if reworded:
+            reply, ask = reworded
+        else:
+            reply = self._store.add_reply(chat, update.message_id, markup="markdown")
+            ask = self._store.add_ask(reply.id, update.user_id, chat, language, [piece])
         reply = self._store.set_buttons(reply, stop_button(ask, language))
         if has_document:
             document = WantedDocument(update.document_id, update.attachment, update.document_name)
@@ -366,8 +367,8 @@ class Inbox:
 
 
 def paste_delay(ask: Ask) -> float:
-    """Seconds that an ask is to wait for more of it; for a document, until it has been brought."""
-    return math.inf if ask.lacks_document else _delay(ask.pieces[-1])
+    """Seconds that an ask is to wait for more of it."""
+    return _delay(ask.pieces[-1])
 
 
 def _delay(piece: Piece) -> float:
@@ -379,6 +380,7 @@ def _goes_on(ask: Ask, piece: Piece) -> bool:
     last = ask.pieces[-1]
     return (
         last.units >= CUT_UNITS
+        and not ask.lacks_document
         and not piece.context  # a client cuts text alone
         and 0 <= piece.sent_at - last.sent_at <= CUT_SECONDS
         and len(ask.pieces) < MOST_PIECES

@@ -29,6 +29,8 @@ class Preferences:
     """Whether an answer is shown while it grows."""
     reasoning: bool = False
     """Whether what a model thinks before it answers is shown above the answer."""
+    steering: bool = False
+    """Whether a new question ends the answer that is being written, instead of waiting for it."""
 
 
 @dataclass(frozen=True)

@@ -20,10 +20,11 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "length": ("", "short", "long"),
     "streaming": ("on", "off"),
     "reasoning": ("on", "off"),
+    "steering": ("on", "off"),
 }
 """What can be chosen of each preference, by the names of the preferences; "" is the default."""
 
-SWITCHES = ("streaming", "reasoning")
+SWITCHES = ("streaming", "reasoning", "steering")
 
 MOST_SHOWN = 200
 """Characters of the user's own words to the model: the menu must stay one message."""

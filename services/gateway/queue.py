@@ -59,6 +59,8 @@ class Queue:
     def put(self, ask: Ask, delay_seconds: float = 0.0) -> None:
         """Let an ask wait for its turn, which does not come before the delay is over.
 
+        One that lacks its document is not in line: it only keeps its chat's order.
+
         Putting an ask that waits already only gives it another delay.
         """
         if ask.id in self._running:
@@ -68,7 +70,8 @@ class Queue:
             floor = min((self._served[user] for user in active), default=self._last_served)
             self._served[ask.user_id] = max(self._served.get(ask.user_id, 0.0), floor)
         self._waiting[ask.id] = ask
-        self._ripe_at[ask.id] = asyncio.get_running_loop().time() + delay_seconds
+        now = asyncio.get_running_loop().time()
+        self._ripe_at[ask.id] = math.inf if ask.lacks_document else now + delay_seconds
         self._change()
 
     async def next(self) -> Running:
@@ -148,13 +151,13 @@ class Queue:
         self._change()
 
     def waiting(self) -> list[Ask]:
-        """List the asks that wait, in the order in which they are about to be served."""
+        """List the asks in line, in the order in which they are about to be served."""
         served = dict(self._served)
         for running in self._running.values():
             served[running.ask.user_id] += self._typical_cost(running.ask.user_id)
         turns = dict(self._last_turn)
         chats: dict[Chat, deque[Ask]] = {}
-        for ask in self._waiting.values():
+        for ask in self._in_line():
             chats.setdefault(ask.chat, deque()).append(ask)
         heads: dict[int, list[int]] = {}
         for asks in chats.values():
@@ -190,13 +193,24 @@ class Queue:
 
     @property
     def waiting_ids(self) -> list[int]:
-        """The asks that wait, in the order of their arrival."""
-        return list(self._waiting)
+        """The asks in line, in the order of their arrival."""
+        return [ask.id for ask in self._in_line()]
 
     @property
     def running_count(self) -> int:
         """How many asks are being answered."""
         return len(self._running)
+
+    def _in_line(self) -> list[Ask]:
+        """Those that are served in their turn: nothing in a chat is before its documents are."""
+        blocked: set[Chat] = set()
+        asks = []
+        for ask in self._waiting.values():
+            if ask.lacks_document:
+                blocked.add(ask.chat)
+            elif ask.chat not in blocked:
+                asks.append(ask)
+        return asks
 
     def _heads(self) -> list[Ask]:
         """The first ask of each chat in which none is being answered."""
@@ -216,7 +230,7 @@ class Queue:
         return TYPICAL_COST / self._weights.get(user_id, 1.0)
 
     def _active_users(self) -> set[int]:
-        return {ask.user_id for ask in self._waiting.values()} | {
+        return {ask.user_id for ask in self._in_line()} | {
             running.ask.user_id for running in self._running.values()
         }
 

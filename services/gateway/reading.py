@@ -1,9 +1,9 @@
-"""Takes the text out of a document, in a process of its own that may do little and not for long.
+"""Takes the text out of a document, in a process of its own with little memory and little time.
 
-    python -m services.gateway.reading < DOCUMENT
+    python -m services.gateway.reading MOST_CHARACTERS < DOCUMENT
 
 prints one JSON object: `{"text": …}` or `{"why": …}`, a key of `texts`. What users send may be made
-to exhaust whoever reads it: time and memory are bounded here, and the gateway goes on.
+to exhaust whoever reads it: then this process ends, and the gateway goes on.
 """
 
 import contextlib
@@ -17,24 +17,32 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 MOST_MEMORY = 256 * 1024 * 1024
-"""Bytes of addresses: two readers beside the gateway stay below the container's limit."""
+"""Bytes of addresses: a reader beside the gateway stays below the container's limit."""
 
 MOST_CPU_SECONDS = 20
 
 MOST_UNPACKED = 64 * 1024 * 1024
 
-MOST_CHARACTERS = 4_000_000
+MOST_GUESSED = 1_000_000
+"""Bytes by which the encoding of a text is guessed."""
+
+FEW_ODD = 0.01
+"""A text with so few odd characters is UTF-8 with a flaw rather than in another encoding."""
 
 _WORD = "{http://schemas.openxmlformats.org/wordprocessingml/2006/main}"
-_CONTROLS = re.compile(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f\x7f]")
+_COMPATIBILITY = "{http://schemas.openxmlformats.org/markup-compatibility/2006}Fallback"
+_CONTROLS = re.compile(rb"[\x00-\x08\x0e-\x19\x1c-\x1f\x7f]")
 
 
 class Unreadable(Exception):
     """There is no text to be had; the argument says why, as a key of `texts`."""
 
 
-def read_text(content: bytes) -> str:
-    """Take the text out of a document, told by its content. Raises Unreadable."""
+def read_text(content: bytes, most: int) -> str:
+    """Take the text out of a document, told by its content, if it has at most `most` characters.
+
+    Raises Unreadable.
+    """
     if content.startswith(b"%PDF-"):
         text = _read_pdf(content)
     elif content.startswith(b"PK\x03\x04"):
@@ -44,7 +52,9 @@ def read_text(content: bytes) -> str:
     text = re.sub(r"\n{3,}", "\n\n", text.replace("\r\n", "\n").replace("\x00", "")).strip()
     if not text:
         raise Unreadable("document without text")
-    return text[:MOST_CHARACTERS]
+    if len(text) > most:
+        raise Unreadable("document too long")
+    return text.encode("utf-8", "replace").decode()  # a PDF can name halves of characters
 
 
 def _read_pdf(content: bytes) -> str:
@@ -83,7 +93,7 @@ def _blocks(parent: ElementTree.Element) -> list[str]:
         if block.tag == f"{_WORD}p":
             lines.append(_words(block))
         elif block.tag == f"{_WORD}tbl":
-            for row in block.iter(f"{_WORD}tr"):
+            for row in block.findall(f"{_WORD}tr"):
                 cells = [" ".join(_blocks(cell)) for cell in row.findall(f"{_WORD}tc")]
                 lines.append(" | ".join(cells))
         elif block.tag in (f"{_WORD}sdt", f"{_WORD}sdtContent"):
@@ -92,15 +102,17 @@ def _blocks(parent: ElementTree.Element) -> list[str]:
 
 
 def _words(paragraph: ElementTree.Element) -> str:
-    words = []
-    for part in paragraph.iter():
+    words = ""
+    for part in paragraph:
         if part.tag == f"{_WORD}t":
-            words.append(part.text or "")
+            words += part.text or ""
         elif part.tag == f"{_WORD}tab":
-            words.append("\t")
+            words += "\t"
         elif part.tag in (f"{_WORD}br", f"{_WORD}cr"):
-            words.append("\n")
-    return "".join(words)
+            words += "\n"
+        elif part.tag != _COMPATIBILITY:  # the same once more, for older programs
+            words += _words(part)
+    return words
 
 
 def _decode(content: bytes) -> str:
@@ -120,9 +132,12 @@ def _decode(content: bytes) -> str:
     try:
         return content.decode("utf-8")
     except UnicodeDecodeError:
+        flawed = content.decode("utf-8", "replace")
+        if flawed.count("\ufffd") <= FEW_ODD * len(flawed):
+            return flawed
         from charset_normalizer import from_bytes
 
-        best = from_bytes(content[:MOST_CHARACTERS]).best()
+        best = from_bytes(content[:MOST_GUESSED]).best()
         if best is None:
             raise Unreadable("cannot read kind") from None
         return content.decode(best.encoding, errors="replace")
@@ -136,7 +151,7 @@ def main() -> int:
     resource.setrlimit(resource.RLIMIT_CPU, (MOST_CPU_SECONDS, MOST_CPU_SECONDS))
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
     try:
-        answer = {"text": read_text(sys.stdin.buffer.read())}
+        answer = {"text": read_text(sys.stdin.buffer.read(), int(sys.argv[1]))}
     except Unreadable as error:
         answer = {"why": str(error)}
     except (MemoryError, RecursionError):

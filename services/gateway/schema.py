@@ -89,7 +89,8 @@ MIGRATIONS = (
     ALTER TABLE menus ADD COLUMN heartbeat TEXT NOT NULL DEFAULT '';
     """,
     # 7: the file that a reply waits for: what Telegram calls it, its kind, its user's name for it;
-    # codes that let somebody in, once.
+    # codes that let somebody in, once;
+    # whether a new question ends the answer before it.
     """
     ALTER TABLE replies ADD COLUMN document TEXT NOT NULL DEFAULT '';
     ALTER TABLE replies ADD COLUMN document_kind TEXT NOT NULL DEFAULT '';
@@ -97,6 +98,7 @@ MIGRATIONS = (
     CREATE TABLE invitations(
         digest TEXT PRIMARY KEY, admin_id INTEGER NOT NULL, made_at INTEGER NOT NULL)
         WITHOUT ROWID;
+    ALTER TABLE preferences ADD COLUMN steering INTEGER NOT NULL DEFAULT 0;
     """,
 )
 """Migration n brings a store of version n to version n + 1. Never edit one that was released."""

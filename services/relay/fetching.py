@@ -15,7 +15,7 @@ from aiogram.exceptions import AiogramError, TelegramRetryAfter
 
 from services.log import describe_error
 from services.relay.backoff import Backoff
-from services.relay.link import Link, LinkDown, Rejected, Settled, persist
+from services.relay.link import Link, LinkDown, Rejected, Settled, Superseded, persist
 from services.relay.telegram import REFUSALS, GetRawFile
 from services.wire import Reply
 
@@ -26,8 +26,11 @@ PIECE_BYTES = 64 * 1024
 DOWNLOAD_SECONDS = 240
 """A download that takes longer is begun anew."""
 
-MOST_FETCHES = 4
+MOST_FETCHES = 2
 """Downloads at one time."""
+
+MOST_FAILURES = 8
+"""Downloads of one file that broke off, after which Telegram is taken not to have it."""
 
 
 class Unavailable(Exception):
@@ -47,33 +50,61 @@ class Fetching:
 
     def begin(self, reply: Reply) -> None:
         """Bring the document that a reply waits for, unless that is under way."""
-        if reply.id not in self._tasks:
-            task = asyncio.create_task(self._fetch(reply.id, reply.document))
-            self._tasks[reply.id] = task
-            task.add_done_callback(lambda _: self._tasks.pop(reply.id, None))
+        if reply.id in self._tasks:
+            return
+        task = self._tasks[reply.id] = asyncio.create_task(self._fetch(reply.id, reply.document))
+
+        def forget(task: asyncio.Task[None]) -> None:
+            if self._tasks.get(reply.id) is task:
+                del self._tasks[reply.id]
+
+        task.add_done_callback(forget)
 
     def end(self, reply_id: int) -> None:
-        """Nobody waits for it any more."""
-        if task := self._tasks.get(reply_id):
+        """Nobody waits for it any more; it may be begun anew at once."""
+        if task := self._tasks.pop(reply_id, None):
             task.cancel()
 
     def stop(self) -> None:
         """End all; a later relay begins anew."""
-        for task in self._tasks.values():
-            task.cancel()
+        for reply_id in list(self._tasks):
+            self.end(reply_id)
 
     async def _fetch(self, reply_id: int, file_id: str) -> None:
         with contextlib.suppress(Settled):
             async with self._places:
                 try:
-                    path = await self._find(file_id)
-                    await persist(self._epoch, lambda epoch: self._bring(epoch, reply_id, path))
+                    await self._bring(reply_id, file_id)
                     log.info("document brought", extra={"reply": reply_id})
                 except Unavailable:
                     log.warning("document unavailable", extra={"reply": reply_id})
                     await persist(
                         self._epoch, lambda epoch: self._link.report_missing(epoch, reply_id)
                     )
+
+    async def _bring(self, reply_id: int, file_id: str) -> None:
+        """Raises Unavailable or Settled."""
+        backoff = Backoff()
+        failures = refused = 0
+        while True:
+            epoch = await self._epoch(refused)
+            # Where it is, Telegram promises for an hour only: it is asked each time.
+            download = _Download(self._bot, await self._find(file_id))
+            try:
+                await self._link.bring(epoch, reply_id, download.pieces)
+                return
+            except Superseded:
+                refused = epoch
+                continue
+            except Rejected:
+                raise Unavailable from None
+            except LinkDown:
+                failures += download.has_failed
+            if download.has_failed:
+                log.warning("download failed", extra={"reply": reply_id, "failures": failures})
+            if download.is_refused or failures >= MOST_FAILURES:
+                raise Unavailable
+            await backoff.wait()
 
     async def _find(self, file_id: str) -> str:
         """Ask Telegram where the file is, until it answers. Raises Unavailable."""
@@ -90,18 +121,6 @@ class Fetching:
                 log.warning("telegram failed", extra={"error": describe_error(error)})
                 await backoff.wait()
 
-    async def _bring(self, epoch: int, reply_id: int, path: str) -> None:
-        """Raises Unavailable, LinkDown (begin anew), Superseded or Settled."""
-        download = _Download(self._bot, path)
-        try:
-            await self._link.bring(epoch, reply_id, download.pieces)
-        except LinkDown:
-            if download.is_refused:
-                raise Unavailable from None
-            raise
-        except Rejected:
-            raise Unavailable from None
-
 
 class _Download:
     """A file as it comes in."""
@@ -109,11 +128,12 @@ class _Download:
     def __init__(self, bot: Bot, path: str) -> None:
         self._bot = bot
         self._path = path
+        self.has_failed = False
         self.is_refused = False
         """Whether Telegram will not give it out, however often it is asked."""
 
     async def pieces(self) -> AsyncGenerator[bytes]:
-        """Whoever reads this sees it break off where the download does."""
+        """Whoever reads this sees it break off where the download does: by ConnectionError."""
         session = self._bot.session
         url = session.api.file_url(self._bot.token, self._path)
         try:
@@ -122,6 +142,9 @@ class _Download:
             ) as pieces:
                 async for piece in pieces:
                     yield piece
-        except aiohttp.ClientResponseError as error:
-            self.is_refused = 400 <= error.status < 500 and error.status != 429
-            raise
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            self.has_failed = True
+            if isinstance(error, aiohttp.ClientResponseError):
+                self.is_refused = 400 <= error.status < 500 and error.status != 429
+            # The error itself quotes the address, which holds the bot's token.
+            raise ConnectionError from None

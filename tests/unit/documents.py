@@ -9,9 +9,20 @@ from pypdf import PdfReader, PdfWriter
 WORD = "http://schemas.openxmlformats.org/wordprocessingml/2006/main"
 
 
-def pdf(*pages: str) -> bytes:
-    """A PDF with a line of ASCII text on each page; an empty text makes a page without any."""
-    objects = ["<< /Type /Catalog /Pages 2 0 R >>", ""]
+def pdf(*pages: str, to_unicode: str = "") -> bytes:
+    """A PDF with a line of ASCII text on each page; an empty text makes a page without any.
+
+    `to_unicode`: what a reader is to take a code for, as in `<41> <D800>`.
+    """
+    cmap = (
+        f"1 begincodespacerange <00> <FF> endcodespacerange\n1 beginbfchar {to_unicode} endbfchar\n"
+    )
+    objects = [
+        "<< /Type /Catalog /Pages 2 0 R >>",
+        "",
+        f"<< /Length {len(cmap)} >>\nstream\n{cmap}\nendstream",
+    ]
+    said = "/ToUnicode 3 0 R" if to_unicode else ""
     kids = []
     for text in pages:
         number = len(objects) + 1
@@ -19,8 +30,8 @@ def pdf(*pages: str) -> bytes:
         drawn = f"BT /F1 12 Tf 72 720 Td ({text}) Tj ET" if text else ""
         objects += [
             f"<< /Type /Page /Parent 2 0 R /MediaBox [0 0 612 792] /Contents {number + 1} 0 R"
-            f" /Resources << /Font << /F1 << /Type /Font /Subtype /Type1 /BaseFont /Helvetica >>"
-            " >> >> >>",
+            " /Resources << /Font << /F1 << /Type /Font /Subtype /Type1 /BaseFont /Helvetica"
+            f" {said} >> >> >> >>",
             f"<< /Length {len(drawn)} >>\nstream\n{drawn}\nendstream",
         ]
     objects[1] = f"<< /Type /Pages /Kids [{' '.join(kids)}] /Count {len(kids)} >>"
@@ -35,10 +46,10 @@ def pdf(*pages: str) -> bytes:
     ).encode()
 
 
-def locked_pdf(password: str) -> bytes:
-    """One that cannot be read without its password."""
+def locked_pdf(password: str, algorithm: str = "RC4-128") -> bytes:
+    """One that is encrypted; without a password (""), everybody may read it."""
     writer = PdfWriter(clone_from=PdfReader(io.BytesIO(pdf("secret"))))
-    writer.encrypt(password, algorithm="RC4-128")
+    writer.encrypt(password, "owner", algorithm=algorithm)
     written = io.BytesIO()
     writer.write(written)
     return written.getvalue()

@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import copy
 import json
+import re
 import secrets
 import subprocess
 import time
@@ -137,19 +138,30 @@ def try_settings(mutants: Sequence[SettingMutant], folder: Path) -> list[list[Fi
         ]
     seen = _look_at(tried, own)
     findings: dict[SettingMutant, list[Finding]] = {mutant: [] for mutant in mutants}
+    survived: set[SettingMutant] = set()
     for number in range(len(OPERATORS[node])):
         unchanged, again = seen[f"unchanged{number}"], seen[f"again{number}"]
         if isinstance(unchanged, Refused) or unchanged != again:
             raise CellFailed(f"{service}, unchanged: {unchanged} and {again}")
         for one in tried:
             if one.mutant and one.settings is OPERATORS[node][number]:
-                findings[one.mutant] += _differences(one.mutant, unchanged, seen[one.name])
-    return [findings[mutant] for mutant in mutants]
+                found = list(_differences(one.mutant, unchanged, seen[one.name]))
+                findings[one.mutant] += found
+                if one.mutant.must_be_refused and not found and not _is_idle(one):
+                    survived.add(one.mutant)
+    return [[] if mutant in survived else findings[mutant] for mutant in mutants]
+
+
+def _is_idle(one: _Tried) -> bool:
+    """Whether the setting means nothing to this operator's service."""
+    return one.mutant is not None and (
+        one.mutant.key == "RESOLVER" and "TELEGRAM_ADDRESSES" in one.settings
+    )
 
 
 def _differences(mutant: SettingMutant, unchanged: dict[str, Any], seen: Seen) -> Iterator[Finding]:
     if isinstance(seen, Refused):
-        if mutant.key not in seen.sentence:
+        if not re.search(rf"\b{mutant.key}\b", seen.sentence):
             raise CellFailed(f"{mutant.name}: refused without naming it: {seen.sentence}")
         yield Finding("its settings are refused", seen.sentence.splitlines()[0])
     elif not mutant.must_be_refused:
@@ -287,11 +299,13 @@ def _holder(one: _Tried, said: str) -> Iterator[tuple[str, Any]]:
     yield "rules", _rules(one)
     device = ("link", "add", "wg-new", "type", "veth", "peer", "name", "other")
     docker("exec", "--privileged", one.container, "ip", *device)
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 30
     route = ""
     while not route and time.monotonic() < deadline:
         route = docker("exec", one.container, "ip", "route")
         time.sleep(0.1)
+    if not route:
+        raise CellFailed(f"{one.name}: the tunnel was not adopted")
     yield "route", route
     link = json.loads(docker("exec", one.container, "ip", "-json", "address", "show", "wg0"))[0]
     yield "mtu", link["mtu"]

@@ -10,8 +10,9 @@ import pytest
 from services.gateway.reading import Unreadable
 from services.gateway.transcriber import Transcriber, TranscriberUnavailable
 from tests.unit.chain.conftest import Chain
+from tests.unit.chain.test_groups import BOT, GROUP, GROUP_ID, SUPERGROUP_ID
 from tests.unit.documents import docx, pdf
-from tests.unit.fakes import USER
+from tests.unit.fakes import USER, until
 
 NOTES = b"The bird is blue."
 
@@ -144,9 +145,9 @@ async def test_document_that_telegram_keeps_is_told_of(chain: Chain, fault: dict
     ("content", "sentence"),
     [
         (b"x" * 6_000_001, "This file is too big for me: I can read files of up to 6 MB."),
-        (b"x" * 6_000_000, "This file holds more text than I can take in at once: about 0% of it"),
+        (b"x" * 6_000_000, "This file holds more text than I can take in at once."),
         (b"\0\1\2", "I cannot read files of this kind. I can read text and code, PDF and DOCX."),
-        (b"word " * 8_000, "This file holds more text than I can take in at once: about 74% of it"),
+        (b"word " * 8_000, "This file holds more text than I can take in at once."),
         (pdf(""), "I find no text in this file. Pictures of text, such as scanned pages,"),
     ],
 )
@@ -173,6 +174,53 @@ async def test_stop_while_it_is_brought(chain: Chain) -> None:
     assert answers[0] == "(stopped)"
     assert "fine" in answers
     assert told(chain) == "hello"
+
+
+async def test_group_moves_while_it_is_brought(chain: Chain) -> None:
+    """It is fetched anew for the supergroup, at once."""
+    await chain.post("/fault", {"kind": "hang", "method": "file"})
+    mention = {"type": "mention", "offset": 0, "length": len(BOT)}
+    caption = {"caption": f"{BOT} what?", "caption_entities": [mention]}
+    document = await store(chain, NOTES, "notes.txt")
+    user = {"id": USER, "first_name": "U", "language_code": "en"}
+    body = {"user": user, "chat": GROUP, "extra": {"document": document} | caption}
+    await chain.post("/say", body)
+    await chain.wait_until_hit()
+
+    await chain.post("/migrate", {"chat_id": GROUP_ID, "new_chat_id": SUPERGROUP_ID})
+
+    assert await chain.wait_for_answers(1, SUPERGROUP_ID) == ["fine"]
+    assert "blue" in told(chain)
+
+
+async def test_long_caption_is_no_paste(chain: Chain) -> None:
+    """What is said right after it is no piece of it, and does not let it go without the file."""
+    await chain.post("/fault", {"kind": "delay", "method": "file", "seconds": 1})
+    await send(chain, NOTES, "word " * 500)
+    await chain.say("next")
+
+    assert await chain.wait_for_answers(2) == ["fine", "fine"]
+    assert "blue" in told(chain, 0)
+    assert told(chain, 1) == "next"
+
+
+async def test_caption_is_edited(chain: Chain) -> None:
+    """The answer is written anew in its place, and the document is there again."""
+    chain.engine.scripts += [["One."], ["Two."]]
+    number = await send(chain, NOTES, "Which colour?")
+    await chain.wait_for_answers(1)
+    await chain.wait_until_settled()
+
+    user = {"id": USER, "first_name": "U", "language_code": "en"}
+    edit = {"user": user, "message_id": number, "text": "Which animal?"}
+    await chain.post("/edit", edit)
+
+    await until(lambda: len(chain.engine.requests) == 2, "it is asked anew")
+    await chain.wait_until_settled()
+    assert await chain.answers() == ["Two."]
+    assert "blue" in told(chain)
+    assert told(chain).endswith("Which animal?")
+    assert len(chain.engine.requests[1]) == len(chain.engine.requests[0])
 
 
 async def test_two_documents_are_two_asks(chain: Chain) -> None:

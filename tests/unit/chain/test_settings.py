@@ -42,7 +42,7 @@ async def test_menu_stays_one_message(chain: Chain) -> None:
     menu = await wait_for_menu(chain, "Settings")
     rows = menu["reply_markup"]["inline_keyboard"]
     assert [len(row) for row in rows] == [1] * len(rows)
-    assert len(rows) == 7
+    assert len(rows) == 8
 
     await choose(chain, "style", "precise")
     await choose(chain, "persona", "Teacher")
@@ -132,3 +132,35 @@ async def test_slow_edit_of_an_old_page_does_not_win(chain: Chain) -> None:
     assert buttons_of(menu) == []
     edits = await chain.calls("editMessageText")
     assert edits[-1]["text"].startswith("Settings")
+
+
+async def test_new_message_can_end_the_answer(chain: Chain) -> None:
+    """The engine is freed at once, what was said stands, and the new question is answered."""
+    await chain.say("/settings")
+    await choose(chain, "steering", "on")
+    await chain.wait_until_settled()
+    never = asyncio.Event()
+    chain.engine.scripts += [["The first ", never], ["The second."]]
+    await chain.say("tell me")
+    await until(lambda: chain.engine.requests, "the engine is asked")
+
+    await chain.say("no, something else")
+
+    answers = await chain.wait_for_answers(3)
+    assert answers[1:] == ["The first\n\n(stopped)", "The second."]
+    assert chain.engine.aborted == 1
+    assert chain.engine.requests[1][-1]["content"] == "no, something else"
+
+
+async def test_usually_a_new_message_waits_its_turn(chain: Chain) -> None:
+    """As long as nothing else was chosen."""
+    go_on = asyncio.Event()
+    chain.engine.scripts += [["The first ", go_on, "answer."], ["The second."]]
+    await chain.say("tell me")
+    await until(lambda: chain.engine.requests, "the engine is asked")
+
+    await chain.say("and something else")
+    await chain.wait_for_calls("sendMessage", 2)
+    go_on.set()
+
+    assert await chain.wait_for_answers(2) == ["The first answer.", "The second."]

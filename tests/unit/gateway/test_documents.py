@@ -14,12 +14,17 @@ TABLE = (
     "<w:tc><w:p><w:r><w:t>right</w:t></w:r></w:p></w:tc></w:tr></w:tbl>"
 )
 BREAK = "<w:p><w:r><w:t>a</w:t><w:tab/><w:t>b</w:t><w:br/><w:t>c</w:t></w:r></w:p>"
+BOX = (
+    '<w:p><w:r><mc:AlternateContent xmlns:mc="http://schemas.openxmlformats.org/markup-'
+    'compatibility/2006"><mc:Choice Requires="wps"><w:t>box</w:t></mc:Choice><mc:Fallback>'
+    "<w:t>box</w:t></mc:Fallback></mc:AlternateContent></w:r></w:p>"
+)
 LAUGHS = "".join(f'<!ENTITY l{n} "{f"&l{n - 1};" * 10 if n else "ha" * 50}">' for n in range(9))
 RUSSIAN = "Съешь ещё этих мягких французских булок, да выпей чаю. " * 3
 
 
 async def read(content: bytes) -> str:
-    return await Documents(20_000_000).read("document", "name", content)
+    return await Documents(20_000_000).read("document", "name", content, 100_000)
 
 
 @pytest.mark.parametrize(
@@ -30,10 +35,17 @@ async def read(content: bytes) -> str:
         ("\ufeffmarked".encode(), "marked"),
         ("шире".encode("utf-16"), "шире"),
         (RUSSIAN.encode("cp1251"), RUSSIAN.strip()),
+        (RUSSIAN.encode()[:-2] + b"\xd0", RUSSIAN.strip()[:-1] + "\ufffd"),
+        (b"an old end of file\r\n\x1a", "an old end of file\n\x1a"),
         (b"def f():\n\treturn 1\n\n\n\n\n# end\n", "def f():\n\treturn 1\n\n# end"),
         (pdf("First page.", "Second page."), "First page.\n\nSecond page."),
         (docx(["One.", "Two &amp; three."]), "One.\nTwo & three."),
         (docx(["Above."], TABLE + BREAK), "Above.\nleft | right\na\tb\nc"),
+        (docx([], TABLE.replace("<w:p>", TABLE + "<w:p>", 1)), "left | right left | right"),
+        (docx([], BOX), "box"),
+        (pdf("A", to_unicode="<41> <D800>"), "?"),
+        (locked_pdf("", "AES-128"), "secret"),
+        (b"x" * 100_000, "x" * 100_000),
     ],
 )
 async def test_text_is_read(content: bytes, text: str) -> None:
@@ -57,6 +69,7 @@ async def test_text_is_read(content: bytes, text: str) -> None:
         (b"\x7fELF\x02\x01\x01" + b"\0" * 99, "cannot read kind"),
         (b"\x89PNG\r\n\x1a\n" + os.urandom(2000), "cannot read kind"),
         (b"x" * 20_000_001, "document too big"),
+        (b"x" * 100_001, "document too long"),
     ],
 )
 async def test_what_cannot_be_read_has_a_reason(content: bytes, why: str) -> None:
@@ -83,10 +96,10 @@ async def test_document_that_exhausts_its_reader_costs_nobody_else(content: byte
     began = time.monotonic()
 
     with pytest.raises(Unreadable) as error:
-        await documents.read("document", "name", content)
+        await documents.read("document", "name", content, 10**9)
 
     assert str(error.value) in {
         "document too big to read", "document damaged", "document without text",
     }  # fmt: skip
     assert time.monotonic() - began < 45
-    assert await documents.read("document", "name", b"next") == "next"
+    assert await documents.read("document", "name", b"next", 4) == "next"

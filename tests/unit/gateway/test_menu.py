@@ -90,10 +90,12 @@ async def test_menu_says_how_things_stand(talk: Talk) -> None:
 
     assert menu.text == (
         "Settings\n\nLanguage: as in Telegram\nStyle: balanced\nLength: as it comes\n"
-        "While I write: show the answer\nMy thoughts: kept to myself\nCharacter: usual"
+        "While I write: show the answer\nMy thoughts: kept to myself\n"
+        "A new message: waits its turn\nCharacter: usual"
     )
     assert labels(menu) == [
-        "Language", "Style", "Length", "While I write", "My thoughts", "Character", "Done",
+        "Language", "Style", "Length", "While I write", "My thoughts", "A new message",
+        "Character", "Done",
     ]  # fmt: skip
     assert all(button.data.startswith("set:") for button in menu.buttons)
 
@@ -108,6 +110,7 @@ async def test_menu_says_how_things_stand(talk: Talk) -> None:
         ("length", "long", Preferences(length="long")),
         ("streaming", "off", Preferences(streaming=False)),
         ("reasoning", "on", Preferences(reasoning=True)),
+        ("steering", "on", Preferences(steering=True)),
         ("persona", "Teacher", Preferences(persona="Teacher")),
         ("persona", "Зануда: второй", Preferences(persona="Зануда: второй")),
     ],
@@ -346,8 +349,9 @@ def test_manner_is_the_operators_and_the_users() -> None:
 async def test_settings_survive_a_restart(tmp_path: Path) -> None:
     """They are in the store."""
     wanted = Preferences(
-        "ru", "Teacher", "words", "creative", "long", streaming=False, reasoning=True
-    )
+        "ru", "Teacher", "words", "creative", "long", streaming=False, reasoning=True,
+        steering=True,
+    )  # fmt: skip
     async with open_store(tmp_path) as store:
         await store.run(store.save_preferences, USER, wanted)
 

@@ -1,6 +1,7 @@
 """The queue: in order within a chat, fair between users, never idle while somebody waits."""
 
 import asyncio
+from dataclasses import replace
 
 from services.gateway.queue import Queue
 from services.gateway.store import Ask
@@ -183,3 +184,22 @@ async def test_priority_is_the_lead_over_the_least_served() -> None:
 
     assert queue.priority(1) == 100
     assert queue.priority(2) == 0
+
+
+async def test_ask_that_lacks_its_document_is_not_in_line() -> None:
+    """It keeps its chat's order and nobody else's; with its document it has its turn."""
+    queue = Queue()
+    lacking = replace(ask(1, user=7), lacks_document=True)
+    queue.put(lacking)
+    queue.put(ask(2, user=7))
+    queue.put(ask(3, user=7, chat=70))
+    queue.put(ask(4, user=8))
+
+    assert [waiting.id for waiting in queue.waiting()] == [3, 4]
+    assert queue.waiting_ids == [3, 4]
+    taken = [(await queue.next()).ask.id for _ in range(2)]
+    assert sorted(taken) == [3, 4]
+
+    queue.put(replace(lacking, lacks_document=False))
+    assert [waiting.id for waiting in queue.waiting()] == [1, 2]
+    assert (await queue.next()).ask.id == 1
