@@ -41,6 +41,10 @@ class SettingMutant:
         return f"{self.key} removed" if self.value is None else f"{self.key}: {self.value}"
 
     @property
+    def is_other_end(self) -> bool:
+        return self.key == "TUNNEL_END" and self.value is not None
+
+    @property
     def must_be_refused(self) -> bool:
         return self.value is not None and self.value == TOO_WIDE.get(self.key)
 
