@@ -1,5 +1,6 @@
 """A document is brought from Telegram once, whatever ends on the way, and answered in its turn."""
 
+import asyncio
 import base64
 import io
 import json
@@ -221,6 +222,32 @@ async def test_caption_is_edited(chain: Chain) -> None:
     assert "blue" in told(chain)
     assert told(chain).endswith("Which animal?")
     assert len(chain.engine.requests[1]) == len(chain.engine.requests[0])
+
+
+@pytest.mark.parametrize("victim", ["relay", "gateway"])
+async def test_document_that_is_here_is_not_fetched_again(chain: Chain, victim: str) -> None:
+    """A death while it is answered needs nothing more from Telegram."""
+    never = asyncio.Event()
+    chain.engine.scripts += [["Bl", never], ["ue."], ["ue."]]
+    await send(chain, NOTES, "Which colour?")
+    await until(lambda: chain.engine.requests, "the engine is asked")
+    if victim == "relay":
+        never.set()
+
+    await chain.kill(victim)
+    await (chain.start_relay() if victim == "relay" else chain.start_gateway())
+
+    assert len(await chain.wait_for_answers(1)) == 1
+    await chain.wait_until_settled()
+    assert len(await chain.calls("getFile")) == 1
+
+
+async def test_file_that_is_too_big_is_left_at_telegram(chain: Chain) -> None:
+    """Telegram says its size."""
+    await send(chain, b"x" * 6_000_001, "What is this?")
+
+    assert len(await chain.wait_for_answers(1)) == 1
+    assert await chain.calls("getFile") == []
 
 
 async def test_two_documents_are_two_asks(chain: Chain) -> None:

@@ -80,6 +80,18 @@ async def test_anything_else_is_silence(chain: Chain, text: str) -> None:
     assert len(await chain.wait_for_answers(1, GUEST)) == 1
 
 
+async def test_forwarded_link_is_silence(chain: Chain) -> None:
+    """Whoever forwards it has not followed it."""
+    code = await invite(chain)
+    user = {"id": OTHER, "first_name": "U"}
+    origin = {"type": "hidden_user", "date": 1, "sender_user_name": "A"}
+    body = {"user": user, "text": f"/start {code}", "extra": {"forward_origin": origin}}
+
+    await chain.post("/say", body)
+
+    await seen_by_both(chain, OTHER)
+
+
 async def test_link_grows_old(chain: Chain, monkeypatch: pytest.MonkeyPatch) -> None:
     """After a day it lets nobody in, though the relay may not know that yet."""
     code = await invite(chain)

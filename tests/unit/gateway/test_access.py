@@ -186,3 +186,13 @@ async def test_pause_lasts_until_resume(gateway: Gateway) -> None:
 
     assert (await asyncio.wait_for(taken, 1)).ask.text == "question"
     assert not await gateway.store.run(gateway.store.is_paused)
+
+
+async def test_invitation_dies_with_its_admins_rights(gateway: Gateway) -> None:
+    """Who may let nobody in any more has invited nobody."""
+    store = gateway.store
+    code = await store.run(Access(store, CONFIGURED, frozenset({ADMIN})).invite, ADMIN)
+
+    assert await store.run(Access(store, CONFIGURED).admit, GUEST, code) is None
+
+    assert await store.run(store.guests) == ()

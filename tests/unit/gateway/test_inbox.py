@@ -10,6 +10,7 @@ import pytest
 from services.gateway.access import Access
 from services.gateway.inbox import Inbox
 from services.gateway.limits import Limits
+from services.gateway.manner import Preferences
 from services.gateway.outbox import Outbox
 from services.gateway.queue import Queue
 from services.gateway.store import Store
@@ -57,6 +58,20 @@ async def test_forwarded_command_is_a_question(parts: Parts, text: str) -> None:
     assert await parts.accept(message(1, text, is_forwarded=True)) == ["accepted"]
 
     assert [ask.text for ask in parts.queue.waiting()] == [text]
+
+
+async def test_steering_ends_what_is_being_answered_alone(parts: Parts) -> None:
+    """What still waits keeps its turn, and nobody else's answer is touched."""
+    await parts.store.run(parts.store.save_preferences, USER, Preferences(steering=True))
+    await parts.accept(message(1, "first"), message(2, "second", chat_id=-5, user_id=8))
+    running = [await parts.queue.next(), await parts.queue.next()]
+    for one in running:
+        await parts.store.run(parts.store.take_ask, one.ask.id)
+
+    await parts.accept(message(3, "third"), message(4, "fourth"))
+
+    assert [one.stopped.is_set() for one in running] == [True, False]
+    assert [ask.text for ask in parts.queue.waiting()] == ["third", "fourth"]
 
 
 async def test_redelivered_update_is_a_duplicate(parts: Parts) -> None:

@@ -1,5 +1,6 @@
 """The relay lets allowed users through and gives everybody else silence, whatever arrives."""
 
+import hashlib
 import logging
 from typing import Any
 
@@ -384,3 +385,29 @@ def test_recordings_are_named(doorman: Doorman, kind: str) -> None:
     update = admitted(doorman, {"message": raw})
 
     assert (update.attachment, update.document_id, update.document_bytes) == (kind, "A1", 5)
+
+
+@pytest.mark.parametrize(
+    ("chat", "text", "is_admitted"),
+    [
+        (CHAT, "/start abc", True),
+        (CHAT, "/start ABC", False),
+        (CHAT, "/start abc ", True),
+        (CHAT, "abc", False),
+        (GROUP, "/start abc", False),
+        (GROUP, "/start@Oracle_Bot abc", False),
+    ],
+)
+def test_invitation_is_for_private_chats(
+    doorman: Doorman, chat: dict[str, Any], text: str, is_admitted: bool
+) -> None:
+    """A stranger who begins with its code is heard, once the other end has named the codes."""
+    doorman.presence.let_in((), {hashlib.sha256(b"abc").hexdigest()})
+    command = [entity("bot_command", 0, len(text.split()[0]))] if text.startswith("/") else []
+    raw = telegram_message(text=text, entities=command, chat=chat, **{"from": OTHER})
+
+    verdict = doorman.admit({"update_id": 1, "message": raw})
+
+    assert isinstance(verdict, Update) == is_admitted
+    edited = doorman.admit({"update_id": 2, "edited_message": raw})
+    assert isinstance(edited, TurnedAway)
