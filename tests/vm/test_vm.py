@@ -36,6 +36,9 @@ T = TypeVar("T")
 TUNNEL_PORT = 51820
 HEAL_AFTER_DAEMON_SECONDS = 90
 HEAL_AFTER_BOOT_SECONDS = 180
+LOOP_SECONDS = 5.0
+"""What `loop_seconds` is where the limits above were set. An emulated core is as slow as the
+machine under it, which may have other guests: on a slower core limits are longer by as much."""
 PATIENCE_SECONDS = 600  # on a machine that does other things meanwhile; what is asserted is above
 
 VPS, HOME = f"{SUBNET}.10", f"{SUBNET}.30"
@@ -186,7 +189,6 @@ def test_relay_node_waits_for_a_model_node_that_is_off(world: World, user: Teleg
     world.relay.machine.wait_until_up(PATIENCE_SECONDS)
     wait_until_whole(world.relay, world)
     alone = world.relay.machine.uptime()
-    report(f"relay: a loop of a million turns takes its core {speed_of(world.relay):.1f} s")
     report(f"relay: healthy alone {alone:.0f} s after its kernel started")
 
     wait_until(
@@ -204,13 +206,19 @@ def test_relay_node_waits_for_a_model_node_that_is_off(world: World, user: Teleg
     )
     late = world.model.machine.uptime()
     report(f"model: first answer {late:.0f} s after its kernel started")
-    assert alone <= HEAL_AFTER_BOOT_SECONDS
-    assert late <= HEAL_AFTER_BOOT_SECONDS
+    assert max(alone, late) <= HEAL_AFTER_BOOT_SECONDS * slowness(world)
 
 
-def speed_of(node: Node) -> float:
-    """Seconds that a fixed computation takes: recovery times are of a core as slow as this."""
-    loop = "TIMEFORMAT=%R; time for ((i = 0; i < 1000000; i++)); do :; done"
+def slowness(world: World) -> float:
+    """How much slower the machines' cores are now than where the limits were set; at least 1."""
+    seconds = max(at_once(loop_seconds, world.nodes).values())
+    report(f"  a fixed computation takes a core {seconds:.1f} s")
+    return max(1.0, seconds / LOOP_SECONDS)
+
+
+def loop_seconds(node: Node) -> float:
+    """Seconds of a core's time that a fixed computation takes."""
+    loop = "TIMEFORMAT=%U; time for ((i = 0; i < 200000; i++)); do :; done"
     return float(node.machine.run(f"{{ {loop}; }} 2>&1"))
 
 
@@ -505,7 +513,8 @@ def test_death_of_docker_heals(world: World, user: TelegramUser, turn: str) -> N
         whole[str(node)] = time.monotonic() - began
     times = ", ".join(f"{name} whole after {seconds:.0f} s" for name, seconds in whole.items())
     report(f"both daemons, round {turn}: answered after {answered:.0f} s, {times}")
-    assert max(*whole.values(), answered) <= HEAL_AFTER_DAEMON_SECONDS, journals(world)
+    limit = HEAL_AFTER_DAEMON_SECONDS * slowness(world)
+    assert max(*whole.values(), answered) <= limit, journals(world)
 
 
 def has_run_for(node: Node, seconds: int) -> bool:
@@ -571,7 +580,8 @@ def test_reboot_heals(world: World, user: TelegramUser, turn: str) -> None:
         report(
             f"round {turn}, {name}: answered {seconds:.0f} s, whole {whole[name]:.0f} s of uptime"
         )
-    assert max(*answered.values(), *whole.values()) <= HEAL_AFTER_BOOT_SECONDS
+    limit = HEAL_AFTER_BOOT_SECONDS * slowness(world)
+    assert max(*answered.values(), *whole.values()) <= limit
     for node in world.nodes:
         wait_until(
             lambda: timer_of(node) == "active",  # noqa: B023  # within the round
