@@ -110,9 +110,10 @@ class Engine:
 
 
 def connect(path: Path) -> httpx.Client:
-    return httpx.Client(
-        transport=httpx.HTTPTransport(uds=str(path)), base_url="http://engine", timeout=60
-    )
+    # A request written to a connection that the engine is about to close would be lost.
+    limits = httpx.Limits(max_keepalive_connections=0)
+    transport = httpx.HTTPTransport(uds=str(path), limits=limits)
+    return httpx.Client(transport=transport, base_url="http://engine", timeout=60)
 
 
 def wait_for(condition: Callable[[], bool], seconds: float, what: str) -> None:
