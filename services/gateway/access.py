@@ -1,10 +1,10 @@
 """Who may talk to the bot, and who may let others in."""
 
-import hashlib
 import secrets
 from dataclasses import dataclass
 
 from services.gateway.store import Store
+from services.wire import digest_of
 
 CODE_BYTES = 16
 
@@ -24,12 +24,12 @@ class Access:
     def invite(self, admin_id: int) -> str:
         """Make a code that lets somebody in, once; only its digest is kept."""
         code = secrets.token_urlsafe(CODE_BYTES)
-        self.store.add_invitation(_digest(code), admin_id)
+        self.store.add_invitation(digest_of(code), admin_id)
         return code
 
-    def admit(self, user_id: int, code: str) -> int | None:
-        """Let somebody in who has a code; returns who has invited them, or None if nobody has."""
-        admin_id = self.store.use_invitation(_digest(code))
+    def admit(self, user_id: int, digest: str) -> int | None:
+        """Let in who has the code of this digest; returns who has invited them, if anybody has."""
+        admin_id = self.store.use_invitation(digest)
         if admin_id is None or not self.is_admin(admin_id):
             return None
         self.store.add_guest(user_id)
@@ -42,7 +42,3 @@ class Access:
     def is_admin(self, user_id: int) -> bool:
         """Tell whether this user may let others in."""
         return user_id in self.admins
-
-
-def _digest(code: str) -> str:
-    return hashlib.sha256(code.encode()).hexdigest()

@@ -24,7 +24,7 @@ from services.gateway.limits import Allowance
 from services.gateway.menu import Menu
 from services.gateway.store import INVITATION_SECONDS, Ask, Chat, Store, Usage, utf16_units
 from services.gateway.texts import Language, add_remark, is_visible, language_of, say
-from services.wire import Button, Update
+from services.wire import Button, Update, invitation_in
 
 FOR_ALL = frozenset(
     {
@@ -331,28 +331,28 @@ class Commands:
             sentence = say("denied", language, user=user_id)
         else:
             return say("no guest", language)
-        effects.append(GuestsChanged(self._store.guests(), self._store.invitations()))
+        effects.append(self._guests_changed())
         return sentence
+
+    def _guests_changed(self) -> Effect:
+        return GuestsChanged(self._store.guests(), self._store.invitations())
 
     def _invite(self, admin_id: int, language: Language, effects: list[Effect]) -> str:
         if not self.bot_name:
             return say("unknown command", language)  # the relay is of the version before
         code = self._access.invite(admin_id)
-        effects.append(GuestsChanged(self._store.guests(), self._store.invitations()))
+        effects.append(self._guests_changed())
         link = f"https://t.me/{self.bot_name}?start={code}"
         return say("invitation", language, link=link, hours=INVITATION_SECONDS // 3600)
 
     def admit(self, update: Update, effects: list[Effect]) -> bool:
         """Let a stranger in who begins with an invitation's code, and tell who has made it."""
-        words = (update.text or "").split()
-        if update.kind != "message" or update.chat_kind != "private" or len(words) != 2:
+        if update.kind != "message" or update.chat_kind != "private" or update.is_forwarded:
             return False
-        if words[0] != "/start" or update.is_forwarded:
-            return False
-        admin_id = self._access.admit(update.user_id, words[1])
+        admin_id = self._access.admit(update.user_id, invitation_in(update.text or ""))
         if admin_id is None:
             return False
-        effects.append(GuestsChanged(self._store.guests(), self._store.invitations()))
+        effects.append(self._guests_changed())
         language = language_of(self._store.preferences(admin_id).language)
         sentence = say("invited", language, user=update.user_id)
         effects.append(Opened(self._store.add_reply((admin_id, 0), 0, sentence, closed=True)))

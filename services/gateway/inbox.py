@@ -249,11 +249,13 @@ class Inbox:
             # not run twice.
             return "accepted"
         most = self._documents.most_bytes(update.attachment)
-        has_document = bool(update.document_id) and most > 0
-        context = self._context(update, chat, has_document=has_document)
-        if not text and not has_document and (update.attachment or not context):
+        document = None
+        if update.document_id and most:
+            document = WantedDocument(update.document_id, update.attachment, update.document_name)
+        context = self._context(update, chat, document)
+        if not text and not document and (update.attachment or not context):
             return self._refuse(update, say(CANNOT[update.attachment], language), effects)
-        if has_document and update.document_bytes > most:
+        if document and update.document_bytes > most:
             sentence = say("document too big", language, size=megabytes(most))
             return self._refuse(update, sentence, effects)
         waiting = [
@@ -266,7 +268,7 @@ class Inbox:
         piece = Piece(update.message_id, text, update.sent_at, context)
         if is_command and self._commands.knows(text):
             return self._run(update, text, language, effects)
-        is_alone = update.kind == "message" and not has_document
+        is_alone = update.kind == "message" and not document
         if is_alone and waiting and _goes_on(waiting[-1], piece):
             self._store.add_piece(waiting[-1], piece)
             effects.append(Asked(waiting[-1], _delay(piece)))
@@ -276,9 +278,9 @@ class Inbox:
         if len((context + text).encode()) > LEAST_TOKEN_BYTES * self._ask_tokens:
             # The engine's tokenizer has the last word, when the ask's turn comes.
             return self._refuse(update, say("too long", language), effects)
-        return self._ask(update, chat, piece, language, effects, has_document=has_document)
+        return self._ask(update, chat, piece, language, effects, document)
 
-    def _context(self, update: Update, chat: Chat, *, has_document: bool) -> str:
+    def _context(self, update: Update, chat: Chat, document: WantedDocument | None) -> str:
         """Write what a message refers to, for the model."""
         context = ""
         exchange = self._store.exchange(chat)
@@ -287,7 +289,7 @@ class Inbox:
             # The latest answer is what the model has said last, so it need not be told.
             most = int(QUOTED_SHARE * self._ask_tokens)
             context = quote(update.quoted.encode()[:most].decode(errors="ignore")) + "\n\n"
-        if update.attachment and not has_document:
+        if update.attachment and not document:
             name = update.attachment.replace("_", " ")
             context += f"[{name} attached that you cannot see or open]\n\n"
         return context
@@ -299,8 +301,7 @@ class Inbox:
         piece: Piece,
         language: Language,
         effects: list[Effect],
-        *,
-        has_document: bool,
+        document: WantedDocument | None,
     ) -> Outcome:
         why = self._allowance.refusal(update.user_id, language)
         if why := why or self._allowance.haste(update, language):
@@ -314,10 +315,9 @@ class Inbox:
             reply = self._store.add_reply(chat, update.message_id, markup="markdown")
             ask = self._store.add_ask(reply.id, update.user_id, chat, language, [piece])
         reply = self._store.set_buttons(reply, stop_button(ask, language))
-        if has_document:
-            document = WantedDocument(update.document_id, update.attachment, update.document_name)
+        if document:
             ask, reply = self._store.want_document(ask, reply, document)
-            status = "listening" if update.attachment in RECORDINGS else "reading"
+            status = "listening" if document.kind in RECORDINGS else "reading"
             reply = reply.model_copy(update={"status": say(status, language)})
         effects.append(Opened(reply))
         effects.append(Asked(ask, paste_delay(ask)))

@@ -8,7 +8,6 @@ credit. A free slot never idles while an ask may be served.
 """
 
 import asyncio
-import math
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -70,8 +69,7 @@ class Queue:
             floor = min((self._served[user] for user in active), default=self._last_served)
             self._served[ask.user_id] = max(self._served.get(ask.user_id, 0.0), floor)
         self._waiting[ask.id] = ask
-        now = asyncio.get_running_loop().time()
-        self._ripe_at[ask.id] = math.inf if ask.lacks_document else now + delay_seconds
+        self._ripe_at[ask.id] = asyncio.get_running_loop().time() + delay_seconds
         self._change()
 
     async def next(self) -> Running:
@@ -83,9 +81,9 @@ class Queue:
             if ripe:
                 return self._take(min(ripe, key=self._precedence))
             self._changed.clear()
-            ripens = min((self._ripe_at[ask.id] for ask in heads), default=math.inf)
+            ripens = min((self._ripe_at[ask.id] for ask in heads), default=None)
             try:
-                async with asyncio.timeout_at(None if math.isinf(ripens) else ripens):
+                async with asyncio.timeout_at(ripens):
                     await self._changed.wait()
             except TimeoutError:
                 continue
@@ -213,13 +211,14 @@ class Queue:
         return asks
 
     def _heads(self) -> list[Ask]:
-        """The first ask of each chat in which none is being answered."""
+        """The first ask of each chat in which none is being answered, unless it is incomplete."""
         busy = {running.ask.chat for running in self._running.values()}
         heads: list[Ask] = []
         for ask in self._waiting.values():
             if ask.chat not in busy:
                 busy.add(ask.chat)
-                heads.append(ask)
+                if not ask.lacks_document:
+                    heads.append(ask)
         return heads
 
     def _precedence(self, ask: Ask) -> tuple[float, int, int]:

@@ -81,7 +81,8 @@ def _read_docx(content: bytes) -> str:
             if archive.getinfo("word/document.xml").file_size > MOST_UNPACKED:
                 raise Unreadable("document too big to read")
             root = ElementTree.fromstring(archive.read("word/document.xml"))
-    except (zipfile.BadZipFile, ElementTree.ParseError, NotImplementedError, RuntimeError):
+    except (zipfile.BadZipFile, ElementTree.ParseError, RuntimeError):
+        # RuntimeError: an entry is encrypted, or packed in a way that nobody knows.
         raise Unreadable("document damaged") from None
     body = root.find(f"{_WORD}body")
     return "\n".join(_blocks(body)) if body is not None else ""

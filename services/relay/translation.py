@@ -3,7 +3,6 @@
 Only the few fields that matter are read, so that what Telegram adds tomorrow spoils no message.
 """
 
-import hashlib
 import logging
 from collections import Counter
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from pydantic import BaseModel, Field, ValidationError
 from services.relay.addressing import Identity
 from services.relay.presence import Presence
 from services.relay.telegram import RawUpdate
-from services.wire import MAX_FILE_ID, MAX_FILE_NAME, MAX_QUOTED, Update
+from services.wire import MAX_FILE_ID, MAX_FILE_NAME, MAX_QUOTED, Update, invitation_in
 
 log = logging.getLogger(__name__)
 
@@ -143,7 +142,7 @@ class Doorman:
             return TurnedAway("stranger")
         verdict = self._judge(message.sender)
         is_private = kind == "message" and chat_kind == "private"
-        if verdict and not (is_private and self._is_invited(text or "")):
+        if verdict and not (is_private and invitation_in(text or "") in self.presence.invitations):
             return verdict
         if CONTENT.isdisjoint(raw):
             return TurnedAway("note")
@@ -195,13 +194,6 @@ class Doorman:
         if self.presence.guests is None:
             return Undecided()
         return None if sender.id in self.presence.guests else TurnedAway("stranger")
-
-    def _is_invited(self, text: str) -> bool:
-        """Whether somebody begins with an invitation's code, as a link to the bot makes them."""
-        words = text.split()
-        if len(words) != 2 or words[0] != "/start" or self.presence.guests is None:
-            return False
-        return hashlib.sha256(words[1].encode()).hexdigest() in self.presence.invitations
 
 
 def _kind_of(chat: _Chat) -> ChatKind | None:

@@ -15,6 +15,7 @@ from services.wire.events import (
     decode_event,
     encode_event,
 )
+from services.wire.invitations import digest_of, invitation_in
 from services.wire.updates import (
     MAX_BATCH,
     MAX_FILE_ID,
@@ -60,5 +61,7 @@ __all__ = [
     "Superseded",
     "Update",
     "decode_event",
+    "digest_of",
     "encode_event",
+    "invitation_in",
 ]

@@ -13,7 +13,7 @@ from services.gateway.limits import Limits
 from services.gateway.outbox import Outbox
 from services.gateway.queue import Queue
 from services.gateway.store import Piece, Store, Usage
-from services.wire import Batch, Guests, Hello
+from services.wire import Batch, Guests, Hello, digest_of
 from tests.unit.fakes import USER, message, open_store
 
 ADMIN = 1
@@ -193,6 +193,6 @@ async def test_invitation_dies_with_its_admins_rights(gateway: Gateway) -> None:
     store = gateway.store
     code = await store.run(Access(store, CONFIGURED, frozenset({ADMIN})).invite, ADMIN)
 
-    assert await store.run(Access(store, CONFIGURED).admit, GUEST, code) is None
+    assert await store.run(Access(store, CONFIGURED).admit, GUEST, digest_of(code)) is None
 
     assert await store.run(store.guests) == ()
