@@ -40,6 +40,12 @@ fixed_members() {
     $1 == "}" && name { if (!learns && table ~ / node$/) print table, name; name = "" }')
 }
 
+# Every ruleset counts what it refuses.
+print_refusals() {
+  nft list counters table inet node |
+    awk '$1 == "counter" { name = $2 } $1 == "packets" { print name "_packets=" $2 }'
+}
+
 # Every interface with an outside behind it, as an nft set. Docker attaches them before the first process starts.
 outside_interfaces() {
   local path names=

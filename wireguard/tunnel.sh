@@ -33,6 +33,7 @@ is_kernel_wireguard() {
 tend_tunnel() { # INTERFACE
   ((SECONDS >= ${next_tending:=$((SECONDS + 5))})) || return 0
   next_tending=$((SECONDS + 5))
+  keep_handshake "$1"
   case $TUNNEL_END in
     listen) keep_endpoint "$1" ;;
     dial) refresh_when_silent "$1" ;;
@@ -49,6 +50,19 @@ keep_endpoint() { # INTERFACE
   [[ $endpoint != "(none)" ]] || return 0
   printf '%s\n' "$endpoint" >"$last_endpoint"
   wg set "$1" peer "$key" persistent-keepalive 0 # it was for the first call only: a peer that is off is left in peace
+}
+
+# What the holder tells the members of its namespace: it stands in its memory, too.
+readonly last_handshake=/proc/1/root/run/handshake refusals_of_uplink=/proc/1/root/run/uplink-refusals
+
+keep_handshake() { # INTERFACE
+  local at
+  read -r _ at < <(wg show "$1" latest-handshakes) || return 0
+  ((at == 0)) || printf 'handshake_at=%s\n' "$at" | replace "$last_handshake" # a new tunnel had none, the old one did
+}
+
+replace() { # FILE: by what is read, at once
+  cat >"$1.new" && mv "$1.new" "$1"
 }
 
 # When nothing has come from the peer for half a minute, it is called anew. The log says so once, and once when it is back.

@@ -30,10 +30,24 @@ main() {
   export VLLM_HOST_IP=127.0.0.1 GLOO_SOCKET_IFNAME=lo NCCL_SOCKET_IFNAME=lo \
     HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1 VLLM_NO_USAGE_STATS=1 DO_NOT_TRACK=1
 
+  if command -v nvidia-smi >/dev/null; then
+    tell_gpus "$(dirname "$socket")/gpu" &
+  fi
+
   # shellcheck disable=SC2086 # ENGINE_FLAGS is a list of words
   exec vllm serve "$weights" --served-model-name "$name" --uds "$socket" \
     --max-model-len "$context_tokens" --max-num-seqs "$slots" \
     --scheduling-policy priority --disable-uvicorn-access-log ${ENGINE_FLAGS:-}
+}
+
+# tell_gpus FILE: for the gateway, which has no GPU to ask; as long as the engine lives.
+tell_gpus() {
+  exec >/dev/null 2>&1
+  while kill -0 $$; do
+    timeout 5 nvidia-smi --query-gpu=utilization.gpu,memory.used,memory.total \
+      --format=csv,noheader,nounits >"$1.new" && mv "$1.new" "$1"
+    sleep 10
+  done
 }
 
 # number NAME VALUE LEAST MOST: prints VALUE, or says what is wrong with it.

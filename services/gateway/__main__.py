@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 from contextlib import AbstractContextManager, AsyncExitStack, nullcontext
+from functools import partial
 
 import uvicorn
 
@@ -14,6 +15,7 @@ from services.gateway.answering import Answering
 from services.gateway.app import build_app
 from services.gateway.documents import Documents
 from services.gateway.engine import open_engine
+from services.gateway.gpu import GPU_FILE, read_gpus
 from services.gateway.history import History
 from services.gateway.inbox import Inbox, paste_delay
 from services.gateway.limits import Limits
@@ -25,7 +27,7 @@ from services.gateway.store import Store, StoreError
 from services.gateway.transcriber import open_transcriber
 from services.gateway.watch import Watch
 from services.log import describe_error, start_logging
-from services.namespace import watch_namespace
+from services.namespace import Namespace
 from services.settings import BadSetting, read_settings
 
 log = logging.getLogger("services.gateway")
@@ -102,8 +104,16 @@ async def _run(settings: GatewaySettings) -> None:
             settings.daily_tokens,
             settings.minute_asks,
         )
+        namespace = Namespace()
         watch = Watch(
-            store, queue, outbox, engine, settings.store_file.parent, sorted(settings.admins)
+            store,
+            queue,
+            outbox,
+            engine,
+            settings.store_file.parent,
+            sorted(settings.admins),
+            tunnel=lambda: namespace.tunnel,
+            gpus=partial(read_gpus, settings.engine_socket.with_name(GPU_FILE)),
         )
         inbox = Inbox(
             store,
@@ -115,7 +125,7 @@ async def _run(settings: GatewaySettings) -> None:
             list(house.personas),
             watch.describe,
             Documents(settings.document_bytes, transcriber),
-            watch.note_strangers,
+            watch.note_batch,
         )
         app = build_app(inbox, outbox, settings.link_token)
         server = _Server(
@@ -133,7 +143,7 @@ async def _run(settings: GatewaySettings) -> None:
         _catch_signals(server)
         async with asyncio.TaskGroup() as group:
             tasks = [
-                group.create_task(watch_namespace()),
+                group.create_task(namespace.watch()),
                 group.create_task(answering.run()),
                 group.create_task(watch.run()),
                 group.create_task(_keep_house(store, settings.history_seconds)),

@@ -85,15 +85,15 @@ class Inbox:
         personas: Sequence[str] = (),
         describe: Callable[[Language], str] = lambda _: "",
         documents: Documents | None = None,
-        note_strangers: Callable[[int], None] = lambda _: None,
+        note_batch: Callable[[Batch], None] = lambda _: None,
     ) -> None:
         """`history_days` 0: conversations are kept until their user forgets them.
 
         `personas`: the names of those that users can choose; `describe` says how things stand;
-        `documents` None: none is read; `note_strangers` is told how many updates of others were
-        turned away.
+        `documents` None: none is read; `note_batch` is shown what the relay says of
+        itself with each batch.
         """
-        self._note_strangers = note_strangers
+        self._note_batch = note_batch
         self._documents = documents or Documents(0)
         self._store = store
         self._queue = queue
@@ -113,7 +113,7 @@ class Inbox:
         When this returns, every accepted update is on the disk. Raises StoreError when the disk
         does not take it: then nothing was accepted.
         """
-        self._note_strangers(batch.strangers)
+        self._note_batch(batch)
         receipts, effects = await self._store.run(self._commit, batch)
         self._take_effect(effects)
         if Forgotten() in effects:

@@ -11,13 +11,15 @@ from pathlib import Path
 from typing import Literal
 
 from services.gateway.engine import Engine
+from services.gateway.gpu import Gpu
 from services.gateway.heartbeat import RENEWAL_SECONDS, heartbeat, moment
 from services.gateway.outbox import Outbox
 from services.gateway.queue import Queue
 from services.gateway.store import Store
 from services.gateway.texts import Language, language_of, say
 from services.log import describe_error
-from services.wire import Reply
+from services.namespace import Tunnel
+from services.wire import Batch, Reply
 
 log = logging.getLogger(__name__)
 
@@ -75,12 +77,16 @@ class Watch:
     clock: Callable[[], float] = time.monotonic
     wall: Callable[[], float] = time.time
     """For what is told alone: it may be set while something is wrong."""
+    tunnel: Callable[[], Tunnel | None] = lambda: None
+    """What is known of it now."""
+    gpus: Callable[[], Sequence[Gpu]] = tuple
     tokens_per_second: float = 0.0
     """Of the engine's answers, between the last two looks."""
     _troubles: dict[What, _Trouble] = field(default_factory=dict)
     _was_ready: bool = False
     _counted: tuple[float, int] | None = None
     _beat_at: float = -math.inf
+    _refused_there: tuple[int, int] | None = None
     _strangers: int = 0
     _strangers_since: float = -math.inf
     _strangers_told_at: float = -math.inf
@@ -123,8 +129,12 @@ class Watch:
                 self.outbox.open(reply)
             self._beat_at = now
 
-    def note_strangers(self, count: int) -> None:
-        """So many updates of people whom nobody has let in were turned away."""
+    def note_batch(self, batch: Batch) -> None:
+        """Remember what the relay says of itself."""
+        self._refused_there = batch.refused
+        self._note_strangers(batch.strangers)
+
+    def _note_strangers(self, count: int) -> None:
         now = self.clock()
         if count and now - self._strangers_since >= STRANGERS_SECONDS:
             self._strangers, self._strangers_since = 0, now
@@ -146,12 +156,33 @@ class Watch:
                 speed=round(self.tokens_per_second),
             )
         )
+        lines += self._describe_tunnel(language)
+        lines += [
+            say("gpu", language, number=number, load=gpu.load_percent,
+                used=f"{gpu.used_bytes / GIGABYTE:.1f}", total=f"{gpu.total_bytes / GIGABYTE:.1f}")
+            for number, gpu in enumerate(self.gpus(), start=1)
+        ]  # fmt: skip
         if disk := self._disk():
             free, total = (f"{size / GIGABYTE:.1f}" for size in disk)
             lines.append(say("space", language, free=free, total=total))
         if self.queue.is_paused:
             lines.append(say("paused for all", language))
         return "\n".join(lines)
+
+    def _describe_tunnel(self, language: Language) -> list[str]:
+        tunnel = self.tunnel()
+        if tunnel is None:
+            return []
+        lines = [say("no handshake", language)]
+        if tunnel.handshake_at:
+            age = max(0, round(self.wall() - tunnel.handshake_at))
+            lines = [say("handshake", language, age=_duration(age, language))]
+        came, went = tunnel.refused_in, tunnel.refused_out
+        lines.append(say("refused here", language, came=came, went=went))
+        if self._refused_there:
+            came, went = self._refused_there
+            lines.append(say("refused there", language, came=came, went=went))
+        return lines
 
     def _disk(self) -> tuple[int, int] | None:
         """Bytes free, and in all; None if that cannot be told."""
@@ -228,3 +259,11 @@ class Watch:
                 for admin in self.admins
                 if self.store.count_replies((admin, 0), closed=True) < MOST_UNSEEN_ALERTS
             ]
+
+
+def _duration(seconds: int, language: Language) -> str:
+    """Write how long something is ago, as exactly as it matters."""
+    for key, unit in (("hours", 3600), ("minutes", 60)):
+        if seconds >= 2 * unit:
+            return say(key, language, count=seconds // unit)
+    return say("seconds", language, count=seconds)

@@ -12,7 +12,7 @@ from aiogram import Bot
 from aiogram.exceptions import AiogramError, TelegramUnauthorizedError
 
 from services.log import describe_error, start_logging
-from services.namespace import watch_namespace
+from services.namespace import HOLDER, Namespace
 from services.relay.addressing import Identity
 from services.relay.backoff import Backoff
 from services.relay.inbox import PATIENCE_SECONDS, BadToken, Inbox
@@ -54,7 +54,7 @@ def main() -> int:
 
 async def run(
     settings: RelaySettings,
-    holder: str | None = None,
+    holder: str = HOLDER,
     clock: Callable[[], float] = time.time,
     patience_seconds: float = PATIENCE_SECONDS,
 ) -> None:
@@ -75,19 +75,20 @@ async def run(
         pacing, presence = Pacing(), Presence()
         outbox = Outbox(bot, link, pacing, presence, Tenure())
         notices, sign = Notices(bot, pacing, clock), PollSign()
+        namespace = Namespace(holder)
 
         async def receive() -> None:
             sign.begin()
             username = await _ask_own_name(bot)
             sign.answered()
             doorman = Doorman(settings.allowed_users, presence, Identity(bot.id, username))
-            inbox = Inbox(bot, link, doorman, presence, notices, patience_seconds, sign)
+            inbox = Inbox(bot, link, doorman, presence, notices, patience_seconds, sign, namespace)
             await inbox.run()
 
         stopped = _catch_signals()
         async with asyncio.TaskGroup() as group:
             tasks = [
-                group.create_task(watch_namespace(holder) if holder else watch_namespace()),
+                group.create_task(namespace.watch()),
                 group.create_task(keep_profile(bot, settings.profile)),
                 group.create_task(outbox.run()),
                 group.create_task(receive()),

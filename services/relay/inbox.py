@@ -23,6 +23,7 @@ from aiogram.exceptions import (
 )
 
 from services.log import describe_error
+from services.namespace import Namespace
 from services.relay.backoff import Backoff
 from services.relay.decorations import DECORATION_SECONDS
 from services.relay.link import Link, LinkDown, Rejected
@@ -75,9 +76,11 @@ class Inbox:
         notices: Notices,
         patience_seconds: float = PATIENCE_SECONDS,
         sign: PollSign | None = None,
+        namespace: Namespace | None = None,
     ) -> None:
         """Prepare. Chats are told that they must wait after `patience_seconds` of waiting."""
         self._sign = sign
+        self._namespace = namespace
         self._bot = bot
         self._link = link
         self._doorman = doorman
@@ -207,11 +210,13 @@ class Inbox:
                 self._answer_press(update.press_id, receipt.notice)
 
     def _batch(self, updates: list[Update], strangers: int = 0) -> Batch:
+        tunnel = self._namespace.tunnel if self._namespace else None
         return Batch(
             bot_id=self._bot.id,
             updates=[update.model_dump() for update in updates],
             bot_name=self._doorman.identity.username,
             strangers=strangers,
+            refused=(tunnel.refused_in, tunnel.refused_out) if tunnel else None,
         )
 
     def _note_sleep(self, error: LinkDown) -> None:

@@ -86,6 +86,9 @@ class Batch(BaseModel):
     """The bot's username, for links that lead to it. Since version 2."""
     strangers: int = Field(default=0, ge=0)
     """So many updates of others were turned away since this was last said. Since version 2."""
+    refused: tuple[Number, Number] | None = None
+    """Packets that the rules around the relay have refused so far, inbound and outbound, as far as
+    it knows. Since version 2."""
 
 
 class Receipt(BaseModel):

@@ -251,8 +251,28 @@ def test_killed_listener_and_monitor_come_back(nodes: dict[str, Node], end: str)
 
 
 def lives(workload: Container) -> bool:
-    """Connected and at once let go: what a member of the namespace looks for."""
-    return probe(workload, "plain", "@namespace", "")[1].endswith("closed without an answer")
+    """Connected, told of the tunnel and let go: what a member of the namespace looks for."""
+    return "refused_in_packets=" in probe(workload, "plain", "@namespace", "")[1]
+
+
+@pytest.mark.parametrize("end", ENDS)
+def test_members_are_told_of_the_tunnel(nodes: dict[str, Node], end: str) -> None:
+    """When the other node was last heard, and how much was refused: here and by the uplink."""
+    node = nodes[end]
+    wait_until(lambda: told(node, "handshake_at") != [], "a handshake is told of", 15)
+    assert abs(time.time() - told(node, "handshake_at")[0]) < 200  # at the latest, there is another
+    wait_until(lambda: len(told(node, "refused_out_packets")) == 2, "both containers tell", 15)
+    before = told(node, "refused_out_packets")
+
+    assert not probe(node.workload, "udp", ADDRESSES[OTHER[end]], "9")[0]
+
+    wait_until(lambda: sum(told(node, "refused_out_packets")) > sum(before), "it is counted", 15)
+
+
+def told(node: Node, name: str) -> list[int]:
+    """What a member of the namespace is told under a name, by each container that says so."""
+    lines = probe(node.workload, "plain", "@namespace", "")[1].splitlines()
+    return [int(line.split("=")[1]) for line in lines if line.startswith(f"{name}=")]
 
 
 def remember_endpoint(nodes: dict[str, Node]) -> None:

@@ -93,6 +93,20 @@ def test_command_is_answered_without_the_model(
     assert answered(docker, pair, since) == []
 
 
+def test_status_tells_of_both_nodes(user: TelegramUser) -> None:
+    """An admin sees when the tunnel was last heard, and what was refused at either end of it."""
+    end = time.monotonic() + 60  # both nodes note it every five seconds
+    text = ""
+    while "handshake" not in text or text.count("Packets refused") < 2:
+        assert time.monotonic() < end, text
+        text = final(user, user.say("/status"))[0].text
+
+    assert re.search(r"^Tunnel: last handshake \d+ s ago$", text, re.MULTILINE)
+    assert re.search(r"^Packets refused here: \d+ in, 0 out$", text, re.MULTILINE)
+    assert re.search(r"^Packets refused at the other end: \d+ in, \d+ out$", text, re.MULTILINE)
+    assert "Engine: ready" in text
+
+
 def test_conversation_is_remembered_until_new(user: TelegramUser) -> None:
     """The model sees what was said before, and after /new no more."""
     final(user, user.say("I have a dog. His name is Rex."))

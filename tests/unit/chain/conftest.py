@@ -181,7 +181,7 @@ class Chain:
                 Limits(20, 100, 3000),
                 personas=list(house.personas),
                 documents=Documents(6_000_000, self.transcriber),
-                note_strangers=self.strangers.append,
+                note_batch=lambda batch: self.strangers.append(batch.strangers),
             )
             server = uvicorn.Server(
                 uvicorn.Config(

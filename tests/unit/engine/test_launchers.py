@@ -52,6 +52,21 @@ def test_starts_vllm_with_its_settings(launch: "Launch", tmp_path: Path) -> None
     assert not path.exists()
 
 
+def test_vllm_is_accompanied_by_what_its_gpus_do(launch: "Launch", tmp_path: Path) -> None:
+    """While it runs, the gateway finds beside the socket what nvidia-smi says."""
+    program(tmp_path / "bin" / "nvidia-smi", "echo 87, 40960, 49140")
+    program(tmp_path / "bin" / "vllm", f"until [ -s {tmp_path}/gpu ]; do sleep 0.05; done; echo $1")
+
+    assert launch("vllm", {}).stdout == "serve\n"
+    assert (tmp_path / "gpu").read_text(encoding="utf-8") == "87, 40960, 49140\n"
+
+
+def program(file: Path, text: str) -> None:
+    """Write a shell script that can be run."""
+    file.write_text(f"#!/bin/sh\n{text}\n", encoding="utf-8")
+    file.chmod(0o755)
+
+
 Launch = Callable[[str, dict[str, str]], "subprocess.CompletedProcess[str]"]
 
 
@@ -62,9 +77,7 @@ def launch(tmp_path: Path) -> Launch:
     (tmp_path / "weights" / "config.json").touch()
     (tmp_path / "weights.gguf").touch()
     (tmp_path / "bin").mkdir()
-    vllm = tmp_path / "bin" / "vllm"
-    vllm.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n', encoding="utf-8")
-    vllm.chmod(0o755)
+    program(tmp_path / "bin" / "vllm", 'printf "%s\\n" "$@"')
 
     def run(launcher: str, settings: dict[str, str]) -> "subprocess.CompletedProcess[str]":
         weights = tmp_path / ("weights" if launcher == "vllm" else "weights.gguf")

@@ -11,12 +11,14 @@ from pathlib import Path
 import pytest
 
 from services.gateway.engine import Engine
+from services.gateway.gpu import Gpu
 from services.gateway.manner import Preferences
 from services.gateway.outbox import Outbox
 from services.gateway.queue import Queue
 from services.gateway.store import Store, StoreError
 from services.gateway.watch import MOST_UNSEEN_ALERTS, Watch
-from services.wire import Hello
+from services.namespace import Tunnel
+from services.wire import Batch, Hello
 from tests.unit.fakes import USER, FakeEngine, open_store, until
 
 ADMINS = (USER, 8)
@@ -248,6 +250,30 @@ async def test_status_says_how_things_stand(world: World) -> None:
     assert "Движок: не готов" in world.watch.describe("ru")
 
 
+async def test_status_tells_of_tunnel_and_gpus(world: World) -> None:
+    """How old the handshake is, what both nodes have refused, how busy each GPU is."""
+    await world.after(0)
+    tunnel = Tunnel(handshake_at=int(START) - 34, refused_in=3, refused_out=0)
+    world.watch.tunnel = lambda: tunnel
+    world.watch.gpus = lambda: [Gpu(87, 40 * 10**9, 48 * 10**9), Gpu(0, 10**8, 48 * 10**9)]
+    assert world.watch.describe("en").splitlines()[3:-1] == [
+        "Tunnel: last handshake 34 s ago",
+        "Packets refused here: 3 in, 0 out",
+        "GPU 1: 87% busy, 40.0 of 48.0 GB in use",
+        "GPU 2: 0% busy, 0.1 of 48.0 GB in use",
+    ]
+
+    world.watch.note_batch(Batch(bot_id=1, updates=[], refused=(4711, 2)))
+    assert "Packets refused at the other end: 4711 in, 2 out" in world.watch.describe("en")
+    for seconds, said in ((119, "119 s"), (120, "2 min"), (7199, "119 min"), (7200, "2 h")):
+        tunnel = Tunnel(handshake_at=int(START) - seconds)
+        assert f"Tunnel: last handshake {said} ago" in world.watch.describe("en")
+    tunnel = Tunnel(handshake_at=int(START) + 5)  # by a clock that was set meanwhile
+    assert "рукопожатие 0 с назад" in world.watch.describe("ru")
+    tunnel = Tunnel()
+    assert "Tunnel: no handshake yet" in world.watch.describe("en")
+
+
 async def test_outbox_knows_whether_a_relay_listens(tmp_path: Path) -> None:
     """From its first word on until its stream is closed, and not because of an older one."""
     async with open_store(tmp_path) as store:
@@ -267,22 +293,27 @@ async def test_outbox_knows_whether_a_relay_listens(tmp_path: Path) -> None:
 async def test_many_strangers_are_told_of(world: World) -> None:
     """From the fifth of an hour on; then no more of it for six hours."""
     assert await world.after(0) == []
-    world.watch.note_strangers(4)
+    world.watch.note_batch(strangers(4))
     assert await world.after(3599) == []
-    world.watch.note_strangers(1)
+    world.watch.note_batch(strangers(1))
 
     assert (await world.after(1))[0] == (
         "7: People who may not talk to me have written 5 times within an hour. They got no answer;"
         " but they know that I am here."
     )
-    world.watch.note_strangers(100)
+    world.watch.note_batch(strangers(100))
     assert await world.after(6 * 3600 - 1) == []
-    world.watch.note_strangers(7)
+    world.watch.note_batch(strangers(7))
     assert len(await world.after(1)) == len(ADMINS)
 
 
 async def test_few_strangers_over_a_day_are_nobodys_business(world: World) -> None:
     """Four an hour: someone has mistyped a name."""
     for _ in range(24):
-        world.watch.note_strangers(4)
+        world.watch.note_batch(strangers(4))
         assert await world.after(3600) == []
+
+
+def strangers(count: int) -> Batch:
+    """What a relay says that has turned so many updates away."""
+    return Batch(bot_id=1, updates=[], strangers=count)
