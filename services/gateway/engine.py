@@ -6,7 +6,7 @@ a streaming request can be stopped that way.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +14,8 @@ from typing import Any
 
 import aiohttp
 import orjson
+
+from services.gateway.thinking import Thinking
 
 PROMPT_SECONDS = 120.0
 """The engine has hung if it says nothing at all for this long: reading a prompt takes its time."""
@@ -145,8 +147,9 @@ class Engine:
                 if response.status != 200:
                     self._name = ""  # another model may be served by now
                     await _raise_for(response, resume)
-                async for item in _read_chunks(response.content):
-                    yield Piece(item.text) if resume and isinstance(item, Thought) else item
+                items = _read_chunks(response.content)
+                async for item in _as_answer(items) if resume else _without_thoughts(items):
+                    yield item
         except aiohttp.ClientConnectorError as error:
             raise EngineUnavailable from error
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
@@ -216,6 +219,35 @@ async def _read_chunks(
             except (orjson.JSONDecodeError, LookupError, TypeError, AttributeError) as error:
                 raise EngineFailed from error
     raise EngineFailed  # cut off before [DONE]
+
+
+async def _as_answer(
+    items: AsyncIterator[Piece | Thought | Finished],
+) -> AsyncGenerator[Piece | Finished]:
+    """What goes on with an answer is answer, whatever the engine takes it for."""
+    async for item in items:
+        yield Piece(item.text) if isinstance(item, Thought) else item
+
+
+async def _without_thoughts(
+    items: AsyncIterator[Piece | Thought | Finished],
+) -> AsyncGenerator[Piece | Thought | Finished]:
+    """Take the thoughts out of the pieces, where the engine has left them there."""
+    thinking = Thinking()
+    async for item in items:
+        match item:
+            case Piece(text):
+                parts = thinking.split(text)
+            case Finished():
+                parts = thinking.end()
+            case Thought():
+                parts = ("", "")
+        if parts[0]:
+            yield Thought(parts[0])
+        if parts[1]:
+            yield Piece(parts[1])
+        if not isinstance(item, Piece):
+            yield item
 
 
 async def _raise_for(response: aiohttp.ClientResponse, resume: bool) -> None:

@@ -18,6 +18,7 @@ from services.gateway.engine import (
     Finished,
     Piece,
     PromptTooLong,
+    Thought,
     open_engine,
 )
 from tests.stubs.engine.server import build_app
@@ -123,6 +124,20 @@ async def test_cut_answer_goes_on(stub: Stub) -> None:
     assert parameters["continue_final_message"] is True
     assert parameters["add_generation_prompt"] is False
     assert parameters["priority"] == 7
+
+
+async def test_thoughts_within_the_text_are_told_from_the_answer(stub: Stub) -> None:
+    """An engine that was not told of its model's format; what goes on with an answer is answer."""
+    await stub.script(content={"text": "<think> it may be </think> yes it is"})
+
+    items = [item async for item in stub.engine.stream(ASK, 9, 0.0)]
+    resumed = [item async for item in stub.engine.stream(ASK, 9, 0.0, resume=True)]
+
+    assert "".join(item.text for item in items if isinstance(item, Thought)) == " it may be "
+    assert "".join(item.text for item in items if isinstance(item, Piece)) == " yes it is"
+    assert isinstance(items[-1], Finished)
+    said = "".join(item.text for item in resumed if isinstance(item, Piece))
+    assert said == "<think> it may be </think> yes it is"
 
 
 async def test_engine_that_cannot_go_on_says_so(stub: Stub) -> None:
