@@ -11,7 +11,7 @@ from typing import Annotated
 
 from fastapi import FastAPI, HTTPException, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse, PlainTextResponse, StreamingResponse
+from fastapi.responses import JSONResponse, StreamingResponse
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -86,11 +86,11 @@ def build_app(inbox: Inbox, outbox: Outbox, link_token: str) -> FastAPI:
         await outbox.record_part(part.epoch, reply_id, part.position, part.message_id, part.chat_id)
 
     @app.get("/replies/{reply_id}/file")
-    async def file(reply_id: int, epoch: int) -> PlainTextResponse:
+    async def file(reply_id: int, epoch: int) -> Response:
         content = await outbox.file(epoch, reply_id)
         if not content:
             raise HTTPException(410, "the file was erased")
-        return PlainTextResponse(content)
+        return Response(content, media_type="application/octet-stream")
 
     @app.post("/replies/{reply_id}/document", status_code=204)
     async def document(reply_id: int, epoch: int, request: Request) -> None:

@@ -2,11 +2,13 @@
 
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from datetime import UTC, datetime
 
 from services.gateway.access import Access
 from services.gateway.again import Again
 from services.gateway.buttons import forget_buttons
+from services.gateway.chart import gather
 from services.gateway.effects import (
     Effect,
     Forgotten,
@@ -22,7 +24,15 @@ from services.gateway.heartbeat import heartbeat
 from services.gateway.history import estimate_tokens
 from services.gateway.limits import Allowance
 from services.gateway.menu import Menu
-from services.gateway.store import INVITATION_SECONDS, Ask, Chat, Store, Usage, utf16_units
+from services.gateway.store import (
+    INVITATION_SECONDS,
+    Ask,
+    Chat,
+    Store,
+    Usage,
+    UsageRow,
+    utf16_units,
+)
 from services.gateway.texts import Language, add_remark, is_visible, language_of, say
 from services.wire import Button, Update, invitation_in
 
@@ -48,6 +58,11 @@ ONLY_SPEAK = frozenset(
 """These do nothing but say something, so where it would be late they need not be carried out."""
 
 USAGE_DAYS = 30
+
+CHART = "usage.png"
+
+MOST_CAPTION_UNITS = 1024
+"""UTF-16 units that Telegram takes below a photo."""
 
 EXPORT = "conversation"
 """What the names of an export's files begin with."""
@@ -134,7 +149,7 @@ class Commands:
             case "/export":
                 return self._export(chat, language, effects)
             case "/usage":
-                return self._usage(update.user_id, language)
+                return self._usage(update, language, effects)
             case "/users":
                 return self._users(language)
             case "/status":
@@ -255,7 +270,13 @@ class Commands:
         shared = "" if update.chat_kind == "private" else "\n" + say("shared", language)
         return say("privacy", language, kept=kept, shared=shared)
 
-    def _usage(self, user_id: int, language: Language) -> str:
+    def _usage(self, update: Update, language: Language, effects: list[Effect]) -> str:
+        own = self._own_usage(update.user_id, language)
+        if update.chat_kind != "private" or not self._access.is_admin(update.user_id):
+            return own
+        return self._chart(update, own, language, effects)
+
+    def _own_usage(self, user_id: int, language: Language) -> str:
         rows = self._store.usage(USAGE_DAYS, user_id)
         total = sum((row.usage for row in rows), Usage())
         used = say(
@@ -269,12 +290,36 @@ class Commands:
         )
         return f"{used}\n{self._allowance.left(user_id, language)}".strip()
 
+    def _chart(self, update: Update, own: str, language: Language, effects: list[Effect]) -> str:
+        """Say what an admin has used, below a chart of what everybody has."""
+        rows = self._store.usage(USAGE_DAYS)
+        chart = gather(
+            ((row.user_id, row.day, row.usage.tokens) for row in rows),
+            datetime.now(UTC).date(),
+            USAGE_DAYS,
+        )
+        if chart is None:
+            return f"{own}\n\n{say('nobody asked', language, days=USAGE_DAYS)}"
+        used = _by_user(rows)
+        lines = [say("charted", language, days=USAGE_DAYS)]
+        for user_id in chart.users:
+            asks, tokens = used.pop(user_id)
+            lines.append(say("charted user", language, user=user_id, asks=asks, tokens=tokens))
+        if chart.others:
+            asks, tokens = (sum(numbers) for numbers in zip(*used.values(), strict=True))
+            lines.append(
+                say("charted others", language, count=chart.others, asks=asks, tokens=tokens)
+            )
+        caption = f"{own}\n\n" + "\n".join(lines)
+        if utf16_units(caption) > MOST_CAPTION_UNITS:
+            caption = f"{own}\n\n{lines[0]}"
+        reply = self._store.add_reply((update.chat_id, update.thread_id), 0, caption, closed=True)
+        reply = self._store.add_file(reply, CHART, chart.to_json(), is_chart=True)
+        effects.append(Opened(reply))
+        return ""
+
     def _users(self, language: Language) -> str:
-        used: dict[int, tuple[int, int]] = {}
-        for row in self._store.usage(USAGE_DAYS):
-            asks, tokens = used.get(row.user_id, (0, 0))
-            spent = row.usage.prompt_tokens + row.usage.answer_tokens
-            used[row.user_id] = asks + row.asks, tokens + spent
+        used = _by_user(self._store.usage(USAGE_DAYS))
         lines = []
         for user_id in self._access.everybody():
             asks, tokens = used.get(user_id, (0, 0))
@@ -357,6 +402,15 @@ class Commands:
         sentence = say("invited", language, user=update.user_id)
         effects.append(Opened(self._store.add_reply((admin_id, 0), 0, sentence, closed=True)))
         return True
+
+
+def _by_user(rows: Iterable[UsageRow]) -> dict[int, tuple[int, int]]:
+    """Sum up each user's asks and tokens."""
+    used: dict[int, tuple[int, int]] = {}
+    for row in rows:
+        asks, tokens = used.get(row.user_id, (0, 0))
+        used[row.user_id] = asks + row.asks, tokens + row.usage.tokens
+    return used
 
 
 def _name(text: str) -> str:

@@ -56,6 +56,11 @@ class Usage:
     answer_tokens: int = 0
     engine_ms: int = 0
 
+    @property
+    def tokens(self) -> int:
+        """Those read and those written."""
+        return self.prompt_tokens + self.answer_tokens
+
     def __add__(self, other: "Usage") -> "Usage":
         return Usage(
             self.prompt_tokens + other.prompt_tokens,
@@ -660,10 +665,12 @@ class Store(Database):
         )
         return reply.model_copy(update={"buttons": buttons})
 
-    def add_file(self, reply: Reply, name: str, content: str) -> Reply:
-        """Give a reply a file, which its text is the caption of."""
-        self._db.execute("INSERT INTO files VALUES(?, ?, ?)", (reply.id, name, content))
-        return reply.model_copy(update={"file": name})
+    def add_file(self, reply: Reply, name: str, content: str, *, is_chart: bool = False) -> Reply:
+        """Give a reply a file, which its text is the caption of; or a chart to be drawn."""
+        self._db.execute(
+            "INSERT INTO files VALUES(?, ?, ?, ?)", (reply.id, name, content, is_chart)
+        )
+        return reply.model_copy(update={"file": name, "is_photo": is_chart})
 
     def file(self, reply_id: int) -> str:
         """Read a reply's file; nothing if its user has had it erased meanwhile."""
@@ -773,11 +780,11 @@ class Store(Database):
                 id=row[0], chat_id=row[1], thread_id=row[2], reply_to=row[3], text=row[4],
                 closed=bool(row[5]), parts=self._parts(row[0]),
                 buttons=tuple(Button(**button) for button in json.loads(row[6])), markup=row[7],
-                file=row[8] or "", document=row[9],
+                file=row[8] or "", document=row[9], is_photo=bool(row[10]),
             )
             for row in list(self._db.execute(
                 "SELECT id, chat_id, thread_id, reply_to, text, closed, buttons, markup, name,"
-                " document FROM replies LEFT JOIN files ON reply_id = id ORDER BY id"
+                " document, is_chart FROM replies LEFT JOIN files ON reply_id = id ORDER BY id"
             ))
         ]  # fmt: skip
 

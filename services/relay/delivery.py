@@ -24,6 +24,7 @@ from aiogram.types import (
     InlineKeyboardButton,
     InlineKeyboardMarkup,
     InputMediaDocument,
+    InputMediaPhoto,
     ReplyParameters,
 )
 
@@ -328,6 +329,7 @@ class Delivery:
         If there is none any more, or Telegram will not have it, the reply goes on as text.
         """
         reply = self.reply
+        media = InputMediaPhoto if reply.is_photo else InputMediaDocument
         async with self._uploads:
             content = await self._persist(lambda epoch: self._link.file(epoch, reply.id))
             if not content:
@@ -337,7 +339,7 @@ class Delivery:
                 EditFile(
                     chat_id=reply.chat_id,
                     message_id=self._parts[0],
-                    media=InputMediaDocument(
+                    media=media(
                         media=BufferedInputFile(content, reply.file),
                         caption=reply.text,
                         parse_mode=None,
@@ -349,7 +351,7 @@ class Delivery:
             return False
         if end == "refused":
             log.error("file refused", extra={"reply": reply.id})
-            text = f"{reply.text}\n\n{content.decode()}"
+            text = reply.text if reply.is_photo else f"{reply.text}\n\n{content.decode()}"
             self.update(reply.model_copy(update={"file": "", "text": text}))
             return True
         self._shown[0] = (hash(self._message(0)), buttons)

@@ -22,6 +22,7 @@ from aiogram.types import (
     BotCommandScopeChat,
     InlineKeyboardMarkup,
     InputMediaDocument,
+    InputMediaPhoto,
     ReplyParameters,
 )
 from aiohttp.abc import AbstractResolver, ResolveResult
@@ -111,7 +112,7 @@ class EditFile(TelegramMethod[RawMessage]):
 
     chat_id: int
     message_id: int
-    media: InputMediaDocument
+    media: InputMediaDocument | InputMediaPhoto
     reply_markup: InlineKeyboardMarkup | None = None
 
 

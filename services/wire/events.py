@@ -42,6 +42,8 @@ class Reply(BaseModel):
     document: str = ""
     """Since version 2: the user's document that must be brought here before the reply can go on,
     by its `Update.document_id`."""
+    is_photo: bool = False
+    """Since version 2: whether the file is to be shown as a photo."""
 
 
 class Hello(BaseModel):

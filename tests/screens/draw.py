@@ -4,6 +4,7 @@ Entities are applied as Telegram's clients do: only the likeness is meant, not t
 a phone shows is what counts, so a picture is as wide as a phone.
 """
 
+import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -88,18 +89,33 @@ def draw_message(message: Message, colours: Colours) -> Image.Image:
     rows: list[list[Message]] = (message.get("reply_markup") or {}).get("inline_keyboard", [])
     inner = max([line.width for line in lines] + [most if rows else 60])
     width, text_height = round(inner) + 2 * PAD, LINE * len(lines) + 2 * PAD
+    photo = _photo(message, most + 2 * PAD)
+    if photo:
+        width, text_height = photo.width, text_height + photo.height
     button_height = LINE + 28
     height = text_height + len(rows) * (button_height + 8)
     picture = Image.new("RGB", (width, height), colours["chat"])
     pen = ImageDraw.Draw(picture)
     own = colours["bot" if message["from"]["is_bot"] else "user"]
     pen.rounded_rectangle((0, 0, width - 1, text_height - 1), RADIUS, fill=own)
+    top = PAD
+    if photo:
+        picture.paste(photo, (0, 0))
+        top += photo.height
     for number, line in enumerate(lines):
-        _draw_line(pen, line, PAD, PAD + number * LINE, width - 2 * PAD, colours)
+        _draw_line(pen, line, PAD, top + number * LINE, width - 2 * PAD, colours)
     for number, row in enumerate(rows):
         top = text_height + 8 + number * (button_height + 8)
         _draw_buttons(pen, [button["text"] for button in row], top, width, button_height, colours)
     return picture
+
+
+def _photo(message: Message, width: int) -> Image.Image | None:
+    """Shrink the message's photo, if it has one, to the width of its bubble."""
+    if "photo" not in message:
+        return None
+    photo = Image.open(io.BytesIO(message["photo"])).convert("RGB")
+    return photo.resize((width, round(photo.height * width / photo.width)))
 
 
 def _draw_line(

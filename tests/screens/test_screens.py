@@ -79,9 +79,13 @@ async def sent(chain: Chain) -> int:
 
 
 async def chat(chain: Chain) -> list[Message]:
-    """All that stands in the chat, oldest first."""
+    """All that stands in the chat, oldest first; photos with their content."""
     async with chain.control.get(f"/chat/{USER}") as response:
-        return list((await response.json())["messages"])
+        messages = list((await response.json())["messages"])
+    for message in messages:
+        if sizes := message["extra"].get("photo"):
+            message["photo"] = await chain.download(sizes[-1]["file_id"])
+    return messages
 
 
 async def wait_for(chain: Chain, beginning: str, count: int = 1) -> Message:
@@ -232,6 +236,26 @@ async def test_admin(chain: Chain) -> None:
     messages = await keep(chain, "admin")
 
     assert [m["from"]["is_bot"] for m in messages] == [False, True] * 5
+
+
+async def test_chart(chain: Chain) -> None:
+    """What everybody has used: a photo that is read alike in both themes."""
+    store = chain.outbox._store
+
+    def use() -> None:
+        for number in range(240):
+            user, ago = 500_000_000 + number % 12 * 37_124_817, number * 7 % 30
+            tokens = 2000 + number * 7919 % 9000 // (1 + number % 12)
+            sql = "INSERT OR IGNORE INTO usage VALUES(?, date('now', ?), 3, ?, 0, 0)"
+            store._db.execute(sql, (user, f"-{ago} days", tokens))
+
+    await store.run(use)
+    await say_and_wait(chain, "/usage")
+
+    *_, chart = await keep(chain, "chart")
+
+    assert chart["photo"].startswith(b"\x89PNG")
+    assert drawn(chart) == flat(chart["text"])
 
 
 # The drawing itself

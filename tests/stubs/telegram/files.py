@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import struct
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
@@ -10,6 +11,8 @@ from typing import Any
 from tests.stubs.telegram.errors import BotApiError, bad_request
 
 _DOWNLOAD_LIMIT = 20 << 20
+_PHOTO_LIMIT = 10 << 20
+_PNG = b"\x89PNG\r\n\x1a\n"
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,29 @@ class File:
             "file_unique_id": self.unique_id,
             "file_size": len(self.content),
         }
+
+    def as_photo(self) -> list[dict[str, Any]]:
+        """Shape as the Bot API's list of PhotoSize, its largest alone; PNG is all that is read."""
+        if len(self.content) > _PHOTO_LIMIT:
+            raise bad_request("file is too big")
+        if not self.content.startswith(_PNG):
+            raise bad_request("IMAGE_PROCESS_FAILED")
+        width, height = struct.unpack(">II", self.content[16:24])
+        if width + height > 10_000 or max(width, height) > 20 * min(width, height):
+            raise bad_request("PHOTO_INVALID_DIMENSIONS")
+        return [
+            {
+                "file_id": self.file_id,
+                "file_unique_id": self.unique_id,
+                "width": width,
+                "height": height,
+                "file_size": len(self.content),
+            }
+        ]
+
+    def as_media(self, kind: str) -> dict[str, Any]:
+        """Shape as the fields of a message that carries it: a document or a photo."""
+        return {kind: self.as_photo() if kind == "photo" else self.as_document()}
 
 
 class Files:

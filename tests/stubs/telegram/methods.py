@@ -6,6 +6,7 @@ import secrets
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from tests.stubs.telegram import inputs
@@ -120,7 +121,8 @@ class Methods:
             "deletewebhook": self._delete_webhook,
             "getwebhookinfo": self._get_webhook_info,
             "sendmessage": self._send_message,
-            "senddocument": self._send_document,
+            "senddocument": partial(self._send_media, "document"),
+            "sendphoto": partial(self._send_media, "photo"),
             "editmessagetext": self._edit_message_text,
             "editmessagecaption": self._edit_message_caption,
             "editmessagereplymarkup": self._edit_message_reply_markup,
@@ -226,8 +228,8 @@ class Methods:
             raise bad_request("MESSAGE_TOO_LONG")
         return self._add(chat, content, markup, reply_to, thread)
 
-    def _send_document(self, params: Params) -> dict[str, Any]:
-        stored = self._input_file(params, params.text("document"), "document")
+    def _send_media(self, kind: str, params: Params) -> dict[str, Any]:
+        stored = self._input_file(params, params.text(kind), kind)
         raw = inputs.read_text(params, "caption", "caption_entities")
         target = inputs.read_reply_target(params)
         markup = inputs.read_reply_markup(params)
@@ -236,7 +238,7 @@ class Methods:
         reply_to = self._reply_to(target, chat)
         content = self._caption(raw, "Message caption is too long")
         self._charge(chat)
-        extra = {"document": stored.as_document()}
+        extra = stored.as_media(kind)
         return self._add(chat, content, markup, reply_to, thread, extra)
 
     def _add(
@@ -293,14 +295,15 @@ class Methods:
             raise bad_request("media is empty")
         if not isinstance(media, dict):
             raise bad_request("Can't parse InputMedia: expected an Object")
-        if media.get("type") != "document":
-            raise inputs.not_implemented(f"media of type {media.get('type')!r}")
+        kind = media.get("type")
+        if kind not in {"document", "photo"}:
+            raise inputs.not_implemented(f"media of type {kind!r}")
         stored = self._input_file(params, str(media.get("media") or ""), "media")
         raw = inputs.read_media_caption(media)
         message, markup = self._editable(params)
         content = self._caption(raw, "MEDIA_CAPTION_TOO_LONG")
         self._charge(message.chat)
-        return self._edit(message, content, markup, {"document": stored.as_document()})
+        return self._edit(message, content, markup, stored.as_media(kind))
 
     def _editable(self, params: Params) -> tuple[Message, dict[str, Any] | None]:
         markup = inputs.read_reply_markup(params)

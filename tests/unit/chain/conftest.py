@@ -97,6 +97,15 @@ class Chain:
             await asyncio.sleep(0.02)
         return answers
 
+    async def download(self, file_id: str) -> bytes:
+        """Fetch a file that stands in a chat, as a client does."""
+        connector = aiohttp.UnixConnector(str(self.directory / "telegram.sock"))
+        async with aiohttp.ClientSession("http://api.telegram.test", connector=connector) as http:
+            async with http.get(f"/bot{TOKEN}/getFile", params={"file_id": file_id}) as response:
+                path = (await response.json())["result"]["file_path"]
+            async with http.get(f"/file/bot{TOKEN}/{path}") as response:
+                return await response.read()
+
     async def calls(self, method: str) -> list[dict[str, Any]]:
         """List the parameters of all calls of one Bot API method."""
         async with self.control.get("/record", params={"kind": "call"}) as response:

@@ -7,6 +7,7 @@ import apsw
 import pytest
 
 from services.gateway.database import Database
+from services.gateway.outbox import Outbox
 from services.gateway.schema import MIGRATIONS
 from services.gateway.store import Piece, Store, Usage
 from tests.unit.fakes import KEY
@@ -54,6 +55,23 @@ async def test_version_1_becomes_todays(tmp_path: Path) -> None:
     assert await store.run(store.guests) == ()
     (usage,) = await store.run(store.usage, 10**5)
     assert (usage.asks, usage.usage) == (3, Usage(100, 50, 1234))
+    store.close()
+
+
+async def test_files_of_version_7_are_read(tmp_path: Path) -> None:
+    """An export that was on its way when the gateway was upgraded arrives as it was."""
+    content = """
+        INSERT INTO replies(id, chat_id, thread_id, reply_to, text, closed)
+            VALUES(2, 7, 0, 0, 'caption', 1);
+        INSERT INTO files VALUES(2, 'conversation.md', 'слова');
+    """
+    at_version(tmp_path / "store.db", 7, content)
+
+    store = Store(tmp_path / "store.db", KEY)
+
+    (reply,) = await store.run(store.undelivered_replies)
+    assert (reply.file, reply.is_photo) == ("conversation.md", False)
+    assert await Outbox(store, [reply]).file(0, 2) == "слова".encode()
     store.close()
 
 

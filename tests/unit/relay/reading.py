@@ -43,7 +43,8 @@ _REMOVED = dict.fromkeys(
 
 
 _MARKS = re.compile(r"[*_`~|\\\[\]]")
-_TAGS = re.compile(r"<br ?/?>|</?u>")
+_BREAKS = re.compile(r"<br ?/?>")
+_UNDERLINES = re.compile(r"</?u>")
 
 
 def units(text: str) -> int:
@@ -80,7 +81,8 @@ def visible(text: str) -> str:
     text = _MARKS.sub("", text.translate(_REMOVED))
     while (unescaped := html.unescape(text)) != text:
         text = unescaped
-    while (bare := _TAGS.sub("", text)) != text:
+    # A break stands as one: what is around it does not become another tag.
+    while (bare := _UNDERLINES.sub("", _BREAKS.sub("\n", text))) != text:
         text = bare
     return "".join(
         character

@@ -4,7 +4,7 @@ import os
 import random
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
@@ -31,6 +31,8 @@ def messages_of(text: str) -> list[Rendered]:
 
 @settings(deadline=None)
 @given(st.text() | SOUP)
+@example("<<br>u>")
+@example("<<u>u>x</u>")
 def test_nothing_is_lost_and_telegram_takes_it(text: str) -> None:
     """Of any text at all, and of any mixture of marks."""
     messages = messages_of(text)

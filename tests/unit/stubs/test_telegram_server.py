@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import io
 import json
 import ssl
+import struct
 import time
 from pathlib import Path
 from typing import Any
@@ -234,6 +236,44 @@ async def test_document_is_uploaded_and_replaced() -> None:
         )
         entry = (await telegram.entries(kind="call", method="senddocument"))[0]
         assert entry["params"]["document"] == {"file_name": "é.txt", "size": 10}
+
+
+async def test_photo_is_looked_at() -> None:
+    """sendPhoto and editMessageMedia take a PNG; what is none, or too narrow, is refused."""
+    async with started(UNLIMITED) as telegram:
+        await telegram.say(7, "hi")
+        placeholder = await telegram.result("sendMessage", chat_id=7, text="...")
+
+        async def upload(method: str, content: bytes, **fields: str) -> dict[str, Any]:
+            form = aiohttp.FormData({**fields, "chat_id": "7"})
+            form.add_field("photo", io.BytesIO(content), filename="a.png", content_type="image/png")
+            async with telegram.http.post(
+                f"{telegram.bot_address}/{method}", data=form
+            ) as response:
+                return dict(await response.json())
+
+        def png(width: int, height: int) -> bytes:
+            return b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + struct.pack(">II", width, height)
+
+        place = {
+            "message_id": str(placeholder["message_id"]),
+            "media": json.dumps({"type": "photo", "media": "attach://photo", "caption": "c"}),
+        }
+        sent = await upload("sendPhoto", png(1280, 800), caption="c")
+        edited = await upload("editMessageMedia", png(640, 400), **place)
+
+        (size,) = sent["result"]["photo"]
+        assert (size["width"], size["height"], sent["result"]["caption"]) == (1280, 800, "c")
+        assert edited["result"]["message_id"] == placeholder["message_id"]
+        assert edited["result"]["photo"][0]["width"] == 640
+        for content, why in (
+            (b"GIF89a", "IMAGE_PROCESS_FAILED"),
+            (png(1280, 60), "PHOTO_INVALID_DIMENSIONS"),
+            (png(9000, 1001), "PHOTO_INVALID_DIMENSIONS"),
+            (png(9, 9) + bytes(10 << 20), "file is too big"),
+        ):
+            refused = await upload("editMessageMedia", content, **place)
+            assert refused["description"] == f"Bad Request: {why}"
 
 
 # Faults

@@ -116,7 +116,7 @@ def test_version_before_is_read(name: str) -> None:
         assert before == now.model_copy(update={"parts": None})
     elif isinstance(before, Opened) and isinstance(now, Opened):
         assert before.reply == now.reply.model_copy(
-            update={"markup": "plain", "file": "", "document": ""}
+            update={"markup": "plain", "file": "", "document": "", "is_photo": False}
         )
     else:
         assert before == now

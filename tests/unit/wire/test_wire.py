@@ -32,7 +32,7 @@ GOLDEN: list[tuple[Event, bytes]] = [
         Opened(reply=Reply(id=4, chat_id=7, reply_to=9, text="x", buttons=(BUTTON,), parts=(5,))),
         b'{"type":"opened","reply":{"id":4,"chat_id":7,"thread_id":0,"reply_to":9,"text":"x",'
         b'"status":"","closed":false,"buttons":[{"label":"Stop","data":"stop:4"}],"parts":[5],'
-        b'"markup":"plain","file":"","document":""}}',
+        b'"markup":"plain","file":"","document":"","is_photo":false}}',
     ),
     (
         Grown(reply_id=4, at=1, text="\u0436\n\n"),
