@@ -86,12 +86,13 @@ class Inbox:
         describe: Callable[[Language], str] = lambda _: "",
         documents: Documents | None = None,
         note_strangers: Callable[[int], None] = lambda _: None,
+        models: Sequence[str] = (),
     ) -> None:
         """`history_days` 0: conversations are kept until their user forgets them.
 
-        `personas`: the names of those that users can choose; `describe` says how things stand;
-        `documents` None: none is read; `note_strangers` is told how many updates of others were
-        turned away.
+        `personas`, `models`: the names of those that users can choose; `describe` says how things
+        stand; `documents` None: none is read; `note_strangers` is told how many updates of others
+        were turned away.
         """
         self._note_strangers = note_strangers
         self._documents = documents or Documents(0)
@@ -102,7 +103,7 @@ class Inbox:
         self._ask_tokens = limits.ask_tokens
         self._allowance = Allowance(store, limits)
         self._again = Again(store, self._allowance)
-        self._menu = Menu(store, personas)
+        self._menu = Menu(store, personas, models)
         self._commands = Commands(
             store, access, self._again, self._menu, self._allowance, history_days, describe
         )

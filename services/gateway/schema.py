@@ -100,5 +100,9 @@ MIGRATIONS = (
         WITHOUT ROWID;
     ALTER TABLE preferences ADD COLUMN steering INTEGER NOT NULL DEFAULT 0;
     """,
+    # 8: which model users have chosen.
+    """
+    ALTER TABLE preferences ADD COLUMN model TEXT NOT NULL DEFAULT '';
+    """,
 )
 """Migration n brings a store of version n to version n + 1. Never edit one that was released."""
