@@ -79,6 +79,7 @@ async def _run(settings: GatewaySettings) -> None:
             settings.temperature,
             settings.system_prompt,
             settings.personas,
+            settings.models,
         )
         answering = Answering(
             store,
@@ -126,6 +127,7 @@ async def _run(settings: GatewaySettings) -> None:
             watch.describe,
             Documents(settings.document_bytes, transcriber),
             watch.note_batch,
+            list(house.models),
         )
         app = build_app(inbox, outbox, settings.link_token)
         server = _Server(

@@ -20,6 +20,7 @@ from services.gateway.engine import (
     EngineFailed,
     EngineUnavailable,
     Finished,
+    NoSuchModel,
     Piece,
     PromptTooLong,
     Thought,
@@ -196,6 +197,10 @@ class Answering:
                     return "too long"
             except CannotResume:
                 progress.begin_anew()
+            except NoSuchModel:
+                remedy = "compare MODELS with what the engine lists: another model answers"
+                log.warning("no such model", extra={"ask": progress.ask.id, "remedy": remedy})
+                manner = self._house.without_model(manner)
             except (EngineUnavailable, StoreError) as error:
                 if isinstance(error, StoreError):
                     log.critical("store failed", extra={"remedy": str(error)})
@@ -217,7 +222,9 @@ class Answering:
     ) -> None:
         """Pass on what the engine says until it has finished or nobody wants it any more."""
         ask = progress.ask
-        messages, prompt_tokens = await self._history.compose(ask, manner.system_prompt, share)
+        messages, prompt_tokens = await self._history.compose(
+            ask, manner.system_prompt, share, manner.model
+        )
         # Chat templates drop white space at the end of a message, and so must we.
         beginning = progress.text.rstrip() if is_visible(progress.text) else ""
         progress.begin_anew(beginning)
@@ -235,6 +242,7 @@ class Answering:
             manner.temperature,
             self._queue.priority(ask.user_id),
             resume=bool(beginning),
+            model=manner.model,
         )
         self._queue.charge(ask.user_id, prompt_tokens=prompt_tokens)
         progress.begin_try(prompt_tokens)

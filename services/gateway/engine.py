@@ -35,6 +35,10 @@ class PromptTooLong(Exception):
     """The prompt does not fit the engine's context: leave out the oldest turns."""
 
 
+class NoSuchModel(Exception):
+    """The engine does not have a model: compare MODELS with what its GET /v1/models lists."""
+
+
 class CannotResume(Exception):
     """The engine, or its model's chat template, cannot go on with an answer: begin it anew."""
 
@@ -78,17 +82,19 @@ class Engine:
         except (aiohttp.ClientError, TimeoutError, OSError):
             return False
 
-    async def count_prompt(self, messages: list[Message]) -> int | None:
+    async def count_prompt(self, messages: list[Message], model: str = "") -> int | None:
         """Count a prompt's tokens by the engine's own tokenizer; None if it does not offer that.
 
-        Raises EngineUnavailable. vLLM and llama.cpp speak this part of Anthropic's protocol alike
-        (https://docs.anthropic.com/en/api/messages-count-tokens); their own endpoints differ.
+        `model`: the engine's name of it; "": the first one that it serves. Raises
+        EngineUnavailable, NoSuchModel. vLLM and llama.cpp speak this part of Anthropic's protocol
+        alike (https://docs.anthropic.com/en/api/messages-count-tokens); their own
+        endpoints differ.
         """
         if not self._counts_prompts:
             return None
         system = [message["content"] for message in messages if message["role"] == "system"]
         body = {
-            "model": await self._served_name(),
+            "model": model or await self._served_name(),
             "messages": [message for message in messages if message["role"] != "system"],
             **({"system": "\n".join(system)} if system else {}),
         }
@@ -101,6 +107,8 @@ class Engine:
             ) as response:
                 if response.status == 200:
                     return int(orjson.loads(await response.read())["input_tokens"])
+                if response.status == 404 and model and model not in await self._names():
+                    raise NoSuchModel
                 # An engine without it is not asked again; one that has a bad moment is.
                 self._counts_prompts = response.status not in (404, 405, 501)
                 return None
@@ -117,18 +125,20 @@ class Engine:
         priority: int = 0,
         *,
         resume: bool = False,
+        model: str = "",
     ) -> AsyncGenerator[Piece | Thought | Finished]:
         """Generate an answer of at most `answer_tokens` tokens.
 
         `priority`: lower goes first where the engine must choose. `resume`: the last message is the
-        beginning of the answer, and what is generated goes on where it ends.
+        beginning of the answer, and what is generated goes on where it ends. `model`: the engine's
+        name of it; "": the first one that it serves.
 
         Yields thoughts and pieces, then exactly one Finished. Closing the generator aborts the
-        generation. Raises EngineUnavailable before the first piece, PromptTooLong, CannotResume, or
-        EngineFailed.
+        generation. Raises EngineUnavailable before the first piece, PromptTooLong, CannotResume,
+        NoSuchModel, or EngineFailed.
         """
         body = {
-            "model": await self._served_name(),
+            "model": model or await self._served_name(),
             "messages": messages,
             "max_tokens": answer_tokens,
             "temperature": temperature,
@@ -146,6 +156,8 @@ class Engine:
             ) as response:
                 if response.status != 200:
                     self._name = ""  # another model may be served by now
+                    if response.status == 404 and model:
+                        raise NoSuchModel
                     await _raise_for(response, resume)
                 items = _read_chunks(response.content)
                 async for item in _as_answer(items) if resume else _without_thoughts(items):
@@ -158,17 +170,22 @@ class Engine:
     async def _served_name(self) -> str:
         if not self._name:
             try:
-                async with self._session.get(
-                    "http://engine/v1/models", timeout=_short()
-                ) as response:
-                    if response.status != 200:
-                        raise EngineUnavailable
-                    self._name = orjson.loads(await response.read())["data"][0]["id"]
-            except (aiohttp.ClientError, TimeoutError, OSError) as error:
-                raise EngineUnavailable from error
-            except (orjson.JSONDecodeError, LookupError, TypeError) as error:
+                self._name = (await self._names())[0]
+            except IndexError as error:
                 raise EngineFailed from error
         return self._name
+
+    async def _names(self) -> list[str]:
+        """List what the engine serves. Raises EngineUnavailable, EngineFailed."""
+        try:
+            async with self._session.get("http://engine/v1/models", timeout=_short()) as response:
+                if response.status != 200:
+                    raise EngineUnavailable
+                return [model["id"] for model in orjson.loads(await response.read())["data"]]
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise EngineUnavailable from error
+        except (orjson.JSONDecodeError, LookupError, TypeError) as error:
+            raise EngineFailed from error
 
 
 @asynccontextmanager

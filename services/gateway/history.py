@@ -39,13 +39,14 @@ class History:
         self._prompt_tokens = prompt_tokens
 
     async def compose(
-        self, ask: Ask, system_prompt: str, budget_share: float = 1.0
+        self, ask: Ask, system_prompt: str, budget_share: float = 1.0, model: str = ""
     ) -> tuple[list[Message], int]:
         """List the messages for the engine, with their tokens; the oldest exchanges go first.
 
         The engine's own tokenizer counts, unless even the bound from above fits. `budget_share`
-        below 1 leaves room after the engine has found a prompt too long nevertheless. Raises
-        PromptTooLong if the ask alone does not fit, EngineUnavailable.
+        below 1 leaves room after the engine has found a prompt too long nevertheless. `model`: by
+        the engine's own name, see Engine. Raises PromptTooLong if the ask alone does not fit,
+        EngineUnavailable, NoSuchModel.
         """
         fixed = _Fixed(system_prompt, ask.text)
         budget = int(self._prompt_tokens * budget_share)
@@ -61,7 +62,7 @@ class History:
             if (bound := most_tokens(messages)) <= budget:
                 # The meter and the queue want a likely number, not a bound.
                 return messages, sum(estimate_tokens(message["content"]) for message in messages)
-            tokens = await self._engine.count_prompt(messages)
+            tokens = await self._engine.count_prompt(messages, model)
             if tokens is None:
                 break
             if tokens <= budget:

@@ -86,11 +86,12 @@ class Inbox:
         describe: Callable[[Language], str] = lambda _: "",
         documents: Documents | None = None,
         note_batch: Callable[[Batch], None] = lambda _: None,
+        models: Sequence[str] = (),
     ) -> None:
         """`history_days` 0: conversations are kept until their user forgets them.
 
-        `personas`: the names of those that users can choose; `describe` says how things stand;
-        `documents` None: none is read; `note_batch` is shown what the relay says of
+        `personas`, `models`: the names of those that users can choose; `describe` says how things
+        stand; `documents` None: none is read; `note_batch` is shown what the relay says of
         itself with each batch.
         """
         self._note_batch = note_batch
@@ -102,7 +103,7 @@ class Inbox:
         self._ask_tokens = limits.ask_tokens
         self._allowance = Allowance(store, limits)
         self._again = Again(store, self._allowance)
-        self._menu = Menu(store, personas)
+        self._menu = Menu(store, personas, models)
         self._commands = Commands(
             store, access, self._again, self._menu, self._allowance, history_days, describe
         )

@@ -1,7 +1,7 @@
 """How an ask is put to the engine: as the operator has set it, or as its user has chosen."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 Style = Literal["", "precise", "creative"]
@@ -31,6 +31,8 @@ class Preferences:
     """Whether what a model thinks before it answers is shown above the answer."""
     steering: bool = False
     """Whether a new question ends the answer that is being written, instead of waiting for it."""
+    model: str = ""
+    """By its name for users."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,8 @@ class Manner:
     temperature: float
     streaming: bool = True
     reasoning: bool = False
+    model: str = ""
+    """By the engine's own name for it; "": the first one that it serves."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +57,11 @@ class House:
     system_prompt: str = ""
     personas: Mapping[str, str] = field(default_factory=dict)
     """Instructions that a user can choose instead of `system_prompt`, by their names."""
+    models: Mapping[str, str] = field(default_factory=dict)
+    """The engine's own names of the models that users can choose, by their names for users.
+
+    The first is for all who have chosen none, or one that is offered no longer.
+    """
 
     def manner(self, chosen: Preferences) -> Manner:
         """Put together what the operator wants and what the user has chosen.
@@ -70,4 +79,14 @@ class House:
             TEMPERATURES.get(chosen.style, self.temperature),
             chosen.streaming,
             chosen.reasoning,
+            self.models.get(chosen.model, self._first_model),
         )
+
+    def without_model(self, manner: Manner) -> Manner:
+        """Put the ask to another model: the first one offered, then whatever the engine serves."""
+        is_first = manner.model == self._first_model
+        return replace(manner, model="" if is_first else self._first_model)
+
+    @property
+    def _first_model(self) -> str:
+        return next(iter(self.models.values()), "")

@@ -33,10 +33,17 @@ MOST_SHOWN = 200
 class Menu:
     """What each user can choose, and what they have chosen."""
 
-    def __init__(self, store: Store, personas: Sequence[str] = ()) -> None:
-        """`personas`: the names of those that users can choose."""
+    def __init__(
+        self, store: Store, personas: Sequence[str] = (), models: Sequence[str] = ()
+    ) -> None:
+        """`personas`, `models`: the names of those that users can choose.
+
+        The first model is the default; one alone is no choice.
+        """
         self._store = store
         self._choices = CHOICES | ({"persona": ("", *personas)} if personas else {})
+        if len(models) > 1:
+            self._choices = {**self._choices, "model": tuple(models)}
 
     def language(self, update: Update) -> Language:
         """Choose the language for a user: theirs, or that of their client."""
@@ -81,7 +88,7 @@ class Menu:
     def _page(self, page: str, user_id: int, language: Language) -> tuple[str, list[Button]]:
         chosen = self._store.preferences(user_id)
         if page in self._choices:
-            current = _current(chosen, page)
+            current = self._current(chosen, page)
             buttons = [
                 _button(
                     ("✓ " if choice == current else "") + _label(page, choice, language),
@@ -94,7 +101,7 @@ class Menu:
                 _button(say("back", language), ""),
             ]
         lines = [
-            f"{say(page, language)}: {_label(page, _current(chosen, page), language)}"
+            f"{say(page, language)}: {_label(page, self._current(chosen, page), language)}"
             for page in self._choices
         ]
         buttons = [_button(say(page, language), page) for page in self._choices]
@@ -106,14 +113,15 @@ class Menu:
         buttons.append(_button(say("done", language), "close"))
         return say("settings", language) + "\n\n" + "\n".join(lines), buttons
 
-
-def _current(chosen: Preferences, page: str) -> str:
-    value = getattr(chosen, page)
-    return value if isinstance(value, str) else "on" if value else "off"
+    def _current(self, chosen: Preferences, page: str) -> str:
+        value = getattr(chosen, page)
+        if page == "model" and value not in self._choices[page]:
+            return self._choices[page][0]
+        return value if isinstance(value, str) else "on" if value else "off"
 
 
 def _label(page: str, choice: str, language: Language) -> str:
-    if page == "persona" and choice:
+    if page in ("persona", "model") and choice:
         return choice  # in the operator's words
     if page == "language" and choice:
         return say("own name", choice)

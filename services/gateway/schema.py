@@ -100,9 +100,10 @@ MIGRATIONS = (
         WITHOUT ROWID;
     ALTER TABLE preferences ADD COLUMN steering INTEGER NOT NULL DEFAULT 0;
     """,
-    # 8: whether a file holds what is to be drawn as a chart.
+    # 8: whether a file holds what is to be drawn as a chart; which model users have chosen.
     """
     ALTER TABLE files ADD COLUMN is_chart INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE preferences ADD COLUMN model TEXT NOT NULL DEFAULT '';
     """,
 )
 """Migration n brings a store of version n to version n + 1. Never edit one that was released."""

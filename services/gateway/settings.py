@@ -12,8 +12,10 @@ from services.settings import LinkToken, LogLevel, Port, Settings, UserIds
 
 MOST_PERSONAS = 20
 
+MOST_MODELS = 10
+
 PERSONA_BYTES = 32
-"""A name travels in the 64 bytes of its button."""
+"""A name that users choose by travels in the 64 bytes of its button."""
 
 
 def _check_address(value: str) -> str:
@@ -77,26 +79,46 @@ Counts = Annotated[
 ]
 
 
-def _parse_personas(value: Any) -> Any:
-    """Read a JSON object of names and instructions."""
-    if not isinstance(value, str):
-        return value
+def _parse_object(most: int, what: str) -> BeforeValidator:
+    """Read a JSON object of names that users choose by, and what stands behind each."""
     sentence = (
-        'give a JSON object of names and instructions, such as {"Teacher": "You are a teacher."}: '
-        f"at most {MOST_PERSONAS}, each name at most {PERSONA_BYTES} bytes long"
+        f"give a JSON object of {what}: "
+        f"at most {most}, each name at most {PERSONA_BYTES} bytes long"
     )
-    try:
-        personas = json.loads(value or "{}")
-    except ValueError:
-        raise ValueError(sentence) from None
-    if (
-        not isinstance(personas, dict)
-        or len(personas) > MOST_PERSONAS
-        or not all(isinstance(text, str) and text.strip() for text in personas.values())
-        or not all(name.strip() and len(name.encode()) <= PERSONA_BYTES for name in personas)
-    ):
-        raise ValueError(sentence)
-    return personas
+
+    def parse(value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        try:
+            offered = json.loads(value or "{}")
+        except ValueError:
+            raise ValueError(sentence) from None
+        if (
+            not isinstance(offered, dict)
+            or len(offered) > most
+            or not all(isinstance(text, str) and text.strip() for text in offered.values())
+            or not all(name.strip() and len(name.encode()) <= PERSONA_BYTES for name in offered)
+        ):
+            raise ValueError(sentence)
+        return offered
+
+    return BeforeValidator(parse)
+
+
+Personas = Annotated[
+    dict[str, str],
+    _parse_object(
+        MOST_PERSONAS, 'names and instructions, such as {"Teacher": "You are a teacher."}'
+    ),
+]
+Models = Annotated[
+    dict[str, str],
+    _parse_object(
+        MOST_MODELS,
+        "names for users and the engine's own names of its models, such as "
+        '{"Fast": "qwen3-8b", "Thorough": "qwen3-32b"}',
+    ),
+]
 
 
 class GatewaySettings(Settings):
@@ -121,9 +143,8 @@ class GatewaySettings(Settings):
     context_tokens: Annotated[int, _between(256, 10_000_000)] = 8192
     answer_tokens: Annotated[int, _between(16, 1_000_000)] = 1024
     system_prompt: str = "You are a helpful assistant."
-    personas: Annotated[dict[str, str], BeforeValidator(_parse_personas)] = Field(
-        default_factory=dict
-    )
+    personas: Personas = Field(default_factory=dict)
+    models: Models = Field(default_factory=dict)
     temperature: Annotated[float, BeforeValidator(_parse_temperature)] = 0.7
     file_characters: Annotated[int, _between(0, 1_000_000)] = 16_000
     transcriber_socket: Path | None = None
@@ -152,6 +173,10 @@ class GatewaySettings(Settings):
         if not value <= info.data.get("allowed_users", value):
             raise ValueError("give users who stand in ALLOWED_USERS as well")
         return value
+
+    def public(self) -> dict[str, Any]:
+        """List the settings for the log; of models their names for users alone."""
+        return super().public() | {"models": ", ".join(self.models)}
 
     @property
     def history_seconds(self) -> int | None:

@@ -889,19 +889,22 @@ class Store(Database):
     def preferences(self, user_id: int) -> Preferences:
         """Read what a user has chosen."""
         row = self._db.execute(
-            "SELECT language, persona, instruction, style, length, streaming, reasoning, steering"
-            " FROM preferences WHERE user_id = ?",
+            "SELECT language, persona, instruction, style, length, streaming, reasoning, steering,"
+            " model FROM preferences WHERE user_id = ?",
             (user_id,),
         ).fetchone()
         if not row:
             return Preferences()
-        language, persona, instruction, style, length, *switches = row
-        return Preferences(language, persona, instruction, style, length, *map(bool, switches))
+        language, persona, instruction, style, length, *switches, model = row
+        streaming, reasoning, steering = map(bool, switches)
+        return Preferences(
+            language, persona, instruction, style, length, streaming, reasoning, steering, model
+        )
 
     def save_preferences(self, user_id: int, chosen: Preferences) -> None:
         """Keep what a user has chosen."""
         self._db.execute(
-            "INSERT OR REPLACE INTO preferences VALUES(?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            "INSERT OR REPLACE INTO preferences VALUES(?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
                 user_id,
                 chosen.language,
@@ -912,6 +915,7 @@ class Store(Database):
                 chosen.streaming,
                 chosen.reasoning,
                 chosen.steering,
+                chosen.model,
             ),
         )
 

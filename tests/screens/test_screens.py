@@ -179,18 +179,26 @@ async def test_thoughts(chain: Chain) -> None:
 
 
 async def test_menus(chain: Chain) -> None:
-    """/settings, one of its pages, and the question before all is forgotten."""
+    """/settings, two of its pages, and the question before all is forgotten."""
+    await chain.kill("gateway")
+    chain.models = {"Fast": "small", "Thorough": "large"}
+    await chain.start_gateway()
     await say_and_wait(chain, "/settings")
     await say(chain, "/settings")
     menu = await wait_for(chain, "Settings", 2)
     await chain.wait_until_settled()
     await chain.press(menu, "set:style")
     await wait_for(chain, "How freely")
+    await say(chain, "/settings")
+    menu = await wait_for(chain, "Settings", 2)
+    await chain.wait_until_settled()
+    await chain.press(menu, "set:model")
+    await wait_for(chain, "Which model")
     await say_and_wait(chain, "/forget")
 
     messages = await keep(chain, "menus")
 
-    assert sum(bool(buttons_of(m, "")) for m in messages if m["from"]["is_bot"]) == 3
+    assert sum(bool(buttons_of(m, "")) for m in messages if m["from"]["is_bot"]) == 4
 
 
 async def test_what_goes_wrong_and_what_goes_on(chain: Chain) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from services.gateway.engine import CannotResume, Finished, Piece, Thought
+from services.gateway.engine import CannotResume, Finished, NoSuchModel, Piece, Thought
 from services.gateway.store import Store
 from services.wire import Update
 
@@ -28,6 +28,9 @@ class FakeEngine:
     limits: list[int] = field(default_factory=list)
     temperatures: list[float] = field(default_factory=list)
     priorities: list[int] = field(default_factory=list)
+    models: list[str] = field(default_factory=list)
+    absent: set[str] = field(default_factory=set)
+    """Names of models that it does not have."""
     aborted: int = 0
     ready: bool = True
     tokens_per_word: int | None = None
@@ -38,7 +41,9 @@ class FakeEngine:
     async def is_ready(self) -> bool:
         return self.ready
 
-    async def count_prompt(self, messages: list[dict[str, str]]) -> int | None:
+    async def count_prompt(self, messages: list[dict[str, str]], model: str = "") -> int | None:
+        if model in self.absent:
+            raise NoSuchModel
         if self.tokens_per_word is None:
             return None
         words = sum(len(message["content"].split()) for message in messages)
@@ -52,7 +57,10 @@ class FakeEngine:
         priority: int = 0,
         *,
         resume: bool = False,
+        model: str = "",
     ) -> AsyncGenerator[Piece | Thought | Finished]:
+        if model in self.absent:
+            raise NoSuchModel
         if resume and not self.resumes:
             raise CannotResume
         assert resume == (messages[-1]["role"] == "assistant")
@@ -60,6 +68,7 @@ class FakeEngine:
         self.limits.append(answer_tokens)
         self.temperatures.append(temperature)
         self.priorities.append(priority)
+        self.models.append(model)
         script: Script = self.scripts.popleft() if self.scripts else ["fine"]
         tokens = 0
         try:

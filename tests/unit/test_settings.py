@@ -89,6 +89,11 @@ def test_bad_relay_setting(secrets: Path, changes: dict[str, str], sentence: str
         ({"PERSONAS": '{" ": "You teach."}'}, "PERSONAS is"),
         ({"PERSONAS": '{"ЯЯЯЯЯЯЯЯЯЯЯЯЯЯЯЯЯ": "You teach."}'}, "PERSONAS is"),
         ({"PERSONAS": str({str(n): "x" for n in range(21)}).replace("'", '"')}, "PERSONAS is"),
+        ({"MODELS": "small"}, 'MODELS is "small": give a JSON object of names for users'),
+        ({"MODELS": '{"Fast": ""}'}, "MODELS is"),
+        ({"MODELS": '{"Fast": ["small"]}'}, "MODELS is"),
+        ({"MODELS": '{"ЯЯЯЯЯЯЯЯЯЯЯЯЯЯЯЯЯ": "small"}'}, "MODELS is"),
+        ({"MODELS": str({str(n): "x" for n in range(11)}).replace("'", '"')}, "MODELS is"),
         (
             {"CONTEXT_TOKENS": "512", "ANSWER_TOKENS": "512"},
             "ANSWER_TOKENS",
@@ -110,6 +115,17 @@ def test_personas_are_read_from_json(secrets: Path) -> None:
 
     assert settings.personas == {"Teacher": "You teach: patiently.", "Зануда": "x"}
     assert read_settings(GatewaySettings, GATEWAY, secrets).personas == {}
+
+
+def test_models_are_read_in_their_order(secrets: Path) -> None:
+    """The log shows what users see of them, and nothing of what the engine calls them."""
+    changes = {"MODELS": '{"Умная": "secret-70b", "Fast": "secret-8b"}'}
+    settings = read_settings(GatewaySettings, GATEWAY | changes, secrets)
+
+    assert list(settings.models.items()) == [("Умная", "secret-70b"), ("Fast", "secret-8b")]
+    assert settings.public()["models"] == "Умная, Fast"
+    assert "secret" not in str(settings.public())
+    assert read_settings(GatewaySettings, GATEWAY, secrets).models == {}
 
 
 @pytest.mark.parametrize(

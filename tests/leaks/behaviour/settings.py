@@ -62,6 +62,7 @@ MODEL_NODE = BOTH_NODES | {
     "ANSWER_TOKENS": "400",
     "SYSTEM_PROMPT": "Be brief.",
     "PERSONAS": '{"Teacher": "You teach."}',
+    "MODELS": '{"Fast": "small"}',
     "TEMPERATURE": "0.3",
     "FILE_CHARACTERS": "5000",
     "DOCUMENT_BYTES": "300000",

@@ -17,6 +17,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--socket", type=Path, required=True)
     parser.add_argument("--name", default="stub", help="what GET /v1/models calls the model")
+    parser.add_argument(
+        "--also", action="append", default=[], help="a further name that it serves (repeatable)"
+    )
     parser.add_argument("--context-tokens", type=int, default=8192)
     parser.add_argument(
         "--script", type=_script, default=Script(), help="JSON, in force from the start"
@@ -28,7 +31,9 @@ def _script(written: str) -> Script:
     return parse_script(json.loads(written))
 
 
-async def serve(socket: Path, name: str, context_tokens: int, script: Script) -> None:
+async def serve(
+    socket: Path, name: str, also: list[str], context_tokens: int, script: Script
+) -> None:
     """Serve until SIGTERM or SIGINT."""
     stopped = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -36,7 +41,7 @@ async def serve(socket: Path, name: str, context_tokens: int, script: Script) ->
     os.umask(0o117)  # the gateway runs as another user of the socket's group
     socket.unlink(missing_ok=True)
     runner = web.AppRunner(
-        build_app(name, context_tokens, script),
+        build_app(name, context_tokens, script, also),
         handler_cancellation=True,
         access_log=None,
         shutdown_timeout=0.5,

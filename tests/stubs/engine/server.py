@@ -4,7 +4,7 @@ import asyncio
 import json
 import random
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any
 from uuid import uuid4
 
@@ -17,10 +17,16 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 def build_app(
-    name: str = "stub", context_tokens: int = 8192, script: Script | None = None
+    name: str = "stub",
+    context_tokens: int = 8192,
+    script: Script | None = None,
+    also: Sequence[str] = (),
 ) -> web.Application:
-    """Build the application; without handler_cancellation it sees late that a client left."""
-    engine = Engine(name, context_tokens, script or Script())
+    """Build the application; without handler_cancellation it sees late that a client left.
+
+    `also`: further names that it serves, behind the first.
+    """
+    engine = Engine((name, *also), context_tokens, script or Script())
     app = web.Application(middlewares=[answer_refusals], client_max_size=64 * 1024 * 1024)
     app.router.add_get("/health", engine.health)
     app.router.add_get("/v1/models", engine.list_models)
@@ -34,10 +40,10 @@ def build_app(
 
 
 class Engine:
-    """One model that says what the script tells it to."""
+    """Says what the script tells it to, under each of its names."""
 
-    def __init__(self, name: str, context_tokens: int, script: Script) -> None:
-        self._name = name
+    def __init__(self, names: Sequence[str], context_tokens: int, script: Script) -> None:
+        self._names = names
         self._context_tokens = context_tokens
         self._script = script
         self._fault_uses = 0
@@ -47,16 +53,19 @@ class Engine:
         return web.Response()
 
     async def list_models(self, _request: web.Request) -> web.Response:
-        model = {
-            "id": self._name,
-            "object": "model",
-            "created": int(time.time()),
-            "owned_by": "vllm",
-            "root": self._name,
-            "parent": None,
-            "max_model_len": self._context_tokens,
-        }
-        return web.json_response({"object": "list", "data": [model]})
+        models = [
+            {
+                "id": name,
+                "object": "model",
+                "created": int(time.time()),
+                "owned_by": "vllm",
+                "root": name,
+                "parent": None,
+                "max_model_len": self._context_tokens,
+            }
+            for name in self._names
+        ]
+        return web.json_response({"object": "list", "data": models})
 
     async def tokenize(self, request: web.Request) -> web.Response:
         body = await _read_object(request)
@@ -77,6 +86,7 @@ class Engine:
 
     async def count_tokens(self, request: web.Request) -> web.Response:
         body = await _read_object(request)
+        self._check_name(body)
         system = [{"content": body["system"]}] if body.get("system") else []
         return web.json_response({"input_tokens": _count_prompt(system + body["messages"])})
 
@@ -87,13 +97,11 @@ class Engine:
             raise Refusal(400, "messages: give a list with at least one message")
         if not all(isinstance(message, dict) for message in messages):
             raise Refusal(400, "messages: give objects", "Bad Request", "body.messages")
-        if body.get("model", self._name) != self._name:
-            message = f"The model `{body['model']}` does not exist. Valid aliases: {self._name}."
-            raise Refusal(404, message, "NotFoundError", "model")
+        name = self._check_name(body)
         entry = self._record.open(body)
         outcome: Outcome = "aborted"
         try:
-            response, outcome = await self._answer(request, body, entry, self._take_fault())
+            response, outcome = await self._answer(request, body, name, entry, self._take_fault())
             return response
         except Refusal:
             outcome = "faulted"
@@ -103,6 +111,13 @@ class Engine:
         finally:
             self._record.close(entry, outcome)
 
+    def _check_name(self, body: dict[str, Any]) -> str:
+        name = body.get("model", self._names[0])
+        if name not in self._names:
+            message = f"The model `{name}` does not exist. Valid aliases: {self._names[0]}."
+            raise Refusal(404, message, "NotFoundError", "model")
+        return str(name)
+
     def _take_fault(self) -> Fault | None:
         fault = self._script.fault
         if fault is None or (fault.count is not None and self._fault_uses >= fault.count):
@@ -111,7 +126,12 @@ class Engine:
         return fault
 
     async def _answer(
-        self, request: web.Request, body: dict[str, Any], entry: Entry, fault: Fault | None
+        self,
+        request: web.Request,
+        body: dict[str, Any],
+        name: str,
+        entry: Entry,
+        fault: Fault | None,
     ) -> tuple[web.StreamResponse, Outcome]:
         script = self._script
         kind = fault.kind if fault else None
@@ -141,13 +161,13 @@ class Engine:
         }
         if body.get("stream"):
             wants_usage = (body.get("stream_options") or {}).get("include_usage")
-            chunks = Chunks(self._name, finish, usage if wants_usage else None)
+            chunks = Chunks(name, finish, usage if wants_usage else None)
             return await self._stream(request, chunks, tokens, fault, entry)
         pace = Pace(script.speed, script.jitter, script.first_token_seconds)
         for n in range(len(tokens)):
             await pace.wait(n)
             entry.tokens += 1
-        return web.json_response(_whole(self._name, "".join(tokens), finish, usage)), "finished"
+        return web.json_response(_whole(name, "".join(tokens), finish, usage)), "finished"
 
     async def _stream(
         self,

@@ -49,6 +49,8 @@ class Chain:
     transcriber: Transcriber | None = None
     strangers: list[int] = field(default_factory=list)
     """What the gateway was told of them."""
+    models: dict[str, str] = field(default_factory=dict)
+    """What a gateway that starts from now on offers."""
     relay_options: dict[str, Any] = field(default_factory=dict)
     relay_settings: dict[str, Any] = field(default_factory=dict)
 
@@ -177,7 +179,7 @@ class Chain:
             self.queue = queue = Queue()
             engine: Engine = self.engine  # type: ignore[assignment]  # a fake of the same shape
             history = History(store, engine, 4000)
-            house = House(256, 0.0, "be brief", {"Teacher": "You teach."})
+            house = House(256, 0.0, "be brief", {"Teacher": "You teach."}, self.models)
             answering = Answering(store, queue, outbox, history, engine, 2, house)
             await store.run(store.requeue_asks)
             for ask in await store.run(store.asks):
@@ -191,6 +193,7 @@ class Chain:
                 personas=list(house.personas),
                 documents=Documents(6_000_000, self.transcriber),
                 note_batch=lambda batch: self.strangers.append(batch.strangers),
+                models=list(house.models),
             )
             server = uvicorn.Server(
                 uvicorn.Config(

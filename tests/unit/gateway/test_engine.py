@@ -16,6 +16,7 @@ from services.gateway.engine import (
     EngineFailed,
     EngineUnavailable,
     Finished,
+    NoSuchModel,
     Piece,
     PromptTooLong,
     Thought,
@@ -53,7 +54,9 @@ class Stub:
 @pytest.fixture
 async def stub(tmp_path: Path) -> AsyncGenerator[Stub]:
     socket = tmp_path / "engine.sock"
-    runner = web.AppRunner(build_app("stub", 500), handler_cancellation=True, access_log=None)
+    runner = web.AppRunner(
+        build_app("stub", 500, also=["large"]), handler_cancellation=True, access_log=None
+    )
     await runner.setup()
     await web.UnixSite(runner, socket).start()
     async with (
@@ -183,10 +186,35 @@ async def test_engine_that_does_not_count_is_asked_once(tmp_path: Path) -> None:
     await runner.setup()
     await web.UnixSite(runner, tmp_path / "plain.sock").start()
     async with open_engine(tmp_path / "plain.sock", 1) as engine:
-        assert await engine.count_prompt(ASK) is None
+        assert await engine.count_prompt(ASK, "plain") is None
+        assert await engine.count_prompt(ASK, "plain") is None
         assert await engine.count_prompt(ASK) is None
     await runner.cleanup()
     assert asked == 1
+
+
+async def test_model_is_asked_for_by_name(stub: Stub) -> None:
+    """The engine is told which; without a name it is the first that it lists."""
+    for model in ("large", "", "stub"):
+        assert await stub.engine.count_prompt(ASK, model)
+        async for _ in stub.engine.stream(ASK, 9, 0.0, model=model):
+            pass
+
+    asked = [entry["parameters"]["model"] for entry in await stub.record()]
+    assert asked == ["large", "stub", "stub"]
+
+
+async def test_model_that_is_not_served_is_told_apart(stub: Stub) -> None:
+    """From a failure, and from an engine that does not count: the next prompt is counted again."""
+    with pytest.raises(NoSuchModel):
+        await stub.engine.count_prompt(ASK, "gone")
+    with pytest.raises(NoSuchModel):
+        await anext(stub.engine.stream(ASK, 9, 0.0, model="gone"))
+    with pytest.raises(NoSuchModel):
+        await anext(stub.engine.stream(ASK, 9, 0.0, resume=True, model="gone"))
+
+    assert await stub.engine.count_prompt(ASK, "large")
+    assert await stub.record() == []
 
 
 async def test_starting_engine_is_unavailable(stub: Stub, tmp_path: Path) -> None:

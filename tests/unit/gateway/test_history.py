@@ -36,9 +36,9 @@ class Counting(FakeEngine):
 
     counts = 0
 
-    async def count_prompt(self, messages: list[dict[str, str]]) -> int | None:
+    async def count_prompt(self, messages: list[dict[str, str]], model: str = "") -> int | None:
         self.counts += 1
-        return await super().count_prompt(messages)
+        return await super().count_prompt(messages, model)
 
 
 def history(store: Store, fake: FakeEngine, prompt_tokens: int) -> History:

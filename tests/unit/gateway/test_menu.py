@@ -11,6 +11,7 @@ from services.gateway.access import Access
 from services.gateway.inbox import MOST_UNSEEN_REPLIES, Inbox
 from services.gateway.limits import Limits
 from services.gateway.manner import House, Preferences
+from services.gateway.menu import Menu
 from services.gateway.outbox import Outbox, UnknownReply
 from services.gateway.queue import Queue
 from services.gateway.settings import PERSONA_BYTES
@@ -346,11 +347,55 @@ def test_manner_is_the_operators_and_the_users() -> None:
     assert (manner.answer_tokens, manner.temperature, manner.streaming) == (400, 0.2, False)
 
 
+@pytest.mark.parametrize("offered", [[], ["One"]])
+async def test_one_model_is_no_choice(talk: Talk, offered: list[str]) -> None:
+    """No line, no button, and no press that could choose."""
+    talk.inbox._menu = talk.inbox._commands._menu = Menu(talk.store, PERSONAS, offered)
+    (menu,) = await talk.say("/settings")
+    await talk.deliver(menu, 50)
+
+    assert "Model" not in menu.text + "".join(labels(menu))
+    assert await talk.press("set:model:One") == "It is finished already."
+    assert await talk.preferences() == Preferences()
+
+
+async def test_model_is_chosen_by_its_name_for_users(talk: Talk) -> None:
+    """In the operator's order; the first is the default, as it is in place of one that is gone."""
+    talk.inbox._menu = talk.inbox._commands._menu = Menu(talk.store, (), ["Fast", "Thorough: 2"])
+    (menu,) = await talk.say("/settings")
+    assert menu.text.endswith("\nModel: Fast")
+    await talk.deliver(menu, 50)
+
+    await talk.press("set:model")
+    assert labels(await talk.menu()) == ["✓ Fast", "Thorough: 2", "Back"]
+    await talk.press("set:model:Thorough: 2")
+    assert (await talk.menu()).text.endswith("\nModel: Thorough: 2")
+    assert await talk.preferences() == Preferences(model="Thorough: 2")
+
+    talk.inbox._menu._choices["model"] = ("Fast", "Other")
+    await talk.press("set:model")
+    assert labels(await talk.menu()) == ["✓ Fast", "Other", "Back"]
+
+
+def test_manner_carries_the_engines_own_name() -> None:
+    """Of the chosen model, else of the first; what is not there is replaced by what is."""
+    house = House(400, models={"Fast": "small", "Thorough": "large"})
+
+    chosen = house.manner(Preferences(model="Thorough"))
+    assert chosen.model == "large"
+    assert house.manner(Preferences()).model == "small"
+    assert house.manner(Preferences(model="large")).model == "small", "that is no name for users"
+    assert house.manner(Preferences(model="Gone")).model == "small"
+    assert house.without_model(chosen).model == "small"
+    assert house.without_model(house.manner(Preferences())).model == ""
+    assert House(400).manner(Preferences(model="Fast")).model == ""
+
+
 async def test_settings_survive_a_restart(tmp_path: Path) -> None:
     """They are in the store."""
     wanted = Preferences(
         "ru", "Teacher", "words", "creative", "long", streaming=False, reasoning=True,
-        steering=True,
+        steering=True, model="Fast",
     )  # fmt: skip
     async with open_store(tmp_path) as store:
         await store.run(store.save_preferences, USER, wanted)

@@ -289,7 +289,7 @@ async def test_prompt_that_is_still_counted_blanks_no_end(gateway: Gateway) -> N
     """/forget comes before the engine is asked at all."""
     held = asyncio.Event()
 
-    async def count(messages: list[dict[str, str]]) -> int | None:
+    async def count(messages: list[dict[str, str]], model: str = "") -> int | None:
         await held.wait()
         return len(messages)
 

@@ -45,6 +45,26 @@ async def test_streams_what_vllm_streams(engine: aiohttp.ClientSession) -> None:
     assert len({json.loads(event)["id"] for event in events}) == 1
 
 
+async def test_serves_each_of_its_names(tmp_path: Path) -> None:
+    """They are listed in order; the chunks say which was asked, and no other is there."""
+    socket = str(tmp_path / "engine.sock")
+    runner = web.AppRunner(build_app("one", also=["two"]))
+    await runner.setup()
+    await web.UnixSite(runner, socket).start()
+    connector = aiohttp.UnixConnector(socket)
+    async with aiohttp.ClientSession("http://engine", connector=connector) as client:
+        async with client.get("/v1/models") as response:
+            assert [m["id"] for m in (await response.json())["data"]] == ["one", "two"]
+        body = {"messages": [{"role": "user", "content": "x"}]}
+        for name in ("one", "two"):
+            async with client.post("/v1/chat/completions", json=body | {"model": name}) as response:
+                assert (await response.json())["model"] == name
+        for path in ("/v1/chat/completions", "/v1/messages/count_tokens"):
+            async with client.post(path, json=body | {"model": "three"}) as response:
+                assert response.status == 404
+    await runner.cleanup()
+
+
 async def test_length_comes_with_the_last_token(engine: aiohttp.ClientSession) -> None:
     """At max_tokens the finish is in the chunk of the last token, as in vLLM."""
     await script(engine, content={"words": 9})
