@@ -2,6 +2,9 @@
 
 import asyncio
 
+import pytest
+
+from services.gateway import answering
 from services.gateway.engine import EngineFailed, EngineUnavailable, PromptTooLong
 from tests.unit.chain.conftest import Chain, buttons_of
 from tests.unit.fakes import USER, until
@@ -195,8 +198,15 @@ async def test_relay_killed_in_mid_answer(chain: Chain) -> None:
     assert len(await chain.shown()) == 1
 
 
+@pytest.fixture
+def nothing_is_saved(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of what answers have gained, until they are complete."""
+    monkeypatch.setattr(answering, "SAVE_SECONDS", 600.0)
+
+
+@pytest.mark.usefixtures("nothing_is_saved")
 async def test_gateway_killed_in_mid_answer(chain: Chain) -> None:
-    """The next gateway answers again from the start, into the same message."""
+    """Before anything was saved: the next gateway begins anew, in the same message."""
     chain.engine.scripts.extend([["beginning", asyncio.Event()], ["second try"]])
     await chain.say("tell me")
     while not (shown := await chain.shown()) or shown[0]["text"] == "…":
