@@ -82,7 +82,7 @@ async def _run(settings: GatewaySettings) -> None:
             store,
             queue,
             outbox,
-            History(store, engine, settings.prompt_tokens),
+            History(store, engine, settings.prompt_tokens, settings.pictures),
             engine,
             settings.engine_slots,
             house,
@@ -114,7 +114,7 @@ async def _run(settings: GatewaySettings) -> None:
             settings.history_days,
             list(house.personas),
             watch.describe,
-            Documents(settings.document_bytes, transcriber),
+            Documents(settings.document_bytes, transcriber, sees=settings.pictures > 0),
             watch.note_strangers,
         )
         app = build_app(inbox, outbox, settings.link_token)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from services.gateway.engine import CannotResume, Finished, Piece, Thought
+from services.gateway.engine import CannotResume, CannotSee, Finished, Piece, Thought
 from services.gateway.store import Store
 from services.wire import Update
 
@@ -24,7 +24,7 @@ class FakeEngine:
     """Answers each request by the next script: pieces, errors to raise, events to wait for."""
 
     scripts: deque[Script] = field(default_factory=deque)
-    requests: list[list[dict[str, str]]] = field(default_factory=list)
+    requests: list[list[dict[str, Any]]] = field(default_factory=list)
     limits: list[int] = field(default_factory=list)
     temperatures: list[float] = field(default_factory=list)
     priorities: list[int] = field(default_factory=list)
@@ -34,11 +34,13 @@ class FakeEngine:
     """What a word costs in a prompt; None: this engine does not count."""
     resumes: bool = True
     """Whether it goes on with an answer that was cut."""
+    sees: bool = True
+    """Whether it takes pictures."""
 
     async def is_ready(self) -> bool:
         return self.ready
 
-    async def count_prompt(self, messages: list[dict[str, str]]) -> int | None:
+    async def count_prompt(self, messages: list[dict[str, Any]]) -> int | None:
         if self.tokens_per_word is None:
             return None
         words = sum(len(message["content"].split()) for message in messages)
@@ -46,7 +48,7 @@ class FakeEngine:
 
     async def stream(
         self,
-        messages: list[dict[str, str]],
+        messages: list[dict[str, Any]],
         answer_tokens: int,
         temperature: float,
         priority: int = 0,
@@ -55,6 +57,8 @@ class FakeEngine:
     ) -> AsyncGenerator[Piece | Thought | Finished]:
         if resume and not self.resumes:
             raise CannotResume
+        if not self.sees and any(isinstance(message["content"], list) for message in messages):
+            raise CannotSee
         assert resume == (messages[-1]["role"] == "assistant")
         self.requests.append(messages)
         self.limits.append(answer_tokens)

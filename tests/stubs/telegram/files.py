@@ -33,6 +33,15 @@ class File:
             "file_size": len(self.content),
         }
 
+    def as_photo(self, width: int, height: int) -> list[dict[str, Any]]:
+        """Shape as the Bot API's list of PhotoSize: the file itself, and a thumbnail of no use."""
+        ids = {"file_id": self.file_id, "file_unique_id": self.unique_id}
+        small = {"file_id": f"{self.file_id}small", "file_unique_id": f"{self.unique_id}s"}
+        return [
+            {**small, "width": 90, "height": 90, "file_size": 1},
+            {**ids, "width": width, "height": height, "file_size": len(self.content)},
+        ]
+
 
 class Files:
     """Stored files; the same content may be stored twice under different ids."""
