@@ -85,7 +85,7 @@ async def _run(settings: GatewaySettings) -> None:
             store,
             queue,
             outbox,
-            History(store, engine, settings.prompt_tokens),
+            History(store, engine, settings.prompt_tokens, settings.pictures),
             engine,
             settings.engine_slots,
             house,
@@ -125,7 +125,7 @@ async def _run(settings: GatewaySettings) -> None:
             settings.history_days,
             list(house.personas),
             watch.describe,
-            Documents(settings.document_bytes, transcriber),
+            Documents(settings.document_bytes, transcriber, sees=settings.pictures > 0),
             watch.note_batch,
             list(house.models),
         )

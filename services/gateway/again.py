@@ -56,20 +56,26 @@ class Again:
 
         None: it cannot be.
 
-        One of several messages is not the whole of the question, and an answer that the relay is
-        still working on is not to be disturbed.
+        One of several messages is not the whole of the question, except for an album of pictures,
+        which keeps them; and an answer that the relay is still working on is not to be disturbed.
         """
         chat: Chat = (update.chat_id, update.thread_id)
         exchange = self._store.exchange(chat)
+        is_album = bool(
+            exchange
+            and piece.album
+            and exchange.pictures > 1
+            and exchange.pieces in (1, exchange.pictures)
+        )
         if (
             not exchange
             or (exchange.message_id, exchange.user_id) != (piece.message_id, update.user_id)
-            or exchange.pieces != 1
+            or (exchange.pieces != 1 and not is_album)
             or not exchange.parts
             or self._store.asks(chat)
         ):
             return None
-        return self._store.reopen(chat, exchange, language, wording=piece)
+        return self._store.reopen(chat, exchange, language, wording=piece, keeps_pictures=is_album)
 
     def command(self, update: Update, language: Language, effects: list[Effect]) -> str:
         """Answer the latest question once more, below; returns why not, if it cannot be."""

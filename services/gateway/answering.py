@@ -16,6 +16,7 @@ from typing import Any, Literal, TypeVar
 from services.gateway.buttons import again_button, more_button, retry_button
 from services.gateway.engine import (
     CannotResume,
+    CannotSee,
     Engine,
     EngineFailed,
     EngineUnavailable,
@@ -37,7 +38,7 @@ from services.log import describe_error
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
-End = Literal["finished", "stopped", "failed", "too long"]
+End = Literal["finished", "stopped", "failed", "too long", "cannot see"]
 
 TRIES_IN_VAIN = 4
 """Tries in a row that bring no text, after which the user is told that it failed."""
@@ -162,12 +163,21 @@ class Answering:
                 await self._close(Progress(running.ask), "failed")
             finally:
                 self._queue.release(running)
+            await self._put_back(running.ask.id)
+
+    async def _put_back(self, ask_id: int) -> None:
+        """Let an ask wait that was not to be answered yet: one more of its album has come."""
+        ask = await self._in_store(self._store.open_ask, ask_id)
+        if ask and ask.state == "waiting":
+            self._queue.put(ask)
 
     async def _answer(self, running: Running) -> None:
         taken = await self._in_store(self._store.take_ask, running.ask.id)
         if taken is None:
             return  # it was stopped between the queue and here
         ask, said = taken
+        if ask.state == "waiting":
+            return  # it lacks something again
         if ask.state == "stopping":
             running.stopped.set()
         chosen = await self._in_store(self._store.preferences, ask.user_id)
@@ -187,14 +197,20 @@ class Answering:
 
     async def _try_until_done(self, running: Running, progress: Progress, manner: Manner) -> End:
         tries = in_vain = share = pauses = 0
+        is_blind = False
         while not running.stopped.is_set():
             try:
-                await self._speak(running, progress, manner, PROMPT_SHARES[share])
+                await self._speak(running, progress, manner, PROMPT_SHARES[share], is_blind)
                 return "finished" if progress.finished else "stopped"
             except PromptTooLong:
                 share += 1
                 if share == len(PROMPT_SHARES):
                     return "too long"
+            except CannotSee:
+                log.error("engine does not see", extra={"remedy": CannotSee.__doc__})
+                if is_blind or progress.ask.pictures:
+                    return "cannot see"
+                is_blind = True  # the pictures were shown before: what is asked now has none
             except CannotResume:
                 progress.begin_anew()
             except NoSuchModel:
@@ -218,12 +234,12 @@ class Answering:
         return "stopped"
 
     async def _speak(
-        self, running: Running, progress: Progress, manner: Manner, share: float
+        self, running: Running, progress: Progress, manner: Manner, share: float, is_blind: bool
     ) -> None:
         """Pass on what the engine says until it has finished or nobody wants it any more."""
         ask = progress.ask
         messages, prompt_tokens = await self._history.compose(
-            ask, manner.system_prompt, share, manner.model
+            ask, manner.system_prompt, share, manner.model, is_blind=is_blind
         )
         # Chat templates drop white space at the end of a message, and so must we.
         beginning = progress.text.rstrip() if is_visible(progress.text) else ""
@@ -336,14 +352,19 @@ class Answering:
             "stopped": say("stopped", language),
             "failed": say("failed", language),
             "too long": say("too long", language),
+            "cannot see": say("cannot see", language),
         }[end]
+        if said and len(ask.pictures) > self._history.most_pictures:
+            # An album of more than the engine is given: its user must not think that it saw all.
+            count = self._history.most_pictures
+            remark = f"{say('last pictures', language, count=count)} {remark}".strip()
         shown = add_remark(_with_thoughts(progress, manner, said), remark)
         if end == "failed":
             retry = retry_button(ask, language)
             if await self._in_store(self._store.fail_ask, ask, shown, retry, progress.spent):
                 self._outbox.close(ask.reply_id, shown, retry)
             return
-        answer = said if end != "too long" else ""
+        answer = said if end not in ("too long", "cannot see") else ""
         buttons = [again_button(ask, language)] if answer else []
         if answer and is_cut:
             buttons.append(more_button(ask, language))

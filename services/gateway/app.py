@@ -93,14 +93,14 @@ def build_app(inbox: Inbox, outbox: Outbox, link_token: str) -> FastAPI:
         return Response(content, media_type="application/octet-stream")
 
     @app.post("/replies/{reply_id}/document", status_code=204)
-    async def document(reply_id: int, epoch: int, request: Request) -> None:
+    async def document(reply_id: int, epoch: int, request: Request, document: str = "") -> None:
         outbox.claim(epoch, reply_id)
-        await inbox.bring(reply_id, await request.body())
+        await inbox.bring(reply_id, await request.body(), document)
 
     @app.delete("/replies/{reply_id}/document", status_code=204)
-    async def missing_document(reply_id: int, epoch: int) -> None:
+    async def missing_document(reply_id: int, epoch: int, document: str = "") -> None:
         outbox.claim(epoch, reply_id)
-        await inbox.bring(reply_id, None)
+        await inbox.bring(reply_id, None, document)
 
     @app.post("/replies/{reply_id}/claim", status_code=204)
     async def claim(reply_id: int, claim: Claim) -> None:

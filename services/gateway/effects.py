@@ -30,8 +30,17 @@ class Asked:
 
 
 @dataclass(frozen=True)
+class Wanted:
+    """A reply waits for this document now, and shows this meanwhile."""
+
+    reply_id: int
+    document: str
+    status: str
+
+
+@dataclass(frozen=True)
 class Completed:
-    """An ask has the document that it lacked."""
+    """An ask has the documents that it lacked."""
 
     ask: Ask
 
@@ -84,6 +93,7 @@ Effect: TypeAlias = (
     Opened
     | Replaced
     | Asked
+    | Wanted
     | Completed
     | Withdrawn
     | Stopped

@@ -20,7 +20,8 @@ from services.gateway.thinking import Thinking
 PROMPT_SECONDS = 120.0
 """The engine has hung if it says nothing at all for this long: reading a prompt takes its time."""
 
-Message = dict[str, str]
+Message = dict[str, Any]
+"""A role, and a content: a text, or a list of pictures and a text, as OpenAI writes them."""
 
 
 class EngineUnavailable(Exception):
@@ -41,6 +42,11 @@ class NoSuchModel(Exception):
 
 class CannotResume(Exception):
     """The engine, or its model's chat template, cannot go on with an answer: begin it anew."""
+
+
+class CannotSee(Exception):
+    """The engine refuses pictures: serve a model that sees, with what it needs for it, or set
+    PICTURES=0."""
 
 
 @dataclass(frozen=True)
@@ -135,7 +141,7 @@ class Engine:
 
         Yields thoughts and pieces, then exactly one Finished. Closing the generator aborts the
         generation. Raises EngineUnavailable before the first piece, PromptTooLong, CannotResume,
-        NoSuchModel, or EngineFailed.
+        NoSuchModel, CannotSee, or EngineFailed.
         """
         body = {
             "model": model or await self._served_name(),
@@ -158,7 +164,8 @@ class Engine:
                     self._name = ""  # another model may be served by now
                     if response.status == 404 and model:
                         raise NoSuchModel
-                    await _raise_for(response, resume)
+                    has_pictures = any(isinstance(m["content"], list) for m in messages)
+                    await _raise_for(response, resume, has_pictures)
                 items = _read_chunks(response.content)
                 async for item in _as_answer(items) if resume else _without_thoughts(items):
                     yield item
@@ -267,7 +274,7 @@ async def _without_thoughts(
             yield item
 
 
-async def _raise_for(response: aiohttp.ClientResponse, resume: bool) -> None:
+async def _raise_for(response: aiohttp.ClientResponse, resume: bool, has_pictures: bool) -> None:
     if response.status == 503:
         raise EngineUnavailable
     try:
@@ -279,12 +286,16 @@ async def _raise_for(response: aiohttp.ClientResponse, resume: bool) -> None:
             or error.get("param") == "input_tokens"  # vLLM
             or "context length" in str(error.get("message"))  # vLLM, older
         )
+        # llama.cpp without a projector, which it takes for its own failure in some versions
+        is_blind = "image input is not supported" in str(error.get("message"))
     except (ValueError, LookupError, TypeError, AttributeError, aiohttp.ClientError, TimeoutError):
-        is_overflow = False  # the status says enough
+        is_overflow = is_blind = False  # the status says enough
     if response.status == 400 and is_overflow:
         raise PromptTooLong
     if resume and response.status in (400, 422):
         raise CannotResume  # a chat template can make it impossible
+    if has_pictures and (is_blind or response.status in (400, 415, 422)):
+        raise CannotSee
     raise EngineFailed
 
 

@@ -16,7 +16,7 @@ def write_documents(turns: Iterable[Turn], language: Language) -> Iterator[str]:
     for turn in turns:
         at = datetime.fromtimestamp(turn.at, UTC).strftime("%Y-%m-%d %H:%M UTC")
         who = say("you" if turn.role == "user" else "me", language)
-        entry = f"## {who}, {at}\n\n{turn.text}\n\n"
+        entry = f"## {who}, {at}\n\n{_note(turn, language)}{turn.text}\n\n"
         length = len(entry.encode())
         if document and size + length > DOCUMENT_BYTES:
             yield document
@@ -25,3 +25,14 @@ def write_documents(turns: Iterable[Turn], language: Language) -> Iterator[str]:
         size += length
     if document:
         yield document
+
+
+def _note(turn: Turn, language: Language) -> str:
+    """Say that there were pictures, which a text cannot hold."""
+    match len(turn.pictures):
+        case 0:
+            return ""
+        case 1:
+            return say("picture", language) + "\n\n"
+        case count:
+            return say("pictures", language, count=count) + "\n\n"

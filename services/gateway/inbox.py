@@ -3,6 +3,7 @@
 import logging
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 from pydantic import ValidationError
@@ -23,6 +24,7 @@ from services.gateway.effects import (
     Paused,
     Replaced,
     Stopped,
+    Wanted,
     Withdrawn,
 )
 from services.gateway.limits import Allowance, Limits
@@ -48,6 +50,10 @@ CUT_SECONDS = 1
 PASTE_SECONDS = 1.5
 """How long an ask that may be the first piece of a paste waits for the next."""
 
+ALBUM_SECONDS = 1.0
+"""How long an ask that is part of an album waits for the next: clients send them at once, but
+Telegram delivers one by one."""
+
 MOST_PIECES = 64
 
 LEAST_TOKEN_BYTES = 10
@@ -67,6 +73,11 @@ CANNOT = defaultdict(
     | {"document": "cannot open"},
 )
 """What is said to a message without text, by what it carries."""
+
+STATUS = defaultdict(
+    lambda: "reading", dict.fromkeys(RECORDINGS, "listening") | {"photo": "looking"}
+)
+"""What a reply shows while a file of this kind is brought."""
 
 Outcome = Literal["accepted", "refused"]
 
@@ -104,6 +115,7 @@ class Inbox:
         self._allowance = Allowance(store, limits)
         self._again = Again(store, self._allowance)
         self._menu = Menu(store, personas, models)
+        self._refused_albums: dict[Chat, tuple[str, int]] = {}
         self._commands = Commands(
             store, access, self._again, self._menu, self._allowance, history_days, describe
         )
@@ -121,25 +133,27 @@ class Inbox:
             await self._erase()
         return Receipts(receipts=receipts)
 
-    async def bring(self, reply_id: int, content: bytes | None) -> None:
-        """Take the document that a reply waits for; None: Telegram does not give it out.
+    async def bring(self, reply_id: int, content: bytes | None, document_id: str = "") -> None:
+        """Take a document that a reply waits for; None: Telegram does not give it out.
 
-        When this returns, its text is on the disk, or its user is told why not. Raises StoreError
-        or TranscriberUnavailable; then it must be brought again.
+        `document_id` says which one; without it, it is the first. When this returns, its text is
+        on the disk, or the picture that it is, or its user is told why not. Raises StoreError or
+        TranscriberUnavailable; then it must be brought again.
         """
-        wanted = await self._store.run(self._store.wanted_document, reply_id)
+        wanted = await self._store.run(self._store.wanted_document, reply_id, document_id)
         if not wanted:
             return  # it was brought before, or is not wanted any more
         _, document = wanted
-        text, why = "", ""
+        said: str | bytes = ""
+        why = ""
         try:
             if content is None:
                 raise Unreadable("document unavailable")
             most = LEAST_TOKEN_BYTES * self._ask_tokens
-            text = await self._documents.read(document.kind, document.name, content, most)
+            said = await self._documents.read(document.kind, document.name, content, most)
         except Unreadable as error:
             why = str(error)
-        self._take_effect(await self._store.run(self._complete, reply_id, text, why))
+        self._take_effect(await self._store.run(self._complete, reply_id, document.id, said, why))
 
     def _take_effect(self, effects: Sequence[Effect]) -> None:
         for effect in effects:
@@ -150,6 +164,8 @@ class Inbox:
                     self._outbox.forget(reply_id)
                 case Asked(ask, delay_seconds):
                     self._queue.put(ask, delay_seconds)
+                case Wanted(reply_id, document, status):
+                    self._outbox.note_document(reply_id, document, status)
                 case Completed(ask):
                     self._outbox.note_document(ask.reply_id)
                     self._queue.put(ask, paste_delay(ask))
@@ -193,17 +209,21 @@ class Inbox:
             receipts = [self._decide(batch.bot_id, raw, effects) for raw in batch.updates]
         return receipts, effects
 
-    def _complete(self, reply_id: int, text: str, why: str) -> list[Effect]:
+    def _complete(
+        self, reply_id: int, document_id: str, said: str | bytes, why: str
+    ) -> list[Effect]:
         with self._store.transaction():
-            wanted = self._store.wanted_document(reply_id)
+            wanted = self._store.wanted_document(reply_id, document_id)
             if not wanted:
                 return []
             ask, document = wanted
-            name = " ".join(document.name.split()) or say("nameless", ask.language)
-            context = introduce(document.kind, name, text)
-            most = LEAST_TOKEN_BYTES * self._ask_tokens
-            if not why and len((context + ask.text).encode()) <= most:
-                return [Completed(self._store.add_document(ask, context))]
+            if isinstance(said, str):
+                name = " ".join(document.name.split()) or say("nameless", ask.language)
+                said = introduce(document.kind, name, said)
+            length = len(ask.text.encode()) + (len(said.encode()) if isinstance(said, str) else 0)
+            if not why and length <= LEAST_TOKEN_BYTES * self._ask_tokens:
+                ask = self._store.add_document(ask, document, said)
+                return [self._wanted(ask)] if ask.lacks_document else [Completed(ask)]
             sentence = say(
                 why or "document too long",
                 ask.language,
@@ -211,6 +231,13 @@ class Inbox:
             )
             self._store.withdraw_ask(ask, sentence)
             return [Withdrawn(ask, sentence)]
+
+    def _wanted(self, ask: Ask) -> Effect:
+        """Have the first document brought that an ask still lacks."""
+        wanted = self._store.wanted_document(ask.reply_id)
+        assert wanted
+        _, document = wanted
+        return Wanted(ask.reply_id, document.id, say(STATUS[document.kind], ask.language))
 
     def _move(self, old_chat_id: int, new_chat_id: int) -> list[Reply]:
         with self._store.transaction():
@@ -252,21 +279,27 @@ class Inbox:
         most = self._documents.most_bytes(update.attachment)
         document = None
         if update.document_id and most:
-            document = WantedDocument(update.document_id, update.attachment, update.document_name)
-        context = self._context(update, chat, document)
-        if not text and not document and (update.attachment or not context):
-            return self._refuse(update, say(CANNOT[update.attachment], language), effects)
+            document = WantedDocument(
+                *(update.document_id, update.attachment, update.document_name, update.message_id)
+            )
         if document and update.document_bytes > most:
             sentence = say("document too big", language, size=megabytes(most))
             return self._refuse(update, sentence, effects)
+        note = _note(update, document)
+        context = self._quotation(update, chat) + note
+        piece = Piece(update.message_id, text, update.sent_at, context, update.album)
         waiting = [
             ask
             for ask in self._store.asks(chat)
             if ask.user_id == update.user_id and ask.state == "waiting"
         ]
+        if update.kind == "message" and waiting and _is_of_album(waiting[-1], piece):
+            # All of an album reply to the same message.
+            return self._join(waiting[-1], replace(piece, context=note), document, effects)
+        if not text and not document and (update.attachment or not context):
+            return self._refuse_kind(update, language, effects)
         if update.kind == "edit" and self._reword(waiting, update.message_id, text):
             return "accepted"
-        piece = Piece(update.message_id, text, update.sent_at, context)
         if is_command and self._commands.knows(text):
             return self._run(update, text, language, effects)
         is_alone = update.kind == "message" and not document
@@ -281,19 +314,35 @@ class Inbox:
             return self._refuse(update, say("too long", language), effects)
         return self._ask(update, chat, piece, language, effects, document)
 
-    def _context(self, update: Update, chat: Chat, document: WantedDocument | None) -> str:
+    def _join(
+        self, ask: Ask, piece: Piece, document: WantedDocument | None, effects: list[Effect]
+    ) -> Outcome:
+        """Add one more message of its album to an ask that waits for them."""
+        ask = self._store.add_piece(ask, piece)
+        if document:
+            ask = self._store.want_another(ask, document)
+            effects.append(self._wanted(ask))
+        effects.append(Asked(ask, _delay(piece)))
+        return "accepted"
+
+    def _refuse_kind(self, update: Update, language: Language, effects: list[Effect]) -> Outcome:
+        """Say that something cannot be read; of an album, once."""
+        chat = (update.chat_id, update.thread_id)
+        album, first = self._refused_albums.get(chat, ("", 0))
+        if update.album and update.album == album and update.message_id != first:
+            return "refused"
+        self._refused_albums[chat] = (update.album, update.message_id)
+        return self._refuse(update, say(CANNOT[update.attachment], language), effects)
+
+    def _quotation(self, update: Update, chat: Chat) -> str:
         """Write what a message refers to, for the model."""
-        context = ""
         exchange = self._store.exchange(chat)
         is_latest = exchange is not None and update.reply_to in exchange.parts
         if update.quoted.strip() and (update.is_excerpt or not is_latest):
             # The latest answer is what the model has said last, so it need not be told.
             most = int(QUOTED_SHARE * self._ask_tokens)
-            context = quote(update.quoted.encode()[:most].decode(errors="ignore")) + "\n\n"
-        if update.attachment and not document:
-            name = update.attachment.replace("_", " ")
-            context += f"[{name} attached that you cannot see or open]\n\n"
-        return context
+            return quote(update.quoted.encode()[:most].decode(errors="ignore")) + "\n\n"
+        return ""
 
     def _ask(
         self,
@@ -316,10 +365,9 @@ class Inbox:
             reply = self._store.add_reply(chat, update.message_id, markup="markdown")
             ask = self._store.add_ask(reply.id, update.user_id, chat, language, [piece])
         reply = self._store.set_buttons(reply, stop_button(ask, language))
-        if document:
+        if document and not ask.pictures:  # a caption was edited: the album's pictures are here
             ask, reply = self._store.want_document(ask, reply, document)
-            status = "listening" if document.kind in RECORDINGS else "reading"
-            reply = reply.model_copy(update={"status": say(status, language)})
+            reply = reply.model_copy(update={"status": say(STATUS[document.kind], language)})
         effects.append(Opened(reply))
         effects.append(Asked(ask, paste_delay(ask)))
         return "accepted"
@@ -373,6 +421,8 @@ def paste_delay(ask: Ask) -> float:
 
 
 def _delay(piece: Piece) -> float:
+    if piece.album:
+        return ALBUM_SECONDS
     return PASTE_SECONDS if piece.units >= CUT_UNITS else 0.0
 
 
@@ -382,8 +432,27 @@ def _goes_on(ask: Ask, piece: Piece) -> bool:
     return (
         last.units >= CUT_UNITS
         and not ask.lacks_document
+        and not last.album
+        and not ask.pictures
         and not piece.context  # a client cuts text alone
         and 0 <= piece.sent_at - last.sent_at <= CUT_SECONDS
+        and len(ask.pieces) < MOST_PIECES
+    )
+
+
+def _note(update: Update, document: WantedDocument | None) -> str:
+    """Tell the model of what a message carries and it will not get."""
+    if not update.attachment or document:
+        return ""
+    return f"[{update.attachment.replace('_', ' ')} attached that you cannot see or open]\n\n"
+
+
+def _is_of_album(ask: Ask, piece: Piece) -> bool:
+    """Tell whether a message belongs to the album that an ask is made of so far."""
+    return (
+        piece.album != ""
+        and piece.album == ask.pieces[-1].album
+        and piece.message_id not in {known.message_id for known in ask.pieces}
         and len(ask.pieces) < MOST_PIECES
     )
 

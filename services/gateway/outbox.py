@@ -116,11 +116,14 @@ class Outbox:
             entry.reply = entry.reply.model_copy(update={"status": status})
             self._touch(reply_id)
 
-    def note_document(self, reply_id: int) -> None:
-        """The document that a reply waited for is here; it needs to be brought no more."""
+    def note_document(self, reply_id: int, document: str = "", status: str = "") -> None:
+        """What a reply waited for is here; it waits for this one now, or for none any more."""
         entry = self._entries.get(reply_id)
-        if entry:
-            entry.reply = entry.reply.model_copy(update={"document": "", "status": ""})
+        if entry and not entry.reply.closed:
+            if document not in ("", entry.reply.document):
+                entry.told = None  # it is opened once more, which says what is to be brought
+            news = {"document": document, "status": status}
+            entry.reply = entry.reply.model_copy(update=news)
             self._touch(reply_id)
 
     def close(self, reply_id: int, text: str, *buttons: Button) -> None:

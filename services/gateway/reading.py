@@ -1,11 +1,13 @@
-"""Takes the text out of a document, in a process of its own with little memory and little time.
+"""Takes the text out of a document, or makes a picture small, in a process of its own.
 
-    python -m services.gateway.reading MOST_CHARACTERS < DOCUMENT
+    python -m services.gateway.reading MOST_CHARACTERS [pictures] < DOCUMENT
 
-prints one JSON object: `{"text": …}` or `{"why": …}`, a key of `texts`. What users send may be made
-to exhaust whoever reads it: then this process ends, and the gateway goes on.
+prints one JSON object: `{"text": …}`, `{"picture": …}` in base64 or `{"why": …}`, a key of `texts`.
+What users send may be made to exhaust whoever reads it: so the process has little memory and little
+time, and where it ends, the gateway goes on.
 """
 
+import base64
 import contextlib
 import io
 import json
@@ -15,6 +17,8 @@ import sys
 import zipfile
 from pathlib import Path
 from xml.etree import ElementTree
+
+from services.gateway.pictures import BadPicture, picture_format, shrink
 
 MOST_MEMORY = 256 * 1024 * 1024
 """Bytes of addresses: a reader beside the gateway stays below the container's limit."""
@@ -151,12 +155,17 @@ def main() -> int:
     resource.setrlimit(resource.RLIMIT_AS, (MOST_MEMORY, MOST_MEMORY))
     resource.setrlimit(resource.RLIMIT_CPU, (MOST_CPU_SECONDS, MOST_CPU_SECONDS))
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+    content = sys.stdin.buffer.read()
+    is_picture = "pictures" in sys.argv and picture_format(content) != ""
     try:
-        answer = {"text": read_text(sys.stdin.buffer.read(), int(sys.argv[1]))}
-    except Unreadable as error:
+        if is_picture:
+            answer = {"picture": base64.b64encode(shrink(content)).decode()}
+        else:
+            answer = {"text": read_text(content, int(sys.argv[1]))}
+    except (BadPicture, Unreadable) as error:
         answer = {"why": str(error)}
     except (MemoryError, RecursionError):
-        answer = {"why": "document too big to read"}
+        answer = {"why": "picture too big" if is_picture else "document too big to read"}
     sys.stdout.write(json.dumps(answer))
     return 0
 

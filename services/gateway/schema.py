@@ -100,10 +100,32 @@ MIGRATIONS = (
         WITHOUT ROWID;
     ALTER TABLE preferences ADD COLUMN steering INTEGER NOT NULL DEFAULT 0;
     """,
-    # 8: whether a file holds what is to be drawn as a chart; which model users have chosen.
+    # 8: whether a file holds what is to be drawn as a chart; which model users have chosen;
+    # several files that a reply waits for; which album a piece is of; pictures, which belong to
+    # an ask, and afterwards to its turn, and go with it, whatever deletes that.
     """
     ALTER TABLE files ADD COLUMN is_chart INTEGER NOT NULL DEFAULT 0;
     ALTER TABLE preferences ADD COLUMN model TEXT NOT NULL DEFAULT '';
+    CREATE TABLE wanted(
+        id INTEGER PRIMARY KEY AUTOINCREMENT, reply_id INTEGER NOT NULL, document TEXT NOT NULL,
+        kind TEXT NOT NULL, name TEXT NOT NULL, message_id INTEGER NOT NULL);
+    CREATE INDEX wanted_by_reply ON wanted(reply_id);
+    INSERT INTO wanted(reply_id, document, kind, name, message_id)
+        SELECT replies.id, document, document_kind, document_name, message_id
+        FROM replies JOIN asks ON reply_id = replies.id WHERE document != '';
+    ALTER TABLE replies DROP COLUMN document;
+    ALTER TABLE replies DROP COLUMN document_kind;
+    ALTER TABLE replies DROP COLUMN document_name;
+    ALTER TABLE pieces ADD COLUMN album TEXT NOT NULL DEFAULT '';
+    CREATE TABLE pictures(
+        id INTEGER PRIMARY KEY AUTOINCREMENT, ask_id INTEGER NOT NULL, turn_id INTEGER NOT NULL,
+        content BLOB NOT NULL);
+    CREATE INDEX pictures_of_ask ON pictures(ask_id);
+    CREATE INDEX pictures_of_turn ON pictures(turn_id);
+    CREATE TRIGGER pictures_go_with_their_turn AFTER DELETE ON turns BEGIN
+        DELETE FROM pictures WHERE turn_id = old.id; END;
+    CREATE TRIGGER pictures_go_with_their_ask AFTER DELETE ON pieces BEGIN
+        DELETE FROM pictures WHERE ask_id = old.ask_id; END;
     """,
 )
 """Migration n brings a store of version n to version n + 1. Never edit one that was released."""

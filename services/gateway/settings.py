@@ -8,11 +8,15 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, field_validator
 
+from services.gateway.pictures import PICTURE_TOKENS
 from services.settings import LinkToken, LogLevel, Port, Settings, UserIds
 
 MOST_PERSONAS = 20
 
 MOST_MODELS = 10
+
+PICTURES_SHARE = 0.75
+"""What pictures may take of a prompt; the rest is for words."""
 
 PERSONA_BYTES = 32
 """A name that users choose by travels in the 64 bytes of its button."""
@@ -149,6 +153,7 @@ class GatewaySettings(Settings):
     file_characters: Annotated[int, _between(0, 1_000_000)] = 16_000
     transcriber_socket: Path | None = None
     document_bytes: Annotated[int, _between(0, 20_000_000)] = 10_000_000
+    pictures: Annotated[int, _between(0, 20)] = 0
     user_asks: Annotated[int, _between(1, 10_000)] = 20
     total_asks: Annotated[int, _between(1, 100_000)] = 500
     daily_asks: Annotated[int, _between(0, 1_000_000)] = 0
@@ -165,6 +170,18 @@ class GatewaySettings(Settings):
     def _leaves_room_for_prompts(cls, value: int, info: ValidationInfo) -> int:
         if value > info.data.get("context_tokens", value * 2) // 2:
             raise ValueError("give at most half of CONTEXT_TOKENS")
+        return value
+
+    @field_validator("pictures")
+    @classmethod
+    def _leave_room_for_words(cls, value: int, info: ValidationInfo) -> int:
+        known = info.data.keys() >= {"context_tokens", "answer_tokens"}
+        prompt_tokens = info.data["context_tokens"] - info.data["answer_tokens"] if known else 0
+        most = int(PICTURES_SHARE * prompt_tokens) // PICTURE_TOKENS
+        if known and value > most:
+            raise ValueError(
+                f"give at most {most} with this CONTEXT_TOKENS: a picture may take {PICTURE_TOKENS}"
+            )
         return value
 
     @field_validator("admins")

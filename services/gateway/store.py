@@ -74,7 +74,7 @@ NOTHING = Usage()
 
 @dataclass(frozen=True)
 class Piece:
-    """One message of an ask: a client cuts a long paste into several."""
+    """One message of an ask: a client cuts a long paste into several, and sends albums so."""
 
     message_id: int
     text: str
@@ -82,6 +82,8 @@ class Piece:
     """Unix time in seconds, by Telegram's clock."""
     context: str = ""
     """What the model is to know of it: what is replied to, and what cannot be read."""
+    album: str = ""
+    """What Telegram calls the album that it is one of."""
 
     @property
     def units(self) -> int:
@@ -108,6 +110,8 @@ class Ask:
     pieces: tuple[Piece, ...] = ()
     lacks_document: bool = False
     """Whether it must wait for a document that belongs to it."""
+    pictures: tuple[int, ...] = ()
+    """Those that go with it, by the store's numbers."""
 
     @property
     def chat(self) -> Chat:
@@ -117,9 +121,11 @@ class Ask:
     @property
     def text(self) -> str:
         """The whole of it, as it was before the client cut it, behind what it refers to."""
-        text = self.pieces[0].context if self.pieces else ""
+        text = "".join(piece.context for piece in self.pieces)
         glue = ""
         for piece in self.pieces:
+            if not piece.text:
+                continue  # one of an album has the caption
             text += glue + piece.text
             # Clients cut at white space, which is lost, unless there is none for a whole message.
             glue = "" if piece.units >= HARD_CUT_UNITS else "\n"
@@ -134,6 +140,8 @@ class WantedDocument:
     kind: str
     """By Telegram's name for what a message carries: `document`, `voice`."""
     name: str
+    message_id: int
+    """Which message of the ask it came with."""
 
 
 @dataclass(frozen=True)
@@ -144,6 +152,8 @@ class Turn:
     text: str
     at: int = field(default=0, compare=False)
     """Unix time in seconds."""
+    pictures: tuple[int, ...] = ()
+    """Those that go with it, by the store's numbers."""
 
 
 @dataclass(frozen=True)
@@ -160,6 +170,8 @@ class Exchange:
     """The answer's messages; none until the relay is done with them."""
     pieces: int
     """The question's messages; 0 where that is not known any more."""
+    pictures: int = 0
+    """How many go with the question."""
 
 
 @dataclass(frozen=True)
@@ -249,9 +261,10 @@ class Store(Database):
             self._write_piece(ask.id, position, piece)
         return ask
 
-    def add_piece(self, ask: Ask, piece: Piece) -> None:
+    def add_piece(self, ask: Ask, piece: Piece) -> Ask:
         """Lengthen an ask that waits."""
         self._change_piece(ask, len(ask.pieces), piece)
+        return replace(ask, pieces=(*ask.pieces, piece))
 
     def reword_piece(self, ask: Ask, position: int, text: str) -> None:
         """Replace the text of one message of an ask that waits."""
@@ -265,8 +278,11 @@ class Store(Database):
 
     def _write_piece(self, ask_id: int, position: int, piece: Piece) -> None:
         self._db.execute(
-            "INSERT OR REPLACE INTO pieces VALUES(?, ?, ?, ?, ?, ?)",
-            (ask_id, position, piece.message_id, piece.text, piece.sent_at, piece.context),
+            "INSERT OR REPLACE INTO pieces VALUES(?, ?, ?, ?, ?, ?, ?)",
+            (
+                *(ask_id, position, piece.message_id, piece.text, piece.sent_at),
+                *(piece.context, piece.album),
+            ),
         )
 
     def asks(self, chat: Chat | None = None) -> list[Ask]:
@@ -279,7 +295,7 @@ class Store(Database):
         rows = self._db.execute(
             "SELECT id, reply_id, user_id, chat_id, thread_id, message_id, conversation, language,"
             " state, received_at, prompt_tokens, answer_tokens, engine_ms,"
-            " EXISTS(SELECT 1 FROM replies WHERE replies.id = reply_id AND document != '')"
+            " EXISTS(SELECT 1 FROM wanted WHERE wanted.reply_id = asks.reply_id)"
             " FROM asks"
             f" WHERE {condition} ORDER BY id",
             values,
@@ -290,13 +306,26 @@ class Store(Database):
                 spent=Usage(*row[10:13]),
                 pieces=self._pieces(row[0]),
                 lacks_document=bool(row[13]),
+                pictures=self._pictures_of("ask_id", row[0]),
             )
             for row in list(rows)
         ]
 
+    def _pictures_of(self, owner: Literal["ask_id", "turn_id"], number: int) -> tuple[int, ...]:
+        rows = self._db.execute(f"SELECT id FROM pictures WHERE {owner} = ? ORDER BY id", (number,))
+        return tuple(row[0] for row in rows)
+
+    def pictures(self, numbers: Sequence[int]) -> dict[int, bytes]:
+        """Read pictures by their numbers, less those that were erased meanwhile."""
+        rows = self._db.execute(
+            f"SELECT id, content FROM pictures WHERE id IN ({','.join('?' * len(numbers))})",
+            tuple(numbers),
+        )
+        return {row[0]: row[1] for row in rows}
+
     def _pieces(self, ask_id: int) -> tuple[Piece, ...]:
         rows = self._db.execute(
-            "SELECT message_id, text, sent_at, context FROM pieces WHERE ask_id = ?"
+            "SELECT message_id, text, sent_at, context, album FROM pieces WHERE ask_id = ?"
             " ORDER BY position",
             (ask_id,),
         )
@@ -313,49 +342,69 @@ class Store(Database):
     def take_ask(self, ask_id: int) -> tuple[Ask, str] | None:
         """Begin to answer an ask as it is worded now; a transaction.
 
-        Returns it with what its reply says so far. None: it was stopped before its turn.
+        Returns it with what its reply says so far. None: it was stopped before its turn. One that
+        has come to lack a document in this moment is returned as it waits.
         """
         with self.transaction():
-            self._db.execute(
-                "UPDATE asks SET state = 'running' WHERE id = ? AND state = 'waiting'", (ask_id,)
-            )
             for ask in self._select_asks(f"{OPEN} AND id = ?", (ask_id,)):
+                if ask.state == "waiting" and not ask.lacks_document:
+                    self._db.execute("UPDATE asks SET state = 'running' WHERE id = ?", (ask_id,))
+                    ask = replace(ask, state="running")
                 return ask, self.said(ask)
         return None
+
+    def open_ask(self, ask_id: int) -> Ask | None:
+        """Read an ask as it stands; None: it is answered."""
+        return next(iter(self._select_asks(f"{OPEN} AND id = ?", (ask_id,))), None)
 
     def requeue_asks(self) -> None:
         """Let the asks that an earlier process was answering wait again."""
         self._db.execute("UPDATE asks SET state = 'waiting' WHERE state = 'running'")
 
     def want_document(self, ask: Ask, reply: Reply, document: WantedDocument) -> tuple[Ask, Reply]:
-        """Let an ask wait until its document has been brought."""
-        self._db.execute(
-            "UPDATE replies SET document = ?, document_kind = ?, document_name = ? WHERE id = ?",
-            (document.id, document.kind, document.name, reply.id),
-        )
-        return (
-            replace(ask, lacks_document=True),
-            reply.model_copy(update={"document": document.id}),
-        )
+        """Let an ask wait until a document of it has been brought."""
+        ask = self.want_another(ask, document)
+        return ask, reply.model_copy(update={"document": document.id})
 
-    def wanted_document(self, reply_id: int) -> tuple[Ask, WantedDocument] | None:
-        """Find the ask that lacks a document, with the document; None if none does."""
+    def want_another(self, ask: Ask, document: WantedDocument) -> Ask:
+        """Let an ask wait for one more document; the same one need not be brought twice."""
+        self._db.execute(
+            "INSERT INTO wanted(reply_id, document, kind, name, message_id) SELECT ?, ?, ?, ?, ?"
+            " WHERE NOT EXISTS(SELECT 1 FROM wanted WHERE reply_id = ? AND document = ?)",
+            (
+                *(ask.reply_id, document.id, document.kind, document.name, document.message_id),
+                *(ask.reply_id, document.id),
+            ),
+        )
+        return replace(ask, lacks_document=True)
+
+    def wanted_document(
+        self, reply_id: int, document_id: str = ""
+    ) -> tuple[Ask, WantedDocument] | None:
+        """Find the ask that lacks this document, or any, with the first one; None if none does."""
         row = self._db.execute(
-            "SELECT document, document_kind, document_name FROM replies"
-            " WHERE id = ? AND document != ''",
-            (reply_id,),
+            "SELECT document, kind, name, message_id FROM wanted"
+            " WHERE reply_id = ? AND ? IN ('', document) ORDER BY id LIMIT 1",
+            (reply_id, document_id),
         ).fetchone()
         asks = self._select_asks(f"{OPEN} AND reply_id = ?", (reply_id,))
         return (asks[0], WantedDocument(*row)) if row and asks else None
 
-    def add_document(self, ask: Ask, text: str) -> Ask:
-        """Give an ask the document that it lacks, as the model is to read it."""
-        first = replace(ask.pieces[0], context=ask.pieces[0].context + text)
-        self._write_piece(ask.id, 0, first)
+    def add_document(self, ask: Ask, document: WantedDocument, content: str | bytes) -> Ask:
+        """Give an ask a document that it lacks: text as the model is to read it, or a picture."""
+        if isinstance(content, bytes):
+            self._db.execute(
+                "INSERT INTO pictures(ask_id, turn_id, content) VALUES(?, 0, ?)", (ask.id, content)
+            )
+        else:
+            numbers = [piece.message_id for piece in ask.pieces]
+            position = numbers.index(document.message_id) if document.message_id in numbers else 0
+            piece = ask.pieces[position]
+            self._write_piece(ask.id, position, replace(piece, context=piece.context + content))
         self._db.execute(
-            "UPDATE replies SET document = '', document_name = '' WHERE id = ?", (ask.reply_id,)
+            "DELETE FROM wanted WHERE reply_id = ? AND document = ?", (ask.reply_id, document.id)
         )
-        return replace(ask, pieces=(first, *ask.pieces[1:]), lacks_document=False)
+        return self._select_asks("id = ?", (ask.id,))[0]
 
     def stop_ask(self, ask_id: int) -> None:
         """Note that the ask shall not be answered any further."""
@@ -375,6 +424,7 @@ class Store(Database):
         self._end_ask(ask.id, "answered")
         if answer:
             self._remember(ask, answer)
+        self._delete_pieces(ask.id)
         if ask.state == "waiting":  # otherwise whoever answers it knows better
             self._charge(ask.user_id, ask.spent)
 
@@ -384,10 +434,11 @@ class Store(Database):
             f"UPDATE asks SET state = ? WHERE id = ? AND {OPEN}",
             (state, ask_id),
         )
-        is_first = self._db.changes() == 1
-        if state == "answered":
-            self._db.execute("DELETE FROM pieces WHERE ask_id = ?", (ask_id,))
-        return is_first
+        return self._db.changes() == 1
+
+    def _delete_pieces(self, ask_id: int) -> None:
+        """Drop what an ask said; its turn has it, and its pictures."""
+        self._db.execute("DELETE FROM pieces WHERE ask_id = ?", (ask_id,))
 
     def save(self, checkpoints: Iterable[Checkpoint]) -> None:
         """Note how far answers have come; a transaction. What has ended meanwhile is left alone."""
@@ -429,6 +480,7 @@ class Store(Database):
                 self.close_reply(ask.reply_id, shown, *buttons)
                 if answer:
                     self._remember(ask, answer)
+                self._delete_pieces(ask.id)
                 following = []
                 if caption:
                     reply = self.add_reply(self._chat_of(ask), 0, caption, closed=True)
@@ -456,6 +508,9 @@ class Store(Database):
                     (*chat, role, text, now),
                 )
                 first = first or self._db.last_insert_rowid()
+            self._db.execute(
+                "UPDATE pictures SET turn_id = ?, ask_id = 0 WHERE ask_id = ?", (first, ask.id)
+            )
             self._db.execute(
                 "INSERT OR REPLACE INTO exchanges VALUES(?, ?, ?, ?, ?, ?, '[]', ?)",
                 (*chat, ask.id, ask.user_id, ask.message_id, first, len(ask.pieces)),
@@ -489,20 +544,25 @@ class Store(Database):
         )
         pieces = failed.pieces
         ask = self.add_ask(reply.id, failed.user_id, failed.chat, failed.language, pieces)
+        self._db.execute("UPDATE pictures SET ask_id = ? WHERE ask_id = ?", (ask.id, failed.id))
         self._delete_asks([failed.id])
-        return reply.model_copy(update={"parts": self._parts(reply.id)}), ask
+        return (
+            reply.model_copy(update={"parts": self._parts(reply.id)}),
+            replace(ask, pictures=failed.pictures),
+        )
 
     def exchange(self, chat: Chat) -> Exchange | None:
         """Read the latest exchange of the chat's conversation."""
         row = self._db.execute(
-            "SELECT ask_id, user_id, message_id, first_turn, parts, pieces FROM exchanges"
+            "SELECT ask_id, user_id, message_id, first_turn, parts, pieces,"
+            " (SELECT count(*) FROM pictures WHERE turn_id = first_turn) FROM exchanges"
             " WHERE chat_id = ? AND thread_id = ?",
             chat,
         ).fetchone()
         if not row:
             return None
-        ask_id, user_id, message_id, first_turn, parts, pieces = row
-        return Exchange(ask_id, user_id, message_id, first_turn, tuple(json.loads(parts)), pieces)
+        ask_id, user_id, message_id, first_turn, parts, *counts = row
+        return Exchange(ask_id, user_id, message_id, first_turn, tuple(json.loads(parts)), *counts)
 
     def reopen(
         self,
@@ -513,11 +573,12 @@ class Store(Database):
         in_place: bool = True,
         goes_on: bool = False,
         wording: Piece | None = None,
+        keeps_pictures: bool = True,
     ) -> tuple[Reply, Ask]:
         """Take the latest exchange back, and let its question wait again.
 
         In the answer's messages or in new ones; `goes_on`: with the answer as a beginning;
-        `wording`: as it is worded now.
+        `wording`: as it is worded now; `keeps_pictures`: with those that went with it.
         """
         question, answer = (
             row[0]
@@ -526,10 +587,6 @@ class Store(Database):
                 " ORDER BY id LIMIT 2",
                 (*chat, exchange.first_turn),
             )
-        )
-        self._db.execute(
-            "DELETE FROM turns WHERE chat_id = ? AND thread_id = ? AND id >= ?",
-            (*chat, exchange.first_turn),
         )
         self._forget_exchange(chat)
         beginning = answer if goes_on else ""
@@ -541,6 +598,16 @@ class Store(Database):
         )
         piece = wording or Piece(exchange.message_id, question, 0)
         ask = self.add_ask(reply.id, exchange.user_id, chat, language, [piece])
+        if keeps_pictures:
+            self._db.execute(
+                "UPDATE pictures SET ask_id = ?, turn_id = 0 WHERE turn_id = ?",
+                (ask.id, exchange.first_turn),
+            )
+            ask = replace(ask, pictures=self._pictures_of("ask_id", ask.id))
+        self._db.execute(
+            "DELETE FROM turns WHERE chat_id = ? AND thread_id = ? AND id >= ?",
+            (*chat, exchange.first_turn),
+        )
         return reply.model_copy(update={"parts": parts}), ask
 
     def _forget_exchange(self, chat: Chat) -> None:
@@ -554,7 +621,7 @@ class Store(Database):
                 " AND reply_id NOT IN (SELECT id FROM replies)",
                 (ask_id,),
             )
-            self._db.execute("DELETE FROM pieces WHERE ask_id = ?", (ask_id,))
+            self._delete_pieces(ask_id)
             self._db.execute("DELETE FROM asks WHERE id = ?", (ask_id,))
 
     # Conversations
@@ -579,20 +646,26 @@ class Store(Database):
     def latest_turns(self, chat: Chat, most: int) -> list[Turn]:
         """Read the last turns of the conversation, oldest first."""
         rows = self._db.execute(
-            "SELECT role, text FROM turns WHERE chat_id = ? AND thread_id = ?"
+            "SELECT id, role, text FROM turns WHERE chat_id = ? AND thread_id = ?"
             " ORDER BY id DESC LIMIT ?",
             (*chat, most),
         )
-        return [Turn(*row) for row in rows][::-1]
+        return [
+            Turn(role, text, pictures=self._pictures_of("turn_id", number))
+            for number, role, text in list(rows)
+        ][::-1]
 
     def turns(self, chat: Chat) -> Iterator[Turn]:
         """Read the whole conversation, oldest first, a turn at a time."""
         rows = self._db.execute(
-            "SELECT role, text, created_at FROM turns WHERE chat_id = ? AND thread_id = ?"
+            "SELECT id, role, text, created_at FROM turns WHERE chat_id = ? AND thread_id = ?"
             " ORDER BY id",
             chat,
         )
-        return (Turn(*row) for row in rows)
+        return (
+            Turn(role, text, at, self._pictures_of("turn_id", number))
+            for number, role, text, at in rows
+        )
 
     def turns_before(self, ask: Ask, most: int) -> list[Turn]:
         """Read the last turns of the conversation that an ask belongs to by now, oldest first."""
@@ -768,10 +841,10 @@ class Store(Database):
     def close_reply(self, reply_id: int, text: str, *buttons: Button) -> None:
         """Store the reply's whole text, and the buttons that stay under it."""
         self._db.execute(
-            "UPDATE replies SET text = ?, closed = 1, buttons = ?, document = '',"
-            " document_name = '' WHERE id = ?",
+            "UPDATE replies SET text = ?, closed = 1, buttons = ? WHERE id = ?",
             (text, _written(buttons), reply_id),
         )
+        self._db.execute("DELETE FROM wanted WHERE reply_id = ?", (reply_id,))
 
     def undelivered_replies(self) -> list[Reply]:
         """Read every reply that the relay has not confirmed, oldest first."""
@@ -780,11 +853,13 @@ class Store(Database):
                 id=row[0], chat_id=row[1], thread_id=row[2], reply_to=row[3], text=row[4],
                 closed=bool(row[5]), parts=self._parts(row[0]),
                 buttons=tuple(Button(**button) for button in json.loads(row[6])), markup=row[7],
-                file=row[8] or "", document=row[9], is_photo=bool(row[10]),
+                file=row[8] or "", is_photo=bool(row[9]), document=row[10] or "",
             )
             for row in list(self._db.execute(
                 "SELECT id, chat_id, thread_id, reply_to, text, closed, buttons, markup, name,"
-                " document, is_chart FROM replies LEFT JOIN files ON reply_id = id ORDER BY id"
+                " is_chart, (SELECT document FROM wanted WHERE reply_id = replies.id"
+                " ORDER BY wanted.id LIMIT 1)"
+                " FROM replies LEFT JOIN files ON files.reply_id = replies.id ORDER BY replies.id"
             ))
         ]  # fmt: skip
 
@@ -825,6 +900,7 @@ class Store(Database):
                 (int(time.time()), reply_id, is_shown),
             )
             self._db.execute("DELETE FROM replies WHERE id = ?", (reply_id,))
+            self._db.execute("DELETE FROM wanted WHERE reply_id = ?", (reply_id,))
             self._db.execute("DELETE FROM files WHERE reply_id = ?", (reply_id,))
             if parts is not None:
                 self._db.execute(

@@ -38,7 +38,7 @@ class Unavailable(Exception):
 
 
 class Fetching:
-    """One task for each reply that waits for a document."""
+    """One task for each document that a reply waits for."""
 
     def __init__(self, bot: Bot, link: Link, epoch: Callable[[int], Awaitable[int]]) -> None:
         """`epoch` gives the current stream's epoch, and waits for one beyond its argument."""
@@ -46,28 +46,32 @@ class Fetching:
         self._link = link
         self._epoch = epoch
         self._places = asyncio.Semaphore(MOST_FETCHES)
-        self._tasks: dict[int, asyncio.Task[None]] = {}
+        self._tasks: dict[tuple[int, str], asyncio.Task[None]] = {}
 
     def begin(self, reply: Reply) -> None:
-        """Bring the document that a reply waits for, unless that is under way."""
-        if reply.id in self._tasks:
+        """Bring the document that a reply waits for, unless that is under way.
+
+        The next one of an album may be named before the one before it is known to be there.
+        """
+        key = reply.id, reply.document
+        if key in self._tasks:
             return
-        task = self._tasks[reply.id] = asyncio.create_task(self._fetch(reply.id, reply.document))
+        task = self._tasks[key] = asyncio.create_task(self._fetch(*key))
 
         def forget(task: asyncio.Task[None]) -> None:
-            if self._tasks.get(reply.id) is task:
-                del self._tasks[reply.id]
+            if self._tasks.get(key) is task:
+                del self._tasks[key]
 
         task.add_done_callback(forget)
 
     def end(self, reply_id: int) -> None:
         """Nobody waits for it any more; it may be begun anew at once."""
-        if task := self._tasks.pop(reply_id, None):
-            task.cancel()
+        for key in [key for key in self._tasks if key[0] == reply_id]:
+            self._tasks.pop(key).cancel()
 
     def stop(self) -> None:
         """End all; a later relay begins anew."""
-        for reply_id in list(self._tasks):
+        for reply_id, _ in list(self._tasks):
             self.end(reply_id)
 
     async def _fetch(self, reply_id: int, file_id: str) -> None:
@@ -79,7 +83,8 @@ class Fetching:
                 except Unavailable:
                     log.warning("document unavailable", extra={"reply": reply_id})
                     await persist(
-                        self._epoch, lambda epoch: self._link.report_missing(epoch, reply_id)
+                        self._epoch,
+                        lambda epoch: self._link.report_missing(epoch, reply_id, file_id),
                     )
 
     async def _bring(self, reply_id: int, file_id: str) -> None:
@@ -91,7 +96,7 @@ class Fetching:
             # Where it is, Telegram promises for an hour only: it is asked each time.
             download = _Download(self._bot, await self._find(file_id))
             try:
-                await self._link.bring(epoch, reply_id, download.pieces)
+                await self._link.bring(epoch, reply_id, file_id, download.pieces)
                 return
             except Superseded:
                 refused = epoch

@@ -5,6 +5,7 @@ from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable
 from contextlib import aclosing
 from functools import partial
 from typing import TypeVar
+from urllib.parse import quote
 
 import aiohttp
 from pydantic import ValidationError
@@ -97,20 +98,21 @@ class Link:
         return await self._call("GET", f"/replies/{reply_id}/file?epoch={epoch}", lambda _: None)
 
     async def bring(
-        self, epoch: int, reply_id: int, content: Callable[[], AsyncIterable[bytes]]
+        self, epoch: int, reply_id: int, file_id: str, content: Callable[[], AsyncIterable[bytes]]
     ) -> None:
-        """Hand over the document that a reply waits for, as it comes in.
+        """Hand over a document that a reply waits for, as it comes in.
 
         Raises LinkDown, Superseded, Settled, or Rejected where the document is not taken.
         """
-        await self._call("POST", _document(epoch, reply_id), lambda _: content(), BRING_SECONDS)
+        path = _document(epoch, reply_id, file_id)
+        await self._call("POST", path, lambda _: content(), BRING_SECONDS)
 
-    async def report_missing(self, epoch: int, reply_id: int) -> None:
-        """Say that Telegram does not give out the document that a reply waits for.
+    async def report_missing(self, epoch: int, reply_id: int, file_id: str) -> None:
+        """Say that Telegram does not give out a document that a reply waits for.
 
         Raises LinkDown, Superseded or Settled.
         """
-        await self._call("DELETE", _document(epoch, reply_id), lambda _: None)
+        await self._call("DELETE", _document(epoch, reply_id, file_id), lambda _: None)
 
     async def settle(self, outcome: Outcome, reply_id: int) -> None:
         """Report the end of a reply. Raises LinkDown, Superseded or Settled."""
@@ -206,8 +208,8 @@ class Link:
         raise VersionsTooFarApart
 
 
-def _document(epoch: int, reply_id: int) -> str:
-    return f"/replies/{reply_id}/document?epoch={epoch}"
+def _document(epoch: int, reply_id: int, file_id: str) -> str:
+    return f"/replies/{reply_id}/document?epoch={epoch}&document={quote(file_id, safe='')}"
 
 
 async def persist(epoch: Callable[[int], Awaitable[int]], call: Callable[[int], Awaitable[T]]) -> T:

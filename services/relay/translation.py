@@ -13,7 +13,14 @@ from pydantic import BaseModel, Field, ValidationError
 from services.relay.addressing import Identity
 from services.relay.presence import Presence
 from services.relay.telegram import RawUpdate
-from services.wire import MAX_FILE_ID, MAX_FILE_NAME, MAX_QUOTED, Update, invitation_in
+from services.wire import (
+    MAX_ALBUM,
+    MAX_FILE_ID,
+    MAX_FILE_NAME,
+    MAX_QUOTED,
+    Update,
+    invitation_in,
+)
 
 log = logging.getLogger(__name__)
 
@@ -28,8 +35,11 @@ ATTACHMENTS = (
 """What a user sends beside or instead of text. For older readers Telegram adds to an animation a
 document, and to a venue a location, so those stand behind."""
 
-FILES = ("document", "voice", "audio", "video_note")
+FILES = ("document", "voice", "audio", "video_note", "photo")
 """What can be brought on demand."""
+
+PHOTO_SIDE = 1024
+"""Pixels of the longer side that are enough of a photo, which Telegram keeps in several sizes."""
 
 CONTENT = frozenset({"text", *ATTACHMENTS})
 """What a user sends on purpose. The rest are Telegram's notes, such as of a pinned message."""
@@ -161,6 +171,7 @@ class Doorman:
             attachment=next((name for name in ATTACHMENTS if name in raw), ""),
             is_forwarded="forward_origin" in raw,
             **_document(raw),
+            album=_album(raw),
             **_refers_to(raw),
         )
 
@@ -218,7 +229,7 @@ def _refers_to(raw: dict[str, Any]) -> dict[str, Any]:
 def _document(raw: dict[str, Any]) -> dict[str, Any]:
     """Read leniently which file a message carries; animations come as documents, too."""
     kind = next((kind for kind in FILES if kind in raw and "animation" not in raw), "")
-    document = _object(raw, kind)
+    document = _photo(raw) if kind == "photo" else _object(raw, kind)
     file_id, name, size = (document.get(key) for key in ("file_id", "file_name", "file_size"))
     if not isinstance(file_id, str) or not 0 < len(file_id) <= MAX_FILE_ID:
         return {}
@@ -227,6 +238,26 @@ def _document(raw: dict[str, Any]) -> dict[str, Any]:
         "document_name": name[-MAX_FILE_NAME:] if isinstance(name, str) else "",
         "document_bytes": size if isinstance(size, int) and 0 <= size < 2**63 else 0,
     }
+
+
+def _photo(raw: dict[str, Any]) -> dict[str, Any]:
+    """Choose the smallest size of a photo that is large enough, or else the largest."""
+    listed = raw["photo"] if isinstance(raw["photo"], list) else []
+    sizes = [(_side(size), size) for size in listed if isinstance(size, dict) and _side(size)]
+    enough = [(side, size) for side, size in sizes if side >= PHOTO_SIDE]
+    choice = min if enough else max
+    _, size = choice(enough or sizes, key=lambda pair: pair[0], default=(0, {}))
+    return size
+
+
+def _side(size: dict[str, Any]) -> int:
+    sides = [size.get("width"), size.get("height")]
+    return max((side for side in sides if isinstance(side, int)), default=0)
+
+
+def _album(raw: dict[str, Any]) -> str:
+    album = raw.get("media_group_id")
+    return album if isinstance(album, str) and len(album) <= MAX_ALBUM else ""
 
 
 def _object(raw: dict[str, Any], name: str) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from services.wire import VERSION, Batch, Outcome, PartRecord, Receipt, Receipts
 
 NEW_BATCH_FIELDS = {"bot_name", "strangers", "refused"}
 NEW_UPDATE_FIELDS = {"moved_to", "attachment", "reply_to", "quoted", "is_excerpt"}
-NEW_UPDATE_FIELDS |= {"is_forwarded", "document_id", "document_name", "document_bytes"}
+NEW_UPDATE_FIELDS |= {"is_forwarded", "document_id", "document_name", "document_bytes", "album"}
 NEW_PART_FIELDS = {"chat_id"}
 NEW_OUTCOME_FIELDS = {"moved_to", "parts"}
 

@@ -17,6 +17,7 @@ from services.wire.events import (
 )
 from services.wire.invitations import digest_of, invitation_in
 from services.wire.updates import (
+    MAX_ALBUM,
     MAX_BATCH,
     MAX_FILE_ID,
     MAX_FILE_NAME,
@@ -36,6 +37,7 @@ SPOKEN = frozenset({VERSION - 1, VERSION})
 VERSION_HEADER = "Wire-Version"
 
 __all__ = [
+    "MAX_ALBUM",
     "MAX_BATCH",
     "MAX_FILE_ID",
     "MAX_FILE_NAME",

@@ -41,7 +41,7 @@ class Reply(BaseModel):
     by itself. Such a reply is closed from the start."""
     document: str = ""
     """Since version 2: the user's document that must be brought here before the reply can go on,
-    by its `Update.document_id`."""
+    by its `Update.document_id`; of several the first, and `opened` says the next."""
     is_photo: bool = False
     """Since version 2: whether the file is to be shown as a photo."""
 

@@ -14,6 +14,8 @@ MAX_FILE_ID = 256
 
 MAX_FILE_NAME = 255
 
+MAX_ALBUM = 64
+
 MAX_BATCH = 100
 """Updates in one batch: as many as one getUpdates call returns at most."""
 
@@ -57,6 +59,9 @@ class Update(BaseModel):
     document_name: str = Field(default="", max_length=MAX_FILE_NAME)
     document_bytes: Annotated[Number, Field(ge=0)] = 0
     """Its size; 0: Telegram does not say."""
+    album: str = Field(default="", max_length=MAX_ALBUM)
+    """What Telegram calls the album that the message is one of; empty: it stands alone. Since
+    version 2."""
     press_id: str = Field(default="", max_length=128)
     press_data: str = Field(default="", max_length=64)
     moved_to: Number = 0

@@ -9,7 +9,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from services.gateway.engine import CannotResume, Finished, NoSuchModel, Piece, Thought
+from services.gateway.engine import (
+    CannotResume,
+    CannotSee,
+    Finished,
+    NoSuchModel,
+    Piece,
+    Thought,
+)
 from services.gateway.store import Store
 from services.wire import Update
 
@@ -24,7 +31,7 @@ class FakeEngine:
     """Answers each request by the next script: pieces, errors to raise, events to wait for."""
 
     scripts: deque[Script] = field(default_factory=deque)
-    requests: list[list[dict[str, str]]] = field(default_factory=list)
+    requests: list[list[dict[str, Any]]] = field(default_factory=list)
     limits: list[int] = field(default_factory=list)
     temperatures: list[float] = field(default_factory=list)
     priorities: list[int] = field(default_factory=list)
@@ -37,11 +44,13 @@ class FakeEngine:
     """What a word costs in a prompt; None: this engine does not count."""
     resumes: bool = True
     """Whether it goes on with an answer that was cut."""
+    sees: bool = True
+    """Whether it takes pictures."""
 
     async def is_ready(self) -> bool:
         return self.ready
 
-    async def count_prompt(self, messages: list[dict[str, str]], model: str = "") -> int | None:
+    async def count_prompt(self, messages: list[dict[str, Any]], model: str = "") -> int | None:
         if model in self.absent:
             raise NoSuchModel
         if self.tokens_per_word is None:
@@ -51,7 +60,7 @@ class FakeEngine:
 
     async def stream(
         self,
-        messages: list[dict[str, str]],
+        messages: list[dict[str, Any]],
         answer_tokens: int,
         temperature: float,
         priority: int = 0,
@@ -63,6 +72,8 @@ class FakeEngine:
             raise NoSuchModel
         if resume and not self.resumes:
             raise CannotResume
+        if not self.sees and any(isinstance(message["content"], list) for message in messages):
+            raise CannotSee
         assert resume == (messages[-1]["role"] == "assistant")
         self.requests.append(messages)
         self.limits.append(answer_tokens)

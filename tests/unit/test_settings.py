@@ -98,6 +98,8 @@ def test_bad_relay_setting(secrets: Path, changes: dict[str, str], sentence: str
             {"CONTEXT_TOKENS": "512", "ANSWER_TOKENS": "512"},
             "ANSWER_TOKENS",
         ),
+        ({"PICTURES": "21"}, 'PICTURES is "21": give a whole number between 0 and 20'),
+        ({"PICTURES": "4"}, 'PICTURES is "4": give at most 3 with this CONTEXT_TOKENS'),
     ],
 )
 def test_bad_gateway_setting(secrets: Path, changes: dict[str, str], sentence: str) -> None:
@@ -106,6 +108,16 @@ def test_bad_gateway_setting(secrets: Path, changes: dict[str, str], sentence: s
         read_settings(GatewaySettings, GATEWAY | changes, secrets)
 
     assert str(error.value).startswith(sentence)
+
+
+def test_pictures_leave_room_for_words(secrets: Path) -> None:
+    """The more of the context, the more of them."""
+    few = read_settings(GatewaySettings, GATEWAY | {"PICTURES": "3"}, secrets)
+    changes = {"PICTURES": "20", "CONTEXT_TOKENS": "40000"}
+    many = read_settings(GatewaySettings, GATEWAY | changes, secrets)
+
+    assert (few.pictures, many.pictures) == (3, 20)
+    assert read_settings(GatewaySettings, GATEWAY, secrets).pictures == 0
 
 
 def test_personas_are_read_from_json(secrets: Path) -> None:

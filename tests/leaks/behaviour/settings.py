@@ -66,6 +66,7 @@ MODEL_NODE = BOTH_NODES | {
     "TEMPERATURE": "0.3",
     "FILE_CHARACTERS": "5000",
     "DOCUMENT_BYTES": "300000",
+    "PICTURES": "1",
     "TRANSCRIBER_SOCKET": "/run/engine/transcriber.sock",
     "USER_ASKS": "5",
     "TOTAL_ASKS": "50",

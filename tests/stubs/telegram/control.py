@@ -11,7 +11,9 @@ POST /update   an update of any kind, update_id optional, "force"? -> {"update_i
 POST /batch    [any of the above with "kind": "say" | "edit" | "press" | "update"]
                -> a list; queued so that one getUpdates returns them all; all or nothing is not
                promised: the first bad one stops the list
-POST /file     {"content_base64", "file_name", "mime_type"?} -> {"file_id", "file_path", ...}
+POST /file     {"content_base64", "file_name", "mime_type"?, "width"?, "height"?}
+               -> {"file_id", "file_path", "document", "photo", ...}: either goes into "extra" of
+               /say; several with one "media_group_id" are an album
 GET  /record   ?after=SEQ&wait=SECONDS&limit=N and &FIELD=VALUE[,VALUE] for kind, method, chat_id,
                update_id, update_kind, ... -> {"entries", "last"}; ask on with the last entry's seq,
                or with "last" if there was none
@@ -293,6 +295,9 @@ class _Control:
             "file_unique_id": stored.unique_id,
             "file_path": stored.path,
             "document": stored.as_document(),
+            "photo": stored.as_sizes(
+                int(request.get("width", 1280)), int(request.get("height", 960))
+            ),
         }
 
     # Circumstances

@@ -37,7 +37,7 @@ class File:
         }
 
     def as_photo(self) -> list[dict[str, Any]]:
-        """Shape as the Bot API's list of PhotoSize, its largest alone; PNG is all that is read."""
+        """Shape as the Bot API shows the bot's own photo; PNG is all that is read."""
         if len(self.content) > _PHOTO_LIMIT:
             raise bad_request("file is too big")
         if not self.content.startswith(_PNG):
@@ -45,14 +45,15 @@ class File:
         width, height = struct.unpack(">II", self.content[16:24])
         if width + height > 10_000 or max(width, height) > 20 * min(width, height):
             raise bad_request("PHOTO_INVALID_DIMENSIONS")
+        return self.as_sizes(width, height)
+
+    def as_sizes(self, width: int, height: int) -> list[dict[str, Any]]:
+        """Shape as the Bot API's list of PhotoSize: a thumbnail of no use, and the file itself."""
+        ids = {"file_id": self.file_id, "file_unique_id": self.unique_id}
+        small = {"file_id": f"{self.file_id}small", "file_unique_id": f"{self.unique_id}s"}
         return [
-            {
-                "file_id": self.file_id,
-                "file_unique_id": self.unique_id,
-                "width": width,
-                "height": height,
-                "file_size": len(self.content),
-            }
+            {**small, "width": 90, "height": 90, "file_size": 1},
+            {**ids, "width": width, "height": height, "file_size": len(self.content)},
         ]
 
     def as_media(self, kind: str) -> dict[str, Any]:

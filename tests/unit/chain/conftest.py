@@ -23,6 +23,7 @@ from services.gateway.inbox import Inbox, paste_delay
 from services.gateway.limits import Limits
 from services.gateway.manner import House
 from services.gateway.outbox import Outbox
+from services.gateway.pictures import PICTURE_TOKENS
 from services.gateway.queue import Queue
 from services.gateway.store import Store
 from services.gateway.transcriber import Transcriber
@@ -47,6 +48,8 @@ class Chain:
     engine: FakeEngine = field(default_factory=FakeEngine)
     tasks: dict[str, asyncio.Task[None]] = field(default_factory=dict)
     transcriber: Transcriber | None = None
+    pictures: int = 0
+    """How many the engine may be given in one prompt."""
     strangers: list[int] = field(default_factory=list)
     """What the gateway was told of them."""
     models: dict[str, str] = field(default_factory=dict)
@@ -178,7 +181,8 @@ class Chain:
             self.outbox = outbox
             self.queue = queue = Queue()
             engine: Engine = self.engine  # type: ignore[assignment]  # a fake of the same shape
-            history = History(store, engine, 4000)
+            prompt_tokens = 4000 + self.pictures * PICTURE_TOKENS
+            history = History(store, engine, prompt_tokens, self.pictures)
             house = House(256, 0.0, "be brief", {"Teacher": "You teach."}, self.models)
             answering = Answering(store, queue, outbox, history, engine, 2, house)
             await store.run(store.requeue_asks)
@@ -191,7 +195,7 @@ class Chain:
                 Access(store, frozenset({7, 8}), frozenset({7})),
                 Limits(20, 100, 3000),
                 personas=list(house.personas),
-                documents=Documents(6_000_000, self.transcriber),
+                documents=Documents(6_000_000, self.transcriber, sees=self.pictures > 0),
                 note_batch=lambda batch: self.strangers.append(batch.strangers),
                 models=list(house.models),
             )

@@ -44,7 +44,7 @@ async def send(
 
 def told(chain: Chain, number: int = -1) -> str:
     """What the engine was told by the user in one of its requests."""
-    return chain.engine.requests[number][-1]["content"]
+    return str(chain.engine.requests[number][-1]["content"])
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from aiohttp import web
 
 from services.gateway.access import Access
 from services.gateway.answering import Answering
+from services.gateway.documents import Documents
 from services.gateway.engine import (
     Engine,
     EngineFailed,
@@ -86,7 +87,9 @@ async def parts(tmp_path: Path) -> AsyncGenerator[Parts]:
         answering = Answering(
             store, queue, outbox, History(store, engine, 4000), engine, 1, House(256, 0.0)
         )
-        inbox = Inbox(store, queue, outbox, Access(store, frozenset({USER})), Limits(9, 9, 3000))
+        access = Access(store, frozenset({USER}))
+        documents = Documents(1000)
+        inbox = Inbox(store, queue, outbox, access, Limits(9, 9, 3000), documents=documents)
         parts = Parts(store, queue, inbox, answering, fake)
         yield parts
         for task in parts.tasks:
@@ -136,6 +139,31 @@ async def test_ask_stopped_on_its_way_to_a_worker_is_not_asked(parts: Parts) -> 
     await parts.accept(message(3, "next"))
     await parts.wait_for_replies(["(stopped)", "fine"])
     assert parts.asked() == ["next"]
+
+
+async def test_album_that_grows_on_its_way_to_a_worker_waits_for_its_document(
+    parts: Parts, tmp_path: Path
+) -> None:
+    """Even if the worker has taken it while one more is on its way to the disk."""
+    await parts.accept(message(1, "read", attachment="photo", album="5"))
+    more = message(2, None, attachment="document", document_id="B", album="5")
+    (waiting,) = await parts.store.run(parts.store.asks)
+    parts.queue.put(waiting)  # its second of waiting is over
+
+    async with parts.busy_store():
+        accepting = asyncio.create_task(parts.accept(more))
+        await asyncio.sleep(0)  # the document is in line
+        parts.start()
+        await until(lambda: not parts.queue.waiting(), "a worker takes the ask")
+
+    assert await accepting == ["accepted"]
+    await until(lambda: parts.queue._waiting, "it waits again")
+    assert parts.asked() == []
+    await parts.inbox.bring(waiting.reply_id, b"words", "B")
+    await parts.wait_for_replies(["fine"])
+    (asked,) = parts.asked()
+    assert "words" in asked
+    assert asked.endswith("read")
 
 
 # Engines that are not what they were, or not what they should be

@@ -23,7 +23,7 @@ LAUGHS = "".join(f'<!ENTITY l{n} "{f"&l{n - 1};" * 10 if n else "ha" * 50}">' fo
 RUSSIAN = "Съешь ещё этих мягких французских булок, да выпей чаю. " * 3
 
 
-async def read(content: bytes) -> str:
+async def read(content: bytes) -> str | bytes:
     return await Documents(20_000_000).read("document", "name", content, 100_000)
 
 

@@ -12,6 +12,7 @@ from aiohttp import web
 
 from services.gateway.engine import (
     CannotResume,
+    CannotSee,
     Engine,
     EngineFailed,
     EngineUnavailable,
@@ -244,3 +245,54 @@ async def test_closing_the_stream_stops_the_engine(stub: Stub) -> None:
         assert loop.time() < deadline
         await asyncio.sleep(0.02)
     assert outcome == "aborted"
+
+
+PICTURE = {"type": "image_url", "image_url": {"url": "data:image/jpeg;base64,AAAA"}}
+LOOK = [{"role": "user", "content": [PICTURE, {"type": "text", "text": "say it"}]}]
+
+
+async def test_pictures_go_beside_the_text(stub: Stub) -> None:
+    """As they were given."""
+    items = [item async for item in stub.engine.stream(LOOK, 100, 0.0)]
+
+    assert isinstance(items[-1], Finished)
+    assert (await stub.record())[0]["messages"] == LOOK
+
+
+@pytest.mark.parametrize(
+    ("status", "message", "expected"),
+    [
+        (400, "At most 0 image(s) may be provided in one prompt.", CannotSee),
+        (422, "odd", CannotSee),
+        (500, "image input is not supported - hint: you may need to provide the mmproj", CannotSee),
+        (500, "out of memory", EngineFailed),
+        (400, "maximum context length is 500 tokens", PromptTooLong),
+        (503, "loading", EngineUnavailable),
+    ],
+)
+async def test_engine_that_refuses_pictures(
+    tmp_path: Path, status: int, message: str, expected: type[Exception]
+) -> None:
+    """It is told apart from one that breaks off; a text alone is never refused for that."""
+
+    async def models(_: web.Request) -> web.Response:
+        return web.json_response({"data": [{"id": "blind"}]})
+
+    async def refuse(_: web.Request) -> web.Response:
+        return web.json_response({"error": {"message": message, "type": "x"}}, status=status)
+
+    app = web.Application()
+    app.router.add_get("/v1/models", models)
+    app.router.add_post("/v1/chat/completions", refuse)
+    runner = web.AppRunner(app, access_log=None)
+    await runner.setup()
+    await web.UnixSite(runner, tmp_path / "blind.sock").start()
+    try:
+        async with open_engine(tmp_path / "blind.sock", 1) as engine:
+            with pytest.raises(expected):
+                await anext(engine.stream(LOOK, 100, 0.0))
+            otherwise = EngineFailed if expected is CannotSee else expected
+            with pytest.raises(otherwise):
+                await anext(engine.stream(ASK, 100, 0.0))
+    finally:
+        await runner.cleanup()

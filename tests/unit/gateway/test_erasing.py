@@ -11,7 +11,7 @@ from services.gateway.inbox import Inbox
 from services.gateway.limits import Limits
 from services.gateway.outbox import Outbox
 from services.gateway.queue import Queue
-from services.gateway.store import NOTHING, Piece, Store, Turn
+from services.gateway.store import NOTHING, Ask, Piece, Store, Turn, WantedDocument
 from services.wire import Batch, Button
 from tests.unit.fakes import KEY, USER, open_store, press, put_menu
 from tests.unit.gateway.raw import read_pages
@@ -59,6 +59,59 @@ async def test_forget_erases_at_once(store: Store, tmp_path: Path) -> None:
     await store.run(store.forget_chat, (8, 0))
     await store.run(store.truncate_journal)
     assert count(tmp_path, QUESTION) == count(tmp_path, ANSWER) == 0
+
+
+async def add_picture(store: Store, ask: Ask, content: bytes) -> None:
+    """A picture that was brought for an ask."""
+    document = WantedDocument(str(ask.id), "photo", "", 5)
+    await store.run(store.want_another, ask, document)
+    await store.run(store.add_document, ask, document, content)
+
+
+@pytest.mark.parametrize("state", ["waits", "failed", "answered"])
+async def test_forget_erases_pictures(store: Store, tmp_path: Path, state: str) -> None:
+    """Whatever has become of their ask."""
+    reply = await store.run(store.add_reply, CHAT, 5)
+    ask = await store.run(store.add_ask, reply.id, USER, CHAT, "en", [Piece(5, "what", 0)])
+    await add_picture(store, ask, QUESTION + bytes(LONG) + ANSWER)
+    if state == "failed":
+        retry = Button(label="Try again", data=f"retry:{ask.id}")
+        await store.run(store.fail_ask, ask, "It failed.", retry, NOTHING)
+    if state == "answered":
+        await store.run(store.finish_ask, ask, "A bird.", "A bird.", NOTHING)
+    assert count(tmp_path, QUESTION) > 0
+    assert count(tmp_path, ANSWER) > 0
+    access = Access(store, frozenset({USER}))
+    inbox = Inbox(store, Queue(), Outbox(store, []), access, Limits(9, 9, 9000))
+
+    await store.run(put_menu, store)
+    await inbox.accept(Batch(bot_id=1, updates=[press(1, "forget")]))
+
+    assert count(tmp_path, QUESTION) == count(tmp_path, ANSWER) == 0
+    assert list(store._db.execute("SELECT * FROM pictures")) == []
+    assert list(store._db.execute("SELECT * FROM wanted")) == []
+
+
+async def test_pictures_are_kept_as_long_as_their_turn(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And an ask that is answered without being remembered leaves none."""
+    now = time.time()
+    for age, answer in ((3600, "old"), (0, "new"), (0, "")):
+        reply = await store.run(store.add_reply, CHAT, 5)
+        ask = await store.run(store.add_ask, reply.id, USER, CHAT, "en", [Piece(5, "what", 0)])
+        await add_picture(store, ask, answer.encode() or b"none")
+        monkeypatch.setattr(time, "time", lambda age=age: now - age)
+        await store.run(store.finish_ask, ask, answer, answer, NOTHING)
+
+    def kept() -> list[bytes]:
+        return [row[0] for row in store._db.execute("SELECT content FROM pictures ORDER BY id")]
+
+    assert kept() == [b"old", b"new"]
+    await store.run(store.forget_old, 10**6, 10**6, 1800)
+    assert kept() == [b"new"]
+    await store.run(store.start_conversation, CHAT)
+    assert kept() == []
 
 
 async def test_text_of_an_ask_goes_with_its_delivery(store: Store, tmp_path: Path) -> None:

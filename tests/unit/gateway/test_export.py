@@ -87,6 +87,16 @@ def test_no_turn_is_lost_cut_or_out_of_order(turns: list[Turn]) -> None:
     assert all(len(document.encode()) <= max(100, longest) for document in documents)
 
 
+@pytest.mark.parametrize(
+    ("pictures", "noted"), [((), ""), ((4,), "(a picture)\n\n"), ((4, 5), "(2 pictures)\n\n")]
+)
+def test_pictures_are_noted(pictures: tuple[int, ...], noted: str) -> None:
+    """A text cannot hold them."""
+    (document,) = write_documents([Turn("user", "What is it?", 0, pictures)], "en")
+
+    assert document == f"## You, 1970-01-01 00:00 UTC\n\n{noted}What is it?\n\n"
+
+
 async def test_export_is_a_reply_with_a_file(gateway: Conversation) -> None:
     """Its caption is a sentence, its content is asked for by itself, and goes with the reply."""
     await gateway.converse("What flies?", "A *bird*.")

@@ -1,13 +1,15 @@
 """A prompt holds what fits of the conversation, counted by the engine itself."""
 
+import base64
 from collections.abc import AsyncGenerator
 from pathlib import Path
 
 import pytest
 
-from services.gateway.engine import Engine, PromptTooLong
-from services.gateway.history import History, most_tokens
-from services.gateway.store import NOTHING, Ask, Piece, Store
+from services.gateway.engine import Engine, Message, PromptTooLong
+from services.gateway.history import FRAME_TOKENS, UNSEEN, History
+from services.gateway.pictures import PICTURE_TOKENS
+from services.gateway.store import NOTHING, Ask, Piece, Store, WantedDocument
 from tests.unit.fakes import USER, FakeEngine, open_store
 
 CHAT = (USER, 0)
@@ -59,7 +61,7 @@ async def test_what_surely_fits_is_not_counted(store: Store) -> None:
 
     assert names(messages) == ["be", "q0", "a0", "q1", "a1", "now"]
     assert engine.counts == 0
-    assert most_tokens(messages) <= 4000
+    assert sum(len(m["content"].encode()) + FRAME_TOKENS for m in messages) <= 4000
 
 
 @pytest.mark.parametrize(
@@ -127,3 +129,84 @@ async def test_very_long_conversation_takes_few_questions(store: Store) -> None:
 
     assert 1500 < tokens <= 2000
     assert engine.counts <= 4
+
+
+async def ask_with_pictures(store: Store, text: str, *pictures: bytes) -> Ask:
+    ask = await add(store, text)
+    for picture in pictures:
+        wanted = WantedDocument(picture.decode(), "photo", "", 5)
+        ask = await store.run(store.want_another, ask, wanted)
+        ask = await store.run(store.add_document, ask, wanted, picture)
+    return ask
+
+
+def shown(message: Message) -> tuple[list[bytes], str]:
+    """The pictures of a message, and its text."""
+    if isinstance(message["content"], str):
+        return [], message["content"]
+    urls = [p["image_url"]["url"] for p in message["content"] if p["type"] == "image_url"]
+    text = "".join(p["text"] for p in message["content"] if p["type"] == "text")
+    return [base64.b64decode(url.partition(",")[2]) for url in urls], text
+
+
+def seeing(store: Store, fake: FakeEngine, prompt_tokens: int, most: int) -> History:
+    engine: Engine = fake  # type: ignore[assignment]  # a fake of the same shape
+    return History(store, engine, prompt_tokens, most)
+
+
+@pytest.mark.parametrize(
+    ("most", "first", "second"),
+    [
+        (3, ([b"a", b"b"], "old"), ([b"c"], "new")),
+        (2, ([b"b"], f"{UNSEEN}\n\nold"), ([b"c"], "new")),
+        (1, ([], f"{UNSEEN}\n\n{UNSEEN}\n\nold"), ([b"c"], "new")),
+        (0, ([], f"{UNSEEN}\n\n{UNSEEN}\n\nold"), ([], f"{UNSEEN}\n\nnew")),
+    ],
+)
+async def test_latest_pictures_are_shown(
+    store: Store, most: int, first: tuple[list[bytes], str], second: tuple[list[bytes], str]
+) -> None:
+    """So many of the whole conversation; of each other one the engine is told."""
+    old = await ask_with_pictures(store, "old", b"a", b"b")
+    await store.run(store.finish_ask, old, "answer", "", NOTHING)
+    ask = await ask_with_pictures(store, "new", b"c")
+
+    messages, _ = await seeing(store, FakeEngine(), 10**6, most).compose(ask, "")
+
+    assert [shown(message) for message in messages] == [first, ([], "answer"), second]
+
+
+@pytest.mark.parametrize("tokens_per_word", [None, 1])
+async def test_pictures_count_as_their_bound(store: Store, tokens_per_word: int | None) -> None:
+    """Whoever counts: an exchange whose picture does not fit is left out, whole."""
+    engine = FakeEngine(tokens_per_word=tokens_per_word)
+    old = await ask_with_pictures(store, "old", b"a")
+    await store.run(store.finish_ask, old, "answer", "", NOTHING)
+    await converse(store, 1)
+    ask = await ask_with_pictures(store, "new", b"b")
+
+    little, few = await seeing(store, engine, 2 * PICTURE_TOKENS - 1, 9).compose(ask, "")
+    much, many = await seeing(store, engine, 2 * PICTURE_TOKENS + 400, 9).compose(ask, "")
+
+    assert [shown(message)[0] for message in little] == [[], [], [b"b"]]
+    assert [shown(message)[0] for message in much] == [[b"a"], [], [], [], [b"b"]]
+    assert PICTURE_TOKENS < few < 2 * PICTURE_TOKENS < many
+
+
+async def test_pictures_that_fit_no_prompt(store: Store) -> None:
+    """As with a text that is too long."""
+    ask = await ask_with_pictures(store, "new", b"a", b"b")
+    history = seeing(store, FakeEngine(tokens_per_word=1), 2 * PICTURE_TOKENS, 9)
+
+    with pytest.raises(PromptTooLong):
+        await history.compose(ask, "be brief")
+
+
+async def test_picture_that_is_erased_meanwhile_is_not_shown(store: Store) -> None:
+    """The engine is told instead."""
+    ask = await ask_with_pictures(store, "new", b"a", b"b")
+    await store.run(store._db.execute, "DELETE FROM pictures WHERE content = x'61'")
+
+    messages, _ = await seeing(store, FakeEngine(), 10**6, 9).compose(ask, "")
+
+    assert shown(messages[-1]) == ([b"b"], f"{UNSEEN}\n\nnew")

@@ -9,7 +9,7 @@ import pytest
 from services.gateway.database import Database
 from services.gateway.outbox import Outbox
 from services.gateway.schema import MIGRATIONS
-from services.gateway.store import Piece, Store, Usage
+from services.gateway.store import Piece, Store, Usage, WantedDocument
 from tests.unit.fakes import KEY
 
 VERSION_1 = """
@@ -108,3 +108,27 @@ def test_migration_that_fails_leaves_the_store_as_it_was(tmp_path: Path) -> None
         Database(tmp_path / "store.db", KEY, broken)
 
     Store(tmp_path / "store.db", KEY).close()
+
+
+async def test_document_that_is_on_its_way_is_still_wanted(tmp_path: Path) -> None:
+    """Version 7 knew one a reply."""
+    content = """
+        INSERT INTO replies(id, chat_id, thread_id, reply_to, text, closed, document, document_kind,
+            document_name) VALUES(2, 7, 0, 55, '', 0, 'BQAC', 'document', 'a.pdf');
+        INSERT INTO replies(id, chat_id, thread_id, reply_to, text, closed)
+            VALUES(3, 7, 0, 56, '', 0);
+        INSERT INTO asks(id, reply_id, user_id, chat_id, thread_id, message_id, conversation,
+            language, state, received_at) VALUES(4, 2, 7, 7, 0, 55, 0, 'en', 'waiting', 0);
+        INSERT INTO pieces VALUES(4, 0, 55, 'what', 0, '');
+    """
+    at_version(tmp_path / "store.db", 7, content)
+
+    store = Store(tmp_path / "store.db", KEY)
+
+    replies = await store.run(store.undelivered_replies)
+    assert [reply.document for reply in replies] == ["BQAC", ""]
+    found = await store.run(store.wanted_document, 2)
+    assert found
+    assert found[0].lacks_document
+    assert found[1] == WantedDocument("BQAC", "document", "a.pdf", 55)
+    store.close()

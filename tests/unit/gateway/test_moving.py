@@ -14,7 +14,7 @@ from services.gateway.inbox import Inbox
 from services.gateway.limits import Limits
 from services.gateway.outbox import Outbox
 from services.gateway.queue import Queue
-from services.gateway.store import NOTHING, Piece, Store, Turn
+from services.gateway.store import NOTHING, Piece, Store, Turn, WantedDocument
 from services.wire import VERSION, VERSION_HEADER, Opened, Update
 from tests.unit.fakes import USER, message, open_store
 
@@ -164,3 +164,27 @@ async def test_questions_stay_in_order_when_their_group_moves(gateway: Gateway) 
         running = await gateway.queue.next()
         served.append(running.ask.text)
     assert served == ["second", "third"]
+
+
+async def test_pictures_move_with_the_group(gateway: Gateway) -> None:
+    """Those of the conversation, those of an ask that waits, and those that are still wanted."""
+    store = gateway.store
+    for number in (1, 2):
+        reply = await store.run(store.add_reply, (GROUP, 0), 5)
+        pieces = [Piece(5, f"question {number}", 0)]
+        ask = await store.run(store.add_ask, reply.id, USER, (GROUP, 0), "en", pieces)
+        for name in ("first", "second"):
+            wanted = WantedDocument(name, "photo", "", 5)
+            ask = await store.run(store.want_another, ask, wanted)
+        ask = await store.run(store.add_document, ask, wanted, b"picture")
+        if number == 1:
+            await store.run(store.finish_ask, ask, "answer", "answer", NOTHING)
+
+    await gateway.updates(MOVE)
+
+    (waits,) = await store.run(store.asks, (SUPERGROUP, 0))
+    turns = await store.run(store.turns_before, waits, 9)
+    assert [len(turn.pictures) for turn in turns] == [1, 0]
+    assert (len(waits.pictures), waits.lacks_document) == (1, True)
+    replies = await store.run(store.undelivered_replies)
+    assert [reply.document for reply in replies] == ["", "first"]

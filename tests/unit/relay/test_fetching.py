@@ -69,3 +69,16 @@ async def test_end_makes_room_for_a_new_beginning() -> None:
     assert telegram.asked == 2, "the second is still known"
     fetching.stop()
     await until(lambda: not telegram.waiting, "the tasks have ended")
+
+
+async def test_next_of_an_album_may_be_named_early() -> None:
+    """Before the one before it is known to be there; the end of its reply ends both."""
+    telegram = SlowTelegram()
+    fetching = fetching_from(telegram)
+
+    fetching.begin(REPLY)
+    fetching.begin(REPLY.model_copy(update={"document": "BQAC2"}))
+
+    await until(lambda: telegram.waiting == 2, "both are fetched")
+    fetching.end(REPLY.id)
+    await until(lambda: not telegram.waiting, "both have ended")

@@ -75,6 +75,11 @@ def test_message_of_an_allowed_user(doorman: Doorman) -> None:
 OLD = {"message_id": 3, "text": "an old answer", "from": BOT}
 
 
+def size(file_id: str, width: int, height: int) -> dict[str, Any]:
+    """One of the sizes that Telegram keeps of a photo."""
+    return {"file_id": file_id, "width": width, "height": height, "file_size": width}
+
+
 @pytest.mark.parametrize(
     ("fields", "wanted"),
     [
@@ -354,6 +359,21 @@ def test_no_entity_stops_the_relay(text: str, entities: list[dict[str, Any]]) ->
         ),
         ({"document": "odd"}, ("document", "", "", 0)),
         ({"photo": [{"file_id": "A"}]}, ("photo", "", "", 0)),
+        ({"photo": "odd"}, ("photo", "", "", 0)),
+        ({"photo": []}, ("photo", "", "", 0)),
+        ({"photo": ["odd", size("A", 9, 9), {"width": "odd"}]}, ("photo", "A", "", 9)),
+        (
+            {"photo": [size("S", 90, 67), size("M", 320, 240), size("L", 800, 600)]},
+            ("photo", "L", "", 800),
+        ),
+        (
+            {"photo": [size("S", 90, 67), size("X", 960, 1280), size("Y", 1920, 2560)]},
+            ("photo", "X", "", 960),
+        ),
+        (
+            {"photo": [size("Y", 2560, 1920), size("X", 1024, 768), size("S", 1023, 768)]},
+            ("photo", "X", "", 1024),
+        ),
     ],
 )
 def test_documents_are_named(
@@ -364,6 +384,16 @@ def test_documents_are_named(
 
     seen = (update.attachment, update.document_id, update.document_name, update.document_bytes)
     assert seen == expected
+
+
+@pytest.mark.parametrize(
+    ("given", "album"), [("13579", "13579"), ("1" * 65, ""), (5, ""), (None, "")]
+)
+def test_album_is_named(doorman: Doorman, given: object, album: str) -> None:
+    """By what its messages have in common; an odd name costs no message."""
+    raw = telegram_message(photo=[size("A", 9, 9)], media_group_id=given)
+
+    assert admitted(doorman, {"message": raw}).album == album
 
 
 def test_forwarded_message_says_so(doorman: Doorman) -> None:

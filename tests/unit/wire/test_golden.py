@@ -104,6 +104,7 @@ def test_version_before_is_read(name: str) -> None:
         known = [Update.model_validate(raw) for raw in now.updates]
         news = {"attachment": "", "reply_to": 0, "quoted": "", "is_excerpt": False}
         news |= {"is_forwarded": False, "document_id": "", "document_name": "", "document_bytes": 0}
+        news |= {"album": ""}
         expected = [u.model_copy(update=news) for u in known if u.kind != "move"]
         assert [Update.model_validate(raw) for raw in before.updates] == expected
     elif isinstance(before, Receipts) and isinstance(now, Receipts):

@@ -1,0 +1,198 @@
+"""The messages of an album are one ask, each with its file; what is no part of it stays apart."""
+
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from services.gateway.access import Access
+from services.gateway.documents import Documents
+from services.gateway.inbox import ALBUM_SECONDS, Inbox, paste_delay
+from services.gateway.limits import Limits
+from services.gateway.outbox import Outbox
+from services.gateway.queue import Queue
+from services.gateway.store import Ask, Store
+from services.wire import Batch, Reply
+from tests.unit.fakes import USER, message, open_store
+from tests.unit.pictures import picture
+
+ALBUM: dict[str, Any] = {"attachment": "photo", "album": "13579"}
+
+
+@dataclass
+class Talk:
+    store: Store
+    inbox: Inbox
+    queue: Queue
+
+    async def say(self, *updates: dict[str, Any]) -> list[str]:
+        receipts = await self.inbox.accept(Batch(bot_id=1, updates=list(updates)))
+        return [receipt.outcome for receipt in receipts.receipts]
+
+    async def asks(self) -> list[Ask]:
+        return await self.store.run(self.store.asks)
+
+    async def replies(self) -> list[Reply]:
+        return await self.store.run(self.store.undelivered_replies)
+
+
+@pytest.fixture
+async def talk(tmp_path: Path) -> AsyncGenerator[Talk]:
+    async with open_store(tmp_path) as store:
+        access, queue = Access(store, frozenset({USER, 8})), Queue()
+        documents = Documents(1000, sees=True)
+        inbox = Inbox(
+            store, queue, Outbox(store, []), access, Limits(9, 9, 400), documents=documents
+        )
+        yield Talk(store, inbox, queue)
+
+
+def photo(number: int, text: str | None = None, **changes: Any) -> dict[str, Any]:
+    return message(number, text, **(ALBUM | {"document_id": f"F{number}"} | changes))
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+async def test_members_wait_for_their_files_in_order(talk: Talk, at_once: bool) -> None:
+    """The reply names the first that is still to be brought; then the ask lacks nothing."""
+    members = [photo(1, "Compare"), photo(2), photo(3)]
+    for batch in [members] if at_once else [[member] for member in members]:
+        assert set(await talk.say(*batch)) == {"accepted"}
+
+    (ask,) = await talk.asks()
+    wanted = []
+    for _ in members:
+        (reply,) = await talk.replies()
+        wanted.append(reply.document)
+        await talk.inbox.bring(reply.id, picture(), reply.document)
+    (complete,) = await talk.asks()
+    assert (len(ask.pieces), ask.lacks_document, ask.text) == (3, True, "Compare")
+    assert wanted == ["F1", "F2", "F3"]
+    assert (len(complete.pictures), complete.lacks_document) == (3, False)
+    assert (await talk.replies())[0].document == ""
+
+
+async def test_file_that_is_brought_twice_is_not_taken_for_the_next(talk: Talk) -> None:
+    """The answer to the first time was lost on its way."""
+    await talk.say(photo(1, "Compare"), photo(2))
+    (reply,) = await talk.replies()
+
+    for _ in range(2):
+        await talk.inbox.bring(reply.id, picture(), "F1")
+
+    (ask,) = await talk.asks()
+    assert (len(ask.pictures), ask.lacks_document) == (1, True)
+    assert (await talk.replies())[0].document == "F2"
+
+
+async def test_relay_that_does_not_say_which_brings_the_first(talk: Talk) -> None:
+    """One of the version before knows of one."""
+    await talk.say(photo(1, "Compare"), photo(2))
+    (reply,) = await talk.replies()
+
+    await talk.inbox.bring(reply.id, picture())
+
+    assert (await talk.replies())[0].document == "F2"
+
+
+async def test_same_file_twice_is_brought_once(talk: Talk) -> None:
+    """What is to be brought is told by the file's name alone."""
+    await talk.say(photo(1, "Twice"), photo(2, document_id="F1"))
+    (reply,) = await talk.replies()
+
+    await talk.inbox.bring(reply.id, picture(), "F1")
+
+    (ask,) = await talk.asks()
+    assert (len(ask.pictures), ask.lacks_document) == (1, False)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        message(2, "more"),
+        photo(2, album="24680"),
+        photo(2, album=""),
+        photo(2, user_id=8),
+        photo(2, chat_id=8),
+        photo(2, thread_id=4),
+    ],
+)
+async def test_what_is_no_part_of_it_is_another_ask(talk: Talk, other: dict[str, Any]) -> None:
+    """Of another album, user, chat or topic, or of none."""
+    await talk.say(photo(1, "this"))
+    await talk.say(other)
+
+    assert [len(ask.pieces) for ask in await talk.asks()] == [1, 1]
+
+
+async def test_ask_that_has_begun_takes_none_in(talk: Talk) -> None:
+    """What comes late is asked by itself."""
+    await talk.say(message(1, "this", **ALBUM))
+    (ask,) = await talk.asks()
+    await talk.store.run(talk.store.take_ask, ask.id)
+
+    await talk.say(photo(2))
+
+    assert [len(ask.pieces) for ask in await talk.asks()] == [1, 1]
+
+
+async def test_member_that_is_delivered_again_is_a_duplicate(talk: Talk) -> None:
+    """Telegram repeats what was not confirmed."""
+    await talk.say(photo(1, "this"), photo(2))
+
+    assert await talk.say(photo(1, "this"), photo(2)) == ["duplicate"] * 2
+    assert [len(ask.pieces) for ask in await talk.asks()] == [2]
+
+
+async def test_what_cannot_be_read_is_told_to_the_model(talk: Talk) -> None:
+    """An album may hold videos as well."""
+    await talk.say(photo(1, "Compare"), message(2, None, attachment="video", album="13579"))
+
+    (ask,) = await talk.asks()
+    assert ask.text == "[video attached that you cannot see or open]\n\nCompare"
+    assert len(await talk.replies()) == 1
+
+
+async def test_quotation_stands_once(talk: Talk) -> None:
+    """All of an album reply to the same message."""
+    reply_to: dict[str, Any] = {"reply_to": 3, "quoted": "old"}
+    await talk.say(photo(1, "Compare", **reply_to), photo(2, **reply_to))
+
+    assert [ask.text for ask in await talk.asks()] == ["> old\n\nCompare"]
+
+
+async def test_file_that_cannot_be_read_ends_the_ask(talk: Talk) -> None:
+    """Its user is told once; nothing more is fetched."""
+    await talk.say(photo(1, "Compare"), photo(2))
+    (reply,) = await talk.replies()
+
+    await talk.inbox.bring(reply.id, b"", "F1")
+
+    assert await talk.asks() == []
+    (closed,) = await talk.replies()
+    assert (closed.closed, closed.document) == (True, "")
+    assert closed.text == "This file seems to be damaged: I could not read it."
+    await talk.inbox.bring(reply.id, picture(), "F2")
+    assert list(talk.store._db.execute("SELECT * FROM pictures")) == []
+
+
+async def test_caption_is_reworded_while_it_waits(talk: Talk) -> None:
+    """On whichever of its messages it stands."""
+    await talk.say(photo(1), photo(2, "Comapre"))
+    await talk.say(photo(3, "Compare", kind="edit", message_id=1002, edited_at=5))
+
+    (ask,) = await talk.asks()
+    assert (ask.text, ask.lacks_document) == ("Compare", True)
+
+
+async def test_album_waits_a_moment_for_the_next_of_it(talk: Talk) -> None:
+    """Also when its first file is there already; a single picture does not wait."""
+    await talk.say(photo(1, "Compare"), photo(2, "this", album=""))
+    for reply in reversed(await talk.replies()):
+        await talk.inbox.bring(reply.id, picture(), reply.document)
+
+    of_album, single = await talk.asks()
+    assert (paste_delay(of_album), paste_delay(single)) == (ALBUM_SECONDS, 0)
+    ripe = talk.queue._ripe_at
+    assert ripe[of_album.id] - ripe[single.id] > ALBUM_SECONDS / 2
