@@ -48,6 +48,8 @@ class Settings:
     slots: int
     """Requests answered at once; further ones wait inside llama.cpp, first come, first served."""
     threads: int
+    projector: Path | None = None
+    """What makes a model that sees understand pictures; None: it does not."""
 
 
 class BadSetting(Exception):
@@ -59,6 +61,12 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
     weights = Path(environment.get("ENGINE_WEIGHTS", ""))
     if not weights.is_file():
         raise BadSetting(f'ENGINE_WEIGHTS is "{weights}": give the path of a GGUF file')
+    projector = environment.get("ENGINE_PROJECTOR") or None
+    if projector and not Path(projector).is_file():
+        raise BadSetting(
+            f'ENGINE_PROJECTOR is "{projector}": give the path of the GGUF file of the model\'s '
+            "projector (mmproj), or nothing"
+        )
     socket = Path(environment.get("ENGINE_SOCKET") or "/run/engine/engine.sock")
     # llama.cpp takes a name that ends otherwise for a network address; 107 is unix(7)'s limit.
     if socket.suffix != ".sock" or len(os.fsencode(socket)) > 107:
@@ -75,6 +83,7 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
         context_tokens=_read_number(environment, "CONTEXT_TOKENS", 2048, 256, 1_048_576),
         slots=_read_number(environment, "ENGINE_SLOTS", 4, 1, 256),
         threads=_read_number(environment, "ENGINE_THREADS", len(os.sched_getaffinity(0)), 1, 512),
+        projector=Path(projector) if projector else None,
     )
 
 
@@ -152,6 +161,8 @@ def _parameters(xllamacpp: Any, settings: Settings) -> Any:
     p = xllamacpp.CommonParams()
     p.model.path = str(settings.weights)
     p.model_alias = {settings.name}
+    if settings.projector:
+        p.mmproj.path = str(settings.projector)
     p.hostnames = [str(settings.socket)]
     p.n_parallel = settings.slots
     p.n_ctx = settings.slots * settings.context_tokens

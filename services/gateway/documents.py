@@ -52,6 +52,8 @@ class Documents:
 
         Raises Unreadable, or TranscriberUnavailable.
         """
+        if not self.most_bytes(kind):
+            raise Unreadable("cannot open")  # it was taken before the settings changed
         if len(content) > self.most_bytes(kind):
             raise Unreadable("document too big")
         if kind in RECORDINGS:

@@ -45,8 +45,7 @@ class CannotResume(Exception):
 
 
 class CannotSee(Exception):
-    """The engine refuses pictures: serve a model that sees, with what it needs for it, or set
-    PICTURES=0."""
+    """The engine refuses pictures: serve a model that sees, or set PICTURES=0."""
 
 
 @dataclass(frozen=True)

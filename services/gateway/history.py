@@ -191,7 +191,7 @@ def _plain(message: Said) -> Message:
 
 def _written(message: Said, contents: dict[int, bytes]) -> Message:
     """Write a message for the engine, as OpenAI does; without pictures it is a plain text."""
-    pictures = [contents[number] for number in message.pictures if number in contents]
+    pictures = [contents[number] for number in message.pictures if contents.get(number)]
     text = _unseen(len(message.pictures) - len(pictures)) + message.text  # erased meanwhile
     if not pictures:
         return {"role": message.role, "content": text}

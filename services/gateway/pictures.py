@@ -26,6 +26,9 @@ MOST_PIXELS = 100_000_000
 
 JPEG_QUALITY = 85
 
+MOST_PICTURES = 20
+"""An engine is given no more with one prompt, so no more of a conversation are kept."""
+
 _MARKS = {b"\x89PNG\r\n\x1a\n": "PNG", b"\xff\xd8\xff": "JPEG", b"GIF8": "GIF"}
 
 _ORIENTATION = 0x0112

@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, field_validator
 
-from services.gateway.pictures import PICTURE_TOKENS
+from services.gateway.pictures import MOST_PICTURES, PICTURE_TOKENS
 from services.settings import LinkToken, LogLevel, Port, Settings, UserIds
 
 MOST_PERSONAS = 20
@@ -153,7 +153,7 @@ class GatewaySettings(Settings):
     file_characters: Annotated[int, _between(0, 1_000_000)] = 16_000
     transcriber_socket: Path | None = None
     document_bytes: Annotated[int, _between(0, 20_000_000)] = 10_000_000
-    pictures: Annotated[int, _between(0, 20)] = 0
+    pictures: Annotated[int, _between(0, MOST_PICTURES)] = 0
     user_asks: Annotated[int, _between(1, 10_000)] = 20
     total_asks: Annotated[int, _between(1, 100_000)] = 500
     daily_asks: Annotated[int, _between(0, 1_000_000)] = 0

@@ -14,6 +14,7 @@ from typing import Literal
 
 from services.gateway.database import Database, StoreError
 from services.gateway.manner import Preferences
+from services.gateway.pictures import MOST_PICTURES
 from services.gateway.schema import MIGRATIONS
 from services.wire import Button, Reply
 
@@ -39,6 +40,8 @@ Chat = tuple[int, int]
 
 OPEN = "state IN ('waiting', 'running', 'stopping')"
 """The condition of an ask that is not answered; failed ones wait for their user to try again."""
+
+_PICTURES = "(SELECT json_group_array(id ORDER BY id) FROM pictures WHERE turn_id = turns.id)"
 
 _OF_CHAT = "reply_id IN (SELECT id FROM replies WHERE chat_id = ? AND thread_id = ?)"
 
@@ -306,13 +309,13 @@ class Store(Database):
                 spent=Usage(*row[10:13]),
                 pieces=self._pieces(row[0]),
                 lacks_document=bool(row[13]),
-                pictures=self._pictures_of("ask_id", row[0]),
+                pictures=self._pictures_of(row[0]),
             )
             for row in list(rows)
         ]
 
-    def _pictures_of(self, owner: Literal["ask_id", "turn_id"], number: int) -> tuple[int, ...]:
-        rows = self._db.execute(f"SELECT id FROM pictures WHERE {owner} = ? ORDER BY id", (number,))
+    def _pictures_of(self, ask_id: int) -> tuple[int, ...]:
+        rows = self._db.execute("SELECT id FROM pictures WHERE ask_id = ? ORDER BY id", (ask_id,))
         return tuple(row[0] for row in rows)
 
     def pictures(self, numbers: Sequence[int]) -> dict[int, bytes]:
@@ -511,10 +514,23 @@ class Store(Database):
             self._db.execute(
                 "UPDATE pictures SET turn_id = ?, ask_id = 0 WHERE ask_id = ?", (first, ask.id)
             )
+            if ask.pictures:
+                self._empty_old_pictures(chat)
             self._db.execute(
                 "INSERT OR REPLACE INTO exchanges VALUES(?, ?, ?, ?, ?, ?, '[]', ?)",
                 (*chat, ask.id, ask.user_id, ask.message_id, first, len(ask.pieces)),
             )
+
+    def _empty_old_pictures(self, chat: Chat) -> None:
+        """Keep of pictures that no engine will be shown any more only that they were there."""
+        of_chat = (
+            "FROM pictures JOIN turns ON turns.id = turn_id WHERE chat_id = ? AND thread_id = ?"
+            " ORDER BY pictures.id DESC LIMIT -1 OFFSET ?"
+        )
+        self._db.execute(
+            f"UPDATE pictures SET content = x'' WHERE id IN (SELECT pictures.id {of_chat})",
+            (*chat, MOST_PICTURES),
+        )
 
     def fail_ask(self, ask: Ask, shown: str, retry: Button, spent: Usage) -> bool:
         """Close an ask that could not be answered, so that it can be taken up; a transaction.
@@ -603,7 +619,7 @@ class Store(Database):
                 "UPDATE pictures SET ask_id = ?, turn_id = 0 WHERE turn_id = ?",
                 (ask.id, exchange.first_turn),
             )
-            ask = replace(ask, pictures=self._pictures_of("ask_id", ask.id))
+            ask = replace(ask, pictures=self._pictures_of(ask.id))
         self._db.execute(
             "DELETE FROM turns WHERE chat_id = ? AND thread_id = ? AND id >= ?",
             (*chat, exchange.first_turn),
@@ -646,26 +662,22 @@ class Store(Database):
     def latest_turns(self, chat: Chat, most: int) -> list[Turn]:
         """Read the last turns of the conversation, oldest first."""
         rows = self._db.execute(
-            "SELECT id, role, text FROM turns WHERE chat_id = ? AND thread_id = ?"
+            f"SELECT role, text, {_PICTURES} FROM turns WHERE chat_id = ? AND thread_id = ?"
             " ORDER BY id DESC LIMIT ?",
             (*chat, most),
         )
         return [
-            Turn(role, text, pictures=self._pictures_of("turn_id", number))
-            for number, role, text in list(rows)
+            Turn(role, text, pictures=tuple(json.loads(pictures))) for role, text, pictures in rows
         ][::-1]
 
     def turns(self, chat: Chat) -> Iterator[Turn]:
         """Read the whole conversation, oldest first, a turn at a time."""
         rows = self._db.execute(
-            "SELECT id, role, text, created_at FROM turns WHERE chat_id = ? AND thread_id = ?"
-            " ORDER BY id",
+            f"SELECT role, text, created_at, {_PICTURES} FROM turns"
+            " WHERE chat_id = ? AND thread_id = ? ORDER BY id",
             chat,
         )
-        return (
-            Turn(role, text, at, self._pictures_of("turn_id", number))
-            for number, role, text, at in rows
-        )
+        return (Turn(role, text, at, tuple(json.loads(known))) for role, text, at, known in rows)
 
     def turns_before(self, ask: Ask, most: int) -> list[Turn]:
         """Read the last turns of the conversation that an ask belongs to by now, oldest first."""

@@ -171,11 +171,15 @@ def _draw_buttons(
 
 def lay_out(message: Message, most: float) -> Iterator[Line]:
     """Break a message into lines of at most so many pixels."""
-    if file := message.get("extra", {}).get("document"):
+    extra = message.get("extra", {})
+    if file := extra.get("document"):
         yield Line([("▤ ", Style(frozenset({"text_link"}))), (file["file_name"], _BOLD)])
+    if extra.get("photo"):
+        yield Line([("▦ ", Style(frozenset({"text_link"}))), ("photo", _BOLD)])
+    text = message["text"] or extra.get("caption", "")  # what a user wrote below a file
     collapsed = 0
     block_before, quote_before = "", ""
-    for characters, kinds, quote_id, language in _paragraphs(message["text"], message["entities"]):
+    for characters, kinds, quote_id, language in _paragraphs(text, message["entities"]):
         block = next((kind for kind in ("pre", "blockquote") if kind in kinds), "")
         if block == "pre" and block_before != "pre":
             yield Line([(language or "code", Style())], "head")

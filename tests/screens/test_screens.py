@@ -23,7 +23,9 @@ from tests.screens.draw import (
     lay_out,
 )
 from tests.unit.chain.conftest import Chain, buttons_of
+from tests.unit.chain.test_pictures import GREEN, photo, sees, send_album
 from tests.unit.fakes import USER
+from tests.unit.pictures import BLUE, RED
 
 FOLDER = STATE / "screens"
 
@@ -264,6 +266,32 @@ async def test_chart(chain: Chain) -> None:
 
     assert chart["photo"].startswith(b"\x89PNG")
     assert drawn(chart) == flat(chart["text"])
+
+
+async def test_pictures(chain: Chain) -> None:
+    """An album that is being fetched, its answer, and one more picture than can be seen."""
+    await sees(chain, 2)
+    await chain.post("/fault", {"kind": "hang", "method": "file", "seconds": 1})
+    chain.engine.scripts += [
+        ["The left one is **red**, the right one blue."],
+        ["The last is green."],
+    ]
+    await send_album(chain, await photo(chain, RED, "Which colours?"), await photo(chain, BLUE))
+    await wait_for(chain, "Looking at the picture…")
+    looking = await chat(chain)
+    await wait_for(chain, "The left one")
+    await chain.wait_until_settled()
+    last = [await photo(chain, colour) for colour in (RED, BLUE, GREEN)]
+    last[0]["caption"] = "And the last?"
+    await send_album(chain, *last)
+    await wait_for(chain, "The last is green")
+    await chain.wait_until_settled()
+
+    messages = await keep(chain, "pictures")
+
+    assert [drawn(m) for m in looking[:2]] == ["▦ photoWhich colours?", "▦ photo"]
+    assert "could look at the last 2 only" in drawn(messages[-1])
+    assert sum(m["from"]["is_bot"] for m in messages) == 2
 
 
 # The drawing itself

@@ -42,15 +42,14 @@ def is_of(image: Image.Image, colour: tuple[int, int, int], at: tuple[int, int] 
 
 
 def bomb(width: int, height: int) -> bytes:
-    """Write a PNG whose few bytes unpack to a picture of this size, one bit a pixel."""
-    packer = zlib.compressobj(9)
-    row = b"\0" + bytes((width + 7) // 8)
+    """Write a PNG whose few bytes unpack to a grey picture of this size."""
+    packer = zlib.compressobj(1)
+    row = bytes(1 + width)
     rows = b"".join(packer.compress(row) for _ in range(height)) + packer.flush()
-    header = struct.pack(">IIBBBBB", width, height, 1, 3, 0, 0, 0)
+    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
     return (
         b"\x89PNG\r\n\x1a\n"
         + _chunk(b"IHDR", header)
-        + _chunk(b"PLTE", b"\0\0\0\xff\xff\xff")
         + _chunk(b"IDAT", rows)
         + _chunk(b"IEND", b"")
     )

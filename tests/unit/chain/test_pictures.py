@@ -132,11 +132,18 @@ async def test_album_that_comes_one_by_one_is_one_ask(chain: Chain) -> None:
     for count, extra in enumerate((first, second, third), start=1):
         await send_album(chain, extra)
         await chain.wait_for_calls("getFile", count)
+        await until(lambda: not lacking(chain), "it is here")
 
     assert len(await chain.wait_for_answers(2)) == 2
     await chain.wait_until_settled()
     assert told(chain.engine.requests[-1][-1]) == ([RED, GREEN, BLUE], "Which colours?")
     assert len(chain.engine.requests) == 2
+
+
+def lacking(chain: Chain) -> list[str]:
+    """The files that replies wait for."""
+    replies = [entry.reply for entry in chain.outbox._entries.values()]
+    return [reply.document for reply in replies if reply.document]
 
 
 async def test_album_of_documents_is_one_ask(chain: Chain) -> None:

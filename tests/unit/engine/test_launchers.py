@@ -37,6 +37,15 @@ def test_says_which_setting_is_wrong(
     assert done.stderr.count("\n") == 1
 
 
+def test_projector_that_is_not_there_is_named(launch: "Launch") -> None:
+    """llama.cpp would go on without it, and see nothing."""
+    done = launch("llamacpp", {"ENGINE_PROJECTOR": "/nowhere/mmproj.gguf"})
+
+    assert done.returncode == 2
+    assert done.stderr.startswith('ENGINE_PROJECTOR is "/nowhere/mmproj.gguf": give the path')
+    assert done.stderr.count("\n") == 1
+
+
 def test_starts_vllm_with_its_settings(launch: "Launch", tmp_path: Path) -> None:
     """The launcher replaces itself by `vllm serve`, with the flags as words and no stale socket."""
     (tmp_path / "engine.sock").touch()

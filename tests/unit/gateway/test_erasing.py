@@ -10,6 +10,7 @@ from services.gateway.access import Access
 from services.gateway.inbox import Inbox
 from services.gateway.limits import Limits
 from services.gateway.outbox import Outbox
+from services.gateway.pictures import MOST_PICTURES
 from services.gateway.queue import Queue
 from services.gateway.store import NOTHING, Ask, Piece, Store, Turn, WantedDocument
 from services.wire import Batch, Button
@@ -112,6 +113,22 @@ async def test_pictures_are_kept_as_long_as_their_turn(
     assert kept() == [b"new"]
     await store.run(store.start_conversation, CHAT)
     assert kept() == []
+
+
+async def test_pictures_that_no_engine_is_shown_any_more_are_emptied(store: Store) -> None:
+    """A conversation keeps the latest; of the others it knows that they were there."""
+    for number in range(MOST_PICTURES + 2):
+        await converse(store, (8, 0))
+        reply = await store.run(store.add_reply, CHAT, 5)
+        ask = await store.run(store.add_ask, reply.id, USER, CHAT, "en", [Piece(5, "what", 0)])
+        await add_picture(store, ask, bytes([number + 1]))
+        ask = (await store.run(store.asks, CHAT))[0]
+        await store.run(store.finish_ask, ask, "answer", "answer", NOTHING)
+
+    kept = [row[0] for row in store._db.execute("SELECT content FROM pictures ORDER BY id")]
+    assert kept == [b"", b"", *(bytes([number + 3]) for number in range(MOST_PICTURES))]
+    turns = await store.run(store.latest_turns, CHAT, 99)
+    assert sum(len(turn.pictures) for turn in turns) == MOST_PICTURES + 2
 
 
 async def test_text_of_an_ask_goes_with_its_delivery(store: Store, tmp_path: Path) -> None:
