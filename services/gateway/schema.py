@@ -104,5 +104,9 @@ MIGRATIONS = (
     """
     ALTER TABLE files ADD COLUMN is_chart INTEGER NOT NULL DEFAULT 0;
     """,
+    # 9: who has been an admin at any time, so that their menus can be taken back.
+    """
+    CREATE TABLE admins(user_id INTEGER PRIMARY KEY);
+    """,
 )
 """Migration n brings a store of version n to version n + 1. Never edit one that was released."""

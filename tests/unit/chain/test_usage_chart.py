@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from services.gateway import commands
 from services.gateway.chart import COLOURS, HEIGHT, WIDTH
 from services.gateway.commands import MOST_CAPTION_UNITS
 from services.gateway.store import Store, utf16_units
@@ -152,3 +153,14 @@ async def test_photo_that_telegram_refuses_leaves_its_caption(chain: Chain) -> N
 
     assert text.endswith("8: questions 1, tokens 900")
     assert len(await chain.calls("editMessageMedia")) == 1
+
+
+async def test_long_list_is_left_out(chain: Chain, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rather than the photo, which Telegram refuses with a longer caption."""
+    monkeypatch.setattr(commands, "MOST_CAPTION_UNITS", 125)
+    await use(chain, 8, 900)
+
+    await chain.say("/usage")
+    message = await wait_for_photo(chain)
+
+    assert message["text"].endswith("\n\nAll users, tokens by day, last 30 days:")
