@@ -103,8 +103,8 @@ async def test_many_users_fit_below_a_photo(chain: Chain, language: str, tokens:
     assert len(message["text"].splitlines()) == 11
 
 
-@pytest.mark.parametrize("victim", ["relay", "gateway"])
-async def test_death_in_the_middle_leaves_one_photo(chain: Chain, victim: str) -> None:
+@pytest.mark.parametrize("victims", [["relay"], ["gateway"], ["relay", "gateway"]])
+async def test_death_in_the_middle_leaves_one_photo(chain: Chain, victims: list[str]) -> None:
     """The next one goes on in the same message, with the numbers of the first."""
     await use(chain, 8, 900)
     await chain.post("/fault", {"kind": "hang", "method": "editMessageMedia", "seconds": 2})
@@ -112,8 +112,10 @@ async def test_death_in_the_middle_leaves_one_photo(chain: Chain, victim: str) -
     await chain.wait_until_hit()
     await use(chain, 9, 1000)
 
-    await chain.kill(victim)
-    await (chain.start_relay() if victim == "relay" else chain.start_gateway())
+    for victim in victims:
+        await chain.kill(victim)
+    for victim in victims:
+        await (chain.start_relay() if victim == "relay" else chain.start_gateway())
 
     message = await wait_for_photo(chain)
     assert "8: questions 1, tokens 900" in message["text"]
