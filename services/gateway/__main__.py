@@ -68,6 +68,8 @@ async def _run(settings: GatewaySettings) -> None:
             await store.run(store.undelivered_replies),
             await store.run(store.guests),
             await store.run(store.invitations),
+            tuple(sorted(settings.admins)),
+            await store.run(store.name_admins, settings.admins),
         )
         queue = Queue(settings.user_weights)
         engine = await stack.enter_async_context(

@@ -69,8 +69,12 @@ class Outbox:
         undelivered: list[Reply],
         guests: tuple[int, ...] = (),
         invitations: tuple[str, ...] = (),
+        admins: tuple[int, ...] = (),
+        former_admins: tuple[int, ...] = (),
     ) -> None:
         self._store = store
+        self._admins = admins
+        self._former_admins = former_admins
         self._guests = guests
         self._invitations = invitations
         self._news = False
@@ -191,6 +195,8 @@ class Outbox:
                 undelivered=tuple(self._changed),
                 guests=self._guests,
                 invitations=self._invitations,
+                admins=self._admins,
+                former_admins=self._former_admins,
             )
             while self._epoch == epoch:
                 for event in self._drain():

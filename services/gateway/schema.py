@@ -127,5 +127,9 @@ MIGRATIONS = (
     CREATE TRIGGER pictures_go_with_their_ask AFTER DELETE ON pieces BEGIN
         DELETE FROM pictures WHERE ask_id = old.ask_id; END;
     """,
+    # 9: who has been an admin at any time, so that their menus can be taken back.
+    """
+    CREATE TABLE admins(user_id INTEGER PRIMARY KEY);
+    """,
 )
 """Migration n brings a store of version n to version n + 1. Never edit one that was released."""

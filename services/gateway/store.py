@@ -972,6 +972,16 @@ class Store(Database):
         """List the users whom admins have let in."""
         return tuple(row[0] for row in self._db.execute("SELECT user_id FROM guests ORDER BY 1"))
 
+    # Admins
+
+    def name_admins(self, admins: Iterable[int]) -> tuple[int, ...]:
+        """Note who the admins are now; returns those who once were, and are none; a transaction."""
+        now = set(admins)
+        with self.transaction():
+            self._db.executemany("INSERT OR IGNORE INTO admins VALUES(?)", ((id_,) for id_ in now))
+            rows = self._db.execute("SELECT user_id FROM admins ORDER BY 1")
+            return tuple(row[0] for row in rows if row[0] not in now)
+
     # Preferences
 
     def preferences(self, user_id: int) -> Preferences:

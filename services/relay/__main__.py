@@ -17,6 +17,7 @@ from services.relay.addressing import Identity
 from services.relay.backoff import Backoff
 from services.relay.inbox import PATIENCE_SECONDS, BadToken, Inbox
 from services.relay.link import open_link
+from services.relay.menus import Menus
 from services.relay.notices import Notices
 from services.relay.outbox import Outbox
 from services.relay.pacing import Pacing
@@ -72,8 +73,8 @@ async def run(
         stack.push_async_callback(bot.session.close)
         link = open_link(settings.link_address, settings.link_port, settings.link_token)
         stack.push_async_callback(link.close)
-        pacing, presence = Pacing(), Presence()
-        outbox = Outbox(bot, link, pacing, presence, Tenure())
+        pacing, presence, menus = Pacing(), Presence(), Menus(bot)
+        outbox = Outbox(bot, link, pacing, presence, Tenure(), menus)
         notices, sign = Notices(bot, pacing, clock), PollSign()
         namespace = Namespace(holder)
 
@@ -82,7 +83,10 @@ async def run(
             username = await _ask_own_name(bot)
             sign.answered()
             doorman = Doorman(settings.allowed_users, presence, Identity(bot.id, username))
-            inbox = Inbox(bot, link, doorman, presence, notices, patience_seconds, sign, namespace)
+            inbox = Inbox(
+                *(bot, link, doorman, presence, notices, menus),
+                *(patience_seconds, sign, namespace),
+            )
             await inbox.run()
 
         stopped = _catch_signals()
@@ -90,6 +94,7 @@ async def run(
             tasks = [
                 group.create_task(namespace.watch()),
                 group.create_task(keep_profile(bot, settings.profile)),
+                group.create_task(menus.run()),
                 group.create_task(outbox.run()),
                 group.create_task(receive()),
             ]

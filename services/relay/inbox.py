@@ -27,6 +27,7 @@ from services.namespace import Namespace
 from services.relay.backoff import Backoff
 from services.relay.decorations import DECORATION_SECONDS
 from services.relay.link import Link, LinkDown, Rejected
+from services.relay.menus import Menus
 from services.relay.notices import Notices
 from services.relay.polls import PollSign
 from services.relay.presence import Presence
@@ -74,11 +75,13 @@ class Inbox:
         doorman: Doorman,
         presence: Presence,
         notices: Notices,
+        menus: Menus,
         patience_seconds: float = PATIENCE_SECONDS,
         sign: PollSign | None = None,
         namespace: Namespace | None = None,
     ) -> None:
         """Prepare. Chats are told that they must wait after `patience_seconds` of waiting."""
+        self._menus = menus
         self._sign = sign
         self._namespace = namespace
         self._bot = bot
@@ -206,6 +209,8 @@ class Inbox:
         )
         self._notices.clear(updates)
         for update, receipt in zip(updates, receipts, strict=False):
+            if update.chat_kind == "private":
+                self._menus.hear(update.user_id)
             if update.press_id:
                 self._answer_press(update.press_id, receipt.notice)
 

@@ -16,6 +16,7 @@ from services.relay.backoff import Backoff
 from services.relay.delivery import Delivery
 from services.relay.fetching import Fetching
 from services.relay.link import Link, LinkDown, Settled
+from services.relay.menus import Menus
 from services.relay.pacing import Pacing
 from services.relay.presence import Presence
 from services.relay.tenure import Tenure
@@ -35,9 +36,18 @@ class Outbox:
     """All deliveries, and the epoch of the stream that feeds them."""
 
     def __init__(
-        self, bot: Bot, link: Link, pacing: Pacing, presence: Presence, tenure: Tenure
+        self,
+        bot: Bot,
+        link: Link,
+        pacing: Pacing,
+        presence: Presence,
+        tenure: Tenure,
+        menus: Menus,
     ) -> None:
-        """Prepare. `presence` is told of the stream; `tenure` says how long to yield."""
+        """Prepare. `presence` is told of the stream, and `menus` who the admins are; `tenure` says
+        how long to yield.
+        """
+        self._menus = menus
         self._bot = bot
         self._link = link
         self._pacing = pacing
@@ -131,6 +141,7 @@ class Outbox:
         self._has_noted_loss = False
         self._tenure.begin()
         self._presence.come(hello.guests, hello.invitations)
+        self._menus.name_admins(hello.admins, hello.former_admins)
         self._renewed.set()
         self._renewed = asyncio.Event()
 

@@ -1,10 +1,9 @@
-"""Keeps what Telegram shows of the bot as the settings want it: its menu, name and texts."""
+"""Keeps what Telegram shows of the bot as the settings want it: its name and texts."""
 
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 from aiogram import Bot
@@ -13,7 +12,6 @@ from aiogram.exceptions import AiogramError, TelegramRetryAfter
 from services.log import describe_error
 from services.relay.backoff import Backoff
 from services.relay.telegram import REFUSALS
-from services.relay.texts import COMMANDS
 
 log = logging.getLogger(__name__)
 
@@ -34,10 +32,7 @@ async def keep_profile(bot: Bot, profile: Profile) -> None:
 
     Telegram lets a bot change its name a few times a day only, so what is right is left alone.
     """
-    await _until_done("webhook", lambda: bot.delete_webhook(drop_pending_updates=False))
-    for language, commands in COMMANDS.items():
-        change = partial(bot.set_my_commands, commands, language_code=language)
-        await _until_done("commands", change)
+    await until_done("webhook", lambda: bot.delete_webhook(drop_pending_updates=False))
     await _keep("name", profile.name, bot.get_my_name, bot.set_my_name)
     await _keep(
         "short_description", profile.about, bot.get_my_short_description,
@@ -57,10 +52,11 @@ async def _keep(
             await change(wanted)
 
     if wanted:
-        await _until_done(what, change_if_different)
+        await until_done(what, change_if_different)
 
 
-async def _until_done(what: str, call: Callable[[], Awaitable[Any]]) -> None:
+async def until_done(what: str, call: Callable[[], Awaitable[Any]]) -> None:
+    """Call Telegram until it has done this, or will never: that is logged as an error."""
     backoff = Backoff()
     while True:
         try:

@@ -19,7 +19,10 @@ from aiogram.exceptions import (
 )
 from aiogram.methods import TelegramMethod
 from aiogram.types import (
+    BotCommandScopeAllGroupChats,
+    BotCommandScopeAllPrivateChats,
     BotCommandScopeChat,
+    BotCommandScopeDefault,
     InlineKeyboardMarkup,
     InputMediaDocument,
     InputMediaPhoto,
@@ -28,6 +31,12 @@ from aiogram.types import (
 from aiohttp.abc import AbstractResolver, ResolveResult
 
 RawUpdate = dict[str, Any]
+CommandScope = (
+    BotCommandScopeDefault
+    | BotCommandScopeAllPrivateChats
+    | BotCommandScopeAllGroupChats
+    | BotCommandScopeChat
+)
 RawMessage = Any  # an object, or true for a message that is not the bot's own
 
 REFUSALS = (TelegramBadRequest, TelegramForbiddenError, TelegramMigrateToChat)
@@ -59,8 +68,8 @@ class GetRawCommands(TelegramMethod[list[dict[str, Any]]]):
     __returning__ = list[dict[str, Any]]
     __api_method__ = "getMyCommands"
 
-    scope: BotCommandScopeChat
-    language_code: str
+    scope: CommandScope
+    language_code: str | None = None
 
 
 class GetRawFile(TelegramMethod[dict[str, Any]]):

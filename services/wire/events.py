@@ -59,6 +59,10 @@ class Hello(BaseModel):
     """Since version 2: users whom the gateway serves beyond the configured list."""
     invitations: tuple[str, ...] = ()
     """Since version 2: SHA-256, in hexadecimal digits, of the codes that let somebody in, once."""
+    admins: tuple[int, ...] = ()
+    """Since version 2: users whose menus name the commands of admins, too."""
+    former_admins: tuple[int, ...] = ()
+    """Since version 2: users whose menus did, and shall not any more."""
 
 
 class Guests(BaseModel):

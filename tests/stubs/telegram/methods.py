@@ -441,12 +441,14 @@ class Methods:
         self.profile.commands.pop(self._command_key(params), None)
         return True
 
-    @staticmethod
-    def _command_key(params: Params) -> tuple[str, str]:
+    def _command_key(self, params: Params) -> tuple[str, str]:
         language = params.text("language_code")
         if language and not (len(language) == 2 and language.isascii() and language.islower()):
             raise bad_request("Invalid language code specified")
-        return inputs.read_scope(params), language
+        scope = inputs.read_scope(params)
+        if ":" in scope:
+            self._chat_of(scope.split(":")[1])
+        return scope, language
 
     def _setter(self, name: str, longest: int) -> Method:
         def change(params: Params) -> bool:

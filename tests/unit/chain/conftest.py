@@ -50,6 +50,7 @@ class Chain:
     transcriber: Transcriber | None = None
     pictures: int = 0
     """How many the engine may be given in one prompt."""
+    admins: frozenset[int] = frozenset({7})
     strangers: list[int] = field(default_factory=list)
     """What the gateway was told of them."""
     models: dict[str, str] = field(default_factory=dict)
@@ -102,14 +103,26 @@ class Chain:
             await asyncio.sleep(0.02)
         return answers
 
+    async def ask_telegram(self, method: str, body: dict[str, Any]) -> Any:
+        """Call the Bot API beside the relay; returns the result."""
+        async with (
+            self._telegram() as http,
+            http.post(f"/bot{TOKEN}/{method}", json=body) as response,
+        ):
+            return (await response.json())["result"]
+
     async def download(self, file_id: str) -> bytes:
         """Fetch a file that stands in a chat, as a client does."""
+        found = await self.ask_telegram("getFile", {"file_id": file_id})
+        async with (
+            self._telegram() as http,
+            http.get(f"/file/bot{TOKEN}/{found['file_path']}") as response,
+        ):
+            return await response.read()
+
+    def _telegram(self) -> aiohttp.ClientSession:
         connector = aiohttp.UnixConnector(str(self.directory / "telegram.sock"))
-        async with aiohttp.ClientSession("http://api.telegram.test", connector=connector) as http:
-            async with http.get(f"/bot{TOKEN}/getFile", params={"file_id": file_id}) as response:
-                path = (await response.json())["result"]["file_path"]
-            async with http.get(f"/file/bot{TOKEN}/{path}") as response:
-                return await response.read()
+        return aiohttp.ClientSession("http://api.telegram.test", connector=connector)
 
     async def calls(self, method: str) -> list[dict[str, Any]]:
         """List the parameters of all calls of one Bot API method."""
@@ -177,6 +190,8 @@ class Chain:
                 await store.run(store.undelivered_replies),
                 await store.run(store.guests),
                 await store.run(store.invitations),
+                tuple(sorted(self.admins)),
+                await store.run(store.name_admins, self.admins),
             )
             self.outbox = outbox
             self.queue = queue = Queue()
@@ -192,7 +207,7 @@ class Chain:
                 store,
                 queue,
                 outbox,
-                Access(store, frozenset({7, 8}), frozenset({7})),
+                Access(store, frozenset({7, 8}), self.admins),
                 Limits(20, 100, 3000),
                 personas=list(house.personas),
                 documents=Documents(6_000_000, self.transcriber, sees=self.pictures > 0),

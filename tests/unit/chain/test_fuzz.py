@@ -20,6 +20,7 @@ from services.gateway.store import Usage
 from services.log import _Events
 from services.relay.addressing import Identity
 from services.relay.inbox import Inbox
+from services.relay.menus import Menus
 from services.relay.presence import Presence
 from services.relay.translation import ATTACHMENTS, Doorman
 from services.wire import Batch, Receipts
@@ -181,6 +182,7 @@ async def test_no_update_ends_anything_and_none_is_logged(
             doorman,
             presence,
             NoNotices(),  # type: ignore[arg-type]  # of the same shape
+            Menus(ScriptedTelegram().bot),
         )
         asked = menus = 0
         for number in range(UPDATES // 100):

@@ -49,6 +49,8 @@ async def asleep(chain: Chain, clock: Shift, monkeypatch: pytest.MonkeyPatch) ->
     await chain.say("before")
     await chain.wait_for_answers(1)
     await chain.wait_until_settled()
+    # The menus: two languages in private, in groups, and for an admin. What comes later is marks.
+    await chain.wait_for_calls("setMyCommands", 6)
     await chain.kill("gateway")
     return chain
 

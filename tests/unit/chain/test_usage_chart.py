@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from services.gateway import commands
 from services.gateway.chart import COLOURS, HEIGHT, WIDTH
 from services.gateway.commands import MOST_CAPTION_UNITS
 from services.gateway.store import Store, utf16_units
@@ -102,8 +103,8 @@ async def test_many_users_fit_below_a_photo(chain: Chain, language: str, tokens:
     assert len(message["text"].splitlines()) == 11
 
 
-@pytest.mark.parametrize("victim", ["relay", "gateway"])
-async def test_death_in_the_middle_leaves_one_photo(chain: Chain, victim: str) -> None:
+@pytest.mark.parametrize("victims", [["relay"], ["gateway"], ["relay", "gateway"]])
+async def test_death_in_the_middle_leaves_one_photo(chain: Chain, victims: list[str]) -> None:
     """The next one goes on in the same message, with the numbers of the first."""
     await use(chain, 8, 900)
     await chain.post("/fault", {"kind": "hang", "method": "editMessageMedia", "seconds": 2})
@@ -111,8 +112,10 @@ async def test_death_in_the_middle_leaves_one_photo(chain: Chain, victim: str) -
     await chain.wait_until_hit()
     await use(chain, 9, 1000)
 
-    await chain.kill(victim)
-    await (chain.start_relay() if victim == "relay" else chain.start_gateway())
+    for victim in victims:
+        await chain.kill(victim)
+    for victim in victims:
+        await (chain.start_relay() if victim == "relay" else chain.start_gateway())
 
     message = await wait_for_photo(chain)
     assert "8: questions 1, tokens 900" in message["text"]
@@ -152,3 +155,14 @@ async def test_photo_that_telegram_refuses_leaves_its_caption(chain: Chain) -> N
 
     assert text.endswith("8: questions 1, tokens 900")
     assert len(await chain.calls("editMessageMedia")) == 1
+
+
+async def test_long_list_is_left_out(chain: Chain, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rather than the photo, which Telegram refuses with a longer caption."""
+    monkeypatch.setattr(commands, "MOST_CAPTION_UNITS", 125)
+    await use(chain, 8, 900)
+
+    await chain.say("/usage")
+    message = await wait_for_photo(chain)
+
+    assert message["text"].endswith("\n\nAll users, tokens by day, last 30 days:")

@@ -10,6 +10,7 @@ import pytest
 
 from services.relay.link import LinkDown
 from services.relay.link import Superseded as StaleEpoch
+from services.relay.menus import Menus
 from services.relay.outbox import Outbox
 from services.relay.pacing import Pacing
 from services.relay.presence import Presence
@@ -50,7 +51,7 @@ class ShortTenure(Tenure):
 
 @contextlib.asynccontextmanager
 async def running(link: FakeLink, presence: Presence, tenure: Tenure) -> AsyncGenerator[None]:
-    outbox = Outbox(None, link, Pacing(), presence, tenure)  # type: ignore[arg-type]  # fakes
+    outbox = Outbox(None, link, Pacing(), presence, tenure, Menus(None))  # type: ignore[arg-type]  # fakes
     task = asyncio.create_task(outbox.run())
     try:
         yield
@@ -142,7 +143,7 @@ async def test_replies_stay_in_order_when_a_part_is_refused_as_stale() -> None:
     hello, again = Hello(epoch=1, undelivered=(1, 2)), Hello(epoch=2, undelivered=(1, 2))
     link = StaleLink([[hello, *snapshot, renew, None], [again, *snapshot, asyncio.Event()]])
     telegram = ScriptedTelegram()
-    outbox = Outbox(telegram.bot, link, Pacing(), Presence(), Tenure())  # type: ignore[arg-type]  # a fake link
+    outbox = Outbox(telegram.bot, link, Pacing(), Presence(), Tenure(), Menus(telegram.bot))  # type: ignore[arg-type]  # a fake link
     task = asyncio.create_task(outbox.run())
     await until(lambda: link.refused, "a part is refused")
     await asyncio.sleep(0.1)

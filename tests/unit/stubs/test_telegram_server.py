@@ -145,6 +145,26 @@ async def test_commands_are_kept_per_scope_and_language() -> None:
             assert error == f"Bad Request: {reason}"
 
 
+async def test_commands_of_a_chat_need_the_chat() -> None:
+    """Whoever has not spoken to the bot has none; afterwards each chat has its own."""
+    async with started() as telegram:
+        commands = [{"command": "help", "description": "Help"}]
+        scope, other = ({"type": "chat", "chat_id": user} for user in (7, 8))
+        for method in ("setMyCommands", "getMyCommands", "deleteMyCommands"):
+            error = await telegram.error(method, commands=commands, scope=scope)
+            assert error == "Bad Request: chat not found"
+
+        await telegram.say(7, "hi")
+        await telegram.say(8, "hi")
+        await telegram.result("setMyCommands", commands=commands, scope=scope)
+
+        assert await telegram.result("getMyCommands", scope=scope) == commands
+        assert await telegram.result("getMyCommands", scope=other) == []
+        assert await telegram.result("getMyCommands") == []
+        await telegram.result("deleteMyCommands", scope=scope)
+        assert await telegram.result("getMyCommands", scope=scope) == []
+
+
 @pytest.mark.parametrize("name", ["Name", "Description", "ShortDescription"])
 async def test_profile_texts_are_kept(name: str) -> None:
     """Name and descriptions come back as set, per language, with the default as fallback."""

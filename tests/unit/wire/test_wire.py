@@ -25,7 +25,8 @@ BUTTON = Button(label="Stop", data="stop:4")
 GOLDEN: list[tuple[Event, bytes]] = [
     (
         Hello(epoch=3, undelivered=(4,)),
-        b'{"type":"hello","epoch":3,"undelivered":[4],"guests":[],"invitations":[]}',
+        b'{"type":"hello","epoch":3,"undelivered":[4],"guests":[],"invitations":[],"admins":[],'
+        b'"former_admins":[]}',
     ),
     (Guests(users=(8,)), b'{"type":"guests","users":[8],"invitations":[]}'),
     (
