@@ -87,12 +87,13 @@ class Inbox:
         documents: Documents | None = None,
         note_strangers: Callable[[int], None] = lambda _: None,
         models: Sequence[str] = (),
+        has_summaries: bool = False,
     ) -> None:
         """`history_days` 0: conversations are kept until their user forgets them.
 
         `personas`, `models`: the names of those that users can choose; `describe` says how things
         stand; `documents` None: none is read; `note_strangers` is told how many updates of others
-        were turned away.
+        were turned away; `has_summaries`: of long conversations summaries are made.
         """
         self._note_strangers = note_strangers
         self._documents = documents or Documents(0)
@@ -105,7 +106,14 @@ class Inbox:
         self._again = Again(store, self._allowance)
         self._menu = Menu(store, personas, models)
         self._commands = Commands(
-            store, access, self._again, self._menu, self._allowance, history_days, describe
+            store,
+            access,
+            self._again,
+            self._menu,
+            self._allowance,
+            history_days,
+            describe,
+            has_summaries,
         )
 
     async def accept(self, batch: Batch) -> Receipts:

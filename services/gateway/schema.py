@@ -104,5 +104,11 @@ MIGRATIONS = (
     """
     ALTER TABLE preferences ADD COLUMN model TEXT NOT NULL DEFAULT '';
     """,
+    # 9: what the turns of each conversation up to one of them come to, and how old the oldest is.
+    """
+    CREATE TABLE summaries(
+        chat_id INTEGER, thread_id INTEGER, text TEXT NOT NULL, until_turn INTEGER NOT NULL,
+        since INTEGER NOT NULL, PRIMARY KEY(chat_id, thread_id)) WITHOUT ROWID;
+    """,
 )
 """Migration n brings a store of version n to version n + 1. Never edit one that was released."""

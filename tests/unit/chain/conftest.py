@@ -25,6 +25,7 @@ from services.gateway.manner import House
 from services.gateway.outbox import Outbox
 from services.gateway.queue import Queue
 from services.gateway.store import Store
+from services.gateway.summaries import Summaries
 from services.gateway.transcriber import Transcriber
 from services.relay.__main__ import run as run_relay
 from services.relay.settings import RelaySettings
@@ -51,6 +52,9 @@ class Chain:
     """What the gateway was told of them."""
     models: dict[str, str] = field(default_factory=dict)
     """What a gateway that starts from now on offers."""
+    has_summaries: bool = False
+    prompt_tokens: int = 4000
+    slots: int = 2
     relay_options: dict[str, Any] = field(default_factory=dict)
     relay_settings: dict[str, Any] = field(default_factory=dict)
 
@@ -169,9 +173,13 @@ class Chain:
             self.outbox = outbox
             self.queue = queue = Queue()
             engine: Engine = self.engine  # type: ignore[assignment]  # a fake of the same shape
-            history = History(store, engine, 4000)
+            history = History(store, engine, self.prompt_tokens, self.has_summaries)
             house = House(256, 0.0, "be brief", {"Teacher": "You teach."}, self.models)
-            answering = Answering(store, queue, outbox, history, engine, 2, house)
+            summaries = Summaries(store, queue, engine, self.prompt_tokens, self.slots, house)
+            answering = Answering(
+                store, queue, outbox, history, engine, self.slots, house,
+                note_answered=summaries.note if self.has_summaries else lambda _ask, _manner: None,
+            )  # fmt: skip
             await store.run(store.requeue_asks)
             for ask in await store.run(store.asks):
                 queue.put(ask, paste_delay(ask))
@@ -185,6 +193,7 @@ class Chain:
                 documents=Documents(6_000_000, self.transcriber),
                 note_strangers=self.strangers.append,
                 models=list(house.models),
+                has_summaries=self.has_summaries,
             )
             server = uvicorn.Server(
                 uvicorn.Config(
@@ -196,6 +205,7 @@ class Chain:
                 )
             )
             answers = asyncio.create_task(answering.run())
+            summing = asyncio.create_task(summaries.run())
             serving = asyncio.create_task(server._serve())
             await until(lambda: server.started, "the gateway listens")
             started.set()
@@ -204,7 +214,8 @@ class Chain:
             finally:
                 server.should_exit = server.force_exit = True
                 answers.cancel()
-                await asyncio.wait({answers, serving})
+                summing.cancel()
+                await asyncio.wait({answers, summing, serving})
         finally:
             store.close()
 
