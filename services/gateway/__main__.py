@@ -24,6 +24,7 @@ from services.gateway.outbox import Outbox
 from services.gateway.queue import Queue
 from services.gateway.settings import GatewaySettings
 from services.gateway.store import Store, StoreError
+from services.gateway.summaries import Summaries
 from services.gateway.transcriber import open_transcriber
 from services.gateway.watch import Watch
 from services.log import describe_error, start_logging
@@ -83,16 +84,26 @@ async def _run(settings: GatewaySettings) -> None:
             settings.personas,
             settings.models,
         )
+        summaries = Summaries(
+            *(store, queue, engine, settings.prompt_tokens, settings.engine_slots, house),
+            settings.pictures,
+        )
+        if not settings.summaries:
+            await store.run(store.forget_summaries)  # what was made before it was switched off
         answering = Answering(
             store,
             queue,
             outbox,
-            History(store, engine, settings.prompt_tokens, settings.pictures),
+            History(
+                *(store, engine, settings.prompt_tokens, settings.pictures),
+                has_summaries=settings.summaries,
+            ),
             engine,
             settings.engine_slots,
             house,
             settings.engine_silence_seconds,
             settings.file_characters,
+            summaries.note if settings.summaries else lambda _ask, _manner: None,
         )
         queue.pause(await store.run(store.is_paused))
         for ask in await store.run(store.asks):
@@ -130,6 +141,7 @@ async def _run(settings: GatewaySettings) -> None:
             Documents(settings.document_bytes, transcriber, sees=settings.pictures > 0),
             watch.note_batch,
             list(house.models),
+            settings.summaries,
         )
         app = build_app(inbox, outbox, settings.link_token)
         server = _Server(
@@ -149,6 +161,7 @@ async def _run(settings: GatewaySettings) -> None:
             tasks = [
                 group.create_task(namespace.watch()),
                 group.create_task(answering.run()),
+                group.create_task(summaries.run()),
                 group.create_task(watch.run()),
                 group.create_task(_keep_house(store, settings.history_seconds)),
             ]

@@ -31,7 +31,7 @@ from services.gateway.manner import House, Manner
 from services.gateway.outbox import Outbox
 from services.gateway.progress import Progress
 from services.gateway.queue import Queue, Running
-from services.gateway.store import Store, StoreError
+from services.gateway.store import Ask, Store, StoreError
 from services.gateway.texts import add_remark, is_visible, quote, say
 from services.log import describe_error
 
@@ -75,12 +75,14 @@ class Answering:
         house: House,
         silence_seconds: float = 30.0,
         file_characters: int = 0,
+        note_answered: Callable[[Ask, Manner], None] = lambda _ask, _manner: None,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         """Prepare to work.
 
         `silence_seconds`: an engine that has begun to speak and pauses so long has hung;
-        `file_characters`: a longer answer comes as a file, too (0: none does).
+        `file_characters`: a longer answer comes as a file, too (0: none does); `note_answered` is
+        told of each ask whose conversation may have become longer.
         """
         self._store = store
         self._queue = queue
@@ -91,6 +93,7 @@ class Answering:
         self._house = house
         self._silence_seconds = silence_seconds
         self._file_characters = file_characters
+        self._note_answered = note_answered
         self._sleep = sleep
         self._typical_seconds = 10.0
         self._placed: dict[int, float] = {}
@@ -193,6 +196,8 @@ class Answering:
         finally:
             del self._progress[ask.id]
         await self._close(progress, end, manner)
+        if end in ("finished", "stopped"):
+            self._note_answered(running.ask, manner)
         self._log(progress, end)
 
     async def _try_until_done(self, running: Running, progress: Progress, manner: Manner) -> End:

@@ -85,11 +85,13 @@ class Commands:
         allowance: Allowance,
         history_days: int,
         describe: Callable[[Language], str],
+        has_summaries: bool = False,
     ) -> None:
         """`history_days` 0: conversations are kept until their user forgets them.
 
-        `describe` says how things stand.
+        `describe` says how things stand; `has_summaries`: of long ones summaries are made.
         """
+        self._has_summaries = has_summaries
         self._store = store
         self._access = access
         self._again = again
@@ -256,7 +258,10 @@ class Commands:
     def _export(self, chat: Chat, language: Language, effects: list[Effect]) -> str:
         if self._store.count_files(chat, EXPORT):
             return say("export under way", language)
-        documents = list(write_documents(self._store.turns(chat), language))
+        summary = self._store.summary(chat)
+        documents = list(
+            write_documents(self._store.turns(chat), language, summary.text if summary else "")
+        )
         for number, document in enumerate(documents, 1):
             caption = say("export", language, number=number, count=len(documents))
             reply = self._store.add_reply(chat, 0, caption, closed=True)
@@ -268,7 +273,8 @@ class Commands:
         days = self._history_days
         kept = say("kept for days", language, days=days) if days else say("kept", language)
         shared = "" if update.chat_kind == "private" else "\n" + say("shared", language)
-        return say("privacy", language, kept=kept, shared=shared)
+        summed = "\n" + say("summed up", language) if self._has_summaries else ""
+        return say("privacy", language, kept=kept, shared=shared, summed=summed)
 
     def _usage(self, update: Update, language: Language, effects: list[Effect]) -> str:
         own = self._own_usage(update.user_id, language)

@@ -131,12 +131,14 @@ class Engine:
         *,
         resume: bool = False,
         model: str = "",
+        thinks: bool = True,
     ) -> AsyncGenerator[Piece | Thought | Finished]:
         """Generate an answer of at most `answer_tokens` tokens.
 
         `priority`: lower goes first where the engine must choose. `resume`: the last message is the
         beginning of the answer, and what is generated goes on where it ends. `model`: the engine's
-        name of it; "": the first one that it serves.
+        name of it; "": the first one that it serves. `thinks` False: a reasoning model is asked to
+        answer at once, which not every one can.
 
         Yields thoughts and pieces, then exactly one Finished. Closing the generator aborts the
         generation. Raises EngineUnavailable before the first piece, PromptTooLong, CannotResume,
@@ -151,6 +153,7 @@ class Engine:
             "stream": True,
             "stream_options": {"include_usage": True},
             **({"continue_final_message": True, "add_generation_prompt": False} if resume else {}),
+            **({} if thinks else {"chat_template_kwargs": {"enable_thinking": False}}),
         }
         try:
             async with self._session.post(

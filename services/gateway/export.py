@@ -10,13 +10,13 @@ DOCUMENT_BYTES = 1024 * 1024
 """A document is full at this size: the relay holds a whole one in its memory."""
 
 
-def write_documents(turns: Iterable[Turn], language: Language) -> Iterator[str]:
-    """Yield Markdown documents with all turns, in order, none of them cut; none for no turns."""
+def write_documents(turns: Iterable[Turn], language: Language, summary: str = "") -> Iterator[str]:
+    """Yield Markdown documents with all turns, in order, none of them cut; none for no turns.
+
+    The summary that was made of the first ones, if any, goes before them.
+    """
     document, size = "", 0
-    for turn in turns:
-        at = datetime.fromtimestamp(turn.at, UTC).strftime("%Y-%m-%d %H:%M UTC")
-        who = say("you" if turn.role == "user" else "me", language)
-        entry = f"## {who}, {at}\n\n{_note(turn, language)}{turn.text}\n\n"
+    for entry in _entries(turns, language, summary):
         length = len(entry.encode())
         if document and size + length > DOCUMENT_BYTES:
             yield document
@@ -25,6 +25,15 @@ def write_documents(turns: Iterable[Turn], language: Language) -> Iterator[str]:
         size += length
     if document:
         yield document
+
+
+def _entries(turns: Iterable[Turn], language: Language, summary: str) -> Iterator[str]:
+    if summary:
+        yield f"## {say('summary', language)}\n\n{summary}\n\n"
+    for turn in turns:
+        at = datetime.fromtimestamp(turn.at, UTC).strftime("%Y-%m-%d %H:%M UTC")
+        who = say("you" if turn.role == "user" else "me", language)
+        yield f"## {who}, {at}\n\n{_note(turn, language)}{turn.text}\n\n"
 
 
 def _note(turn: Turn, language: Language) -> str:

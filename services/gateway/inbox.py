@@ -98,12 +98,13 @@ class Inbox:
         documents: Documents | None = None,
         note_batch: Callable[[Batch], None] = lambda _: None,
         models: Sequence[str] = (),
+        has_summaries: bool = False,
     ) -> None:
         """`history_days` 0: conversations are kept until their user forgets them.
 
         `personas`, `models`: the names of those that users can choose; `describe` says how things
         stand; `documents` None: none is read; `note_batch` is shown what the relay says of
-        itself with each batch.
+        itself with each batch; `has_summaries`: of long conversations summaries are made.
         """
         self._note_batch = note_batch
         self._documents = documents or Documents(0)
@@ -117,7 +118,14 @@ class Inbox:
         self._menu = Menu(store, personas, models)
         self._refused_albums: dict[Chat, tuple[str, int]] = {}
         self._commands = Commands(
-            store, access, self._again, self._menu, self._allowance, history_days, describe
+            store,
+            access,
+            self._again,
+            self._menu,
+            self._allowance,
+            history_days,
+            describe,
+            has_summaries,
         )
 
     async def accept(self, batch: Batch) -> Receipts:

@@ -88,6 +88,12 @@ class Queue:
             except TimeoutError:
                 continue
 
+    async def wait_until(self, condition: Callable[[], bool]) -> None:
+        """Wait until this holds of the queue."""
+        while not condition():
+            self._changed.clear()
+            await self._changed.wait()
+
     def _take(self, ask: Ask) -> Running:
         del self._waiting[ask.id], self._ripe_at[ask.id]
         self._turns += 1

@@ -131,5 +131,11 @@ MIGRATIONS = (
     """
     CREATE TABLE admins(user_id INTEGER PRIMARY KEY);
     """,
+    # 9: what the turns of each conversation up to one of them come to, and how old the oldest is.
+    """
+    CREATE TABLE summaries(
+        chat_id INTEGER, thread_id INTEGER, text TEXT NOT NULL, until_turn INTEGER NOT NULL,
+        since INTEGER NOT NULL, PRIMARY KEY(chat_id, thread_id)) WITHOUT ROWID;
+    """,
 )
 """Migration n brings a store of version n to version n + 1. Never edit one that was released."""

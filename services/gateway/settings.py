@@ -53,6 +53,12 @@ def _parse_temperature(value: Any) -> float:
     return float(value)
 
 
+def _parse_switch(value: Any) -> bool:
+    if value not in ("on", "off"):
+        raise ValueError("give on or off")
+    return bool(value == "on")
+
+
 def _parse_shares(number: str, sentence: str) -> BeforeValidator:
     """Read `USER:NUMBER,USER:NUMBER`."""
 
@@ -161,6 +167,7 @@ class GatewaySettings(Settings):
     minute_asks: Annotated[int, _between(0, 10_000)] = 0
     user_weights: Weights = Field(default_factory=dict)
     user_limits: Counts = Field(default_factory=dict)
+    summaries: Annotated[bool, BeforeValidator(_parse_switch)] = False
     history_days: Annotated[int, _between(0, 36_500)] = 0
     engine_silence_seconds: Annotated[int, _between(1, 3600)] = 30
     log_level: LogLevel = "INFO"

@@ -29,6 +29,7 @@ __all__ = [
     "ShownMenu",
     "Store",
     "StoreError",
+    "Summary",
     "Turn",
     "Usage",
     "UsageRow",
@@ -41,7 +42,11 @@ Chat = tuple[int, int]
 OPEN = "state IN ('waiting', 'running', 'stopping')"
 """The condition of an ask that is not answered; failed ones wait for their user to try again."""
 
-_PICTURES = "(SELECT json_group_array(id ORDER BY id) FROM pictures WHERE turn_id = turns.id)"
+_TURN = (
+    "id, role, text, created_at,"
+    " (SELECT json_group_array(id ORDER BY id) FROM pictures WHERE turn_id = turns.id)"
+)
+"""Columns of a turn; see `_turn`."""
 
 _OF_CHAT = "reply_id IN (SELECT id FROM replies WHERE chat_id = ? AND thread_id = ?)"
 
@@ -157,6 +162,18 @@ class Turn:
     """Unix time in seconds."""
     pictures: tuple[int, ...] = ()
     """Those that go with it, by the store's numbers."""
+    id: int = field(default=0, compare=False)
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What the beginning of a conversation comes to; it stands for those turns in a prompt."""
+
+    text: str
+    until_turn: int
+    """The last turn that is in it."""
+    since: int
+    """When the oldest turn that is in it was said: Unix time in seconds."""
 
 
 @dataclass(frozen=True)
@@ -657,32 +674,69 @@ class Store(Database):
             chat,
         )
         self._db.execute("DELETE FROM turns WHERE chat_id = ? AND thread_id = ?", chat)
+        self._db.execute("DELETE FROM summaries WHERE chat_id = ? AND thread_id = ?", chat)
         self._forget_exchange(chat)
 
     def latest_turns(self, chat: Chat, most: int) -> list[Turn]:
         """Read the last turns of the conversation, oldest first."""
         rows = self._db.execute(
-            f"SELECT role, text, {_PICTURES} FROM turns WHERE chat_id = ? AND thread_id = ?"
+            f"SELECT {_TURN} FROM turns WHERE chat_id = ? AND thread_id = ?"
             " ORDER BY id DESC LIMIT ?",
             (*chat, most),
         )
-        return [
-            Turn(role, text, pictures=tuple(json.loads(pictures))) for role, text, pictures in rows
-        ][::-1]
+        return [_turn(*row) for row in rows][::-1]
 
     def turns(self, chat: Chat) -> Iterator[Turn]:
         """Read the whole conversation, oldest first, a turn at a time."""
         rows = self._db.execute(
-            f"SELECT role, text, created_at, {_PICTURES} FROM turns"
-            " WHERE chat_id = ? AND thread_id = ? ORDER BY id",
-            chat,
+            f"SELECT {_TURN} FROM turns WHERE chat_id = ? AND thread_id = ? ORDER BY id", chat
         )
-        return (Turn(role, text, at, tuple(json.loads(known))) for role, text, at, known in rows)
+        return (_turn(*row) for row in rows)
 
     def turns_before(self, ask: Ask, most: int) -> list[Turn]:
         """Read the last turns of the conversation that an ask belongs to by now, oldest first."""
+        return self.latest_turns(self._place(ask), most)
+
+    def _place(self, ask: Ask) -> Chat:
         row = self._db.execute("SELECT chat_id, thread_id FROM asks WHERE id = ?", (ask.id,))
-        return self.latest_turns(next(row, ask.chat), most)  # withdrawn: nobody will see it
+        return next(row, ask.chat)  # withdrawn: nobody will see it
+
+    def summary(self, chat: Chat) -> Summary | None:
+        """Read what the beginning of the conversation comes to, if that was written down."""
+        row = self._db.execute(
+            "SELECT text, until_turn, since FROM summaries WHERE chat_id = ? AND thread_id = ?",
+            chat,
+        ).fetchone()
+        return Summary(*row) if row else None
+
+    def summary_before(self, ask: Ask) -> Summary | None:
+        """Read the summary of the conversation that an ask belongs to by now."""
+        return self.summary(self._place(ask))
+
+    def save_summary(
+        self, chat: Chat, conversation: int, old: Summary | None, new: Summary, first_turn: int
+    ) -> bool:
+        """Put a summary in place of the old one that it was made from; a transaction.
+
+        False: that, or the conversation's turns from `first_turn` on, are not what they were.
+        """
+        with self.transaction():
+            (left,) = self._row(
+                "SELECT count(*) FROM turns WHERE chat_id = ? AND thread_id = ? AND id IN (?, ?)",
+                (*chat, first_turn, new.until_turn),
+            )
+            if left != 2 or self.conversation(chat) != conversation or self.summary(chat) != old:
+                return False
+            self._db.execute(
+                "INSERT OR REPLACE INTO summaries VALUES(?, ?, ?, ?, ?)",
+                (*chat, new.text, new.until_turn, new.since),
+            )
+        return True
+
+    def forget_summaries(self) -> None:
+        """Erase the summaries of all conversations; a transaction."""
+        with self.transaction():
+            self._db.execute("DELETE FROM summaries")
 
     def move_chat(self, old_id: int, new_id: int) -> list[Reply]:
         """Let everything about a group belong to the supergroup that it has become.
@@ -695,6 +749,9 @@ class Store(Database):
         moved = [reply.id for reply in self.undelivered_replies() if reply.chat_id == old_id]
         for table in ("asks", "turns", "replies"):
             self._db.execute(f"UPDATE {table} SET chat_id = ? WHERE chat_id = ?", (new_id, old_id))
+        self._db.execute(
+            "UPDATE OR REPLACE summaries SET chat_id = ? WHERE chat_id = ?", (new_id, old_id)
+        )
         # The number decides which answers are remembered: it must fit the asks that moved.
         self._db.execute(
             "INSERT OR REPLACE INTO conversations SELECT ?, thread_id, number"
@@ -1019,15 +1076,20 @@ class Store(Database):
 
     # Usage
 
-    def _charge(self, user_id: int, spent: Usage) -> None:
+    def meter(self, user_id: int, spent: Usage) -> None:
+        """Note what a user's conversation has cost beside its answers; a transaction."""
+        with self.transaction():
+            self._charge(user_id, spent, asks=0)
+
+    def _charge(self, user_id: int, spent: Usage, asks: int = 1) -> None:
         if spent == NOTHING:
             return  # it never reached the engine
         self._db.execute(
-            "INSERT INTO usage VALUES(?, date('now'), 1, ?, ?, ?) ON CONFLICT DO UPDATE SET"
-            " asks = asks + 1, prompt_tokens = prompt_tokens + excluded.prompt_tokens,"
+            "INSERT INTO usage VALUES(?, date('now'), ?, ?, ?, ?) ON CONFLICT DO UPDATE SET"
+            " asks = asks + excluded.asks, prompt_tokens = prompt_tokens + excluded.prompt_tokens,"
             " answer_tokens = answer_tokens + excluded.answer_tokens,"
             " engine_ms = engine_ms + excluded.engine_ms",
-            (user_id, spent.prompt_tokens, spent.answer_tokens, spent.engine_ms),
+            (user_id, asks, spent.prompt_tokens, spent.answer_tokens, spent.engine_ms),
         )
 
     def usage(self, days: int, user_id: int | None = None) -> list[UsageRow]:
@@ -1057,7 +1119,8 @@ class Store(Database):
 
         Updates that Telegram can no longer deliver again, menus of that time, failed asks that
         nobody took up, and the turns of conversations (None: they are kept until the user forgets
-        them). Heartbeats stay: an absence may have kept them from being renewed.
+        them). A summary goes with the oldest turn that is in it. Heartbeats stay: an absence may
+        have kept them from being renewed.
         """
         now = int(time.time())
         with self.transaction():
@@ -1076,6 +1139,7 @@ class Store(Database):
                     self._delete_asks([ask_id])
             if history_seconds is not None:
                 self._db.execute("DELETE FROM turns WHERE created_at < ?", (now - history_seconds,))
+                self._db.execute("DELETE FROM summaries WHERE since < ?", (now - history_seconds,))
                 self._db.execute(
                     "DELETE FROM exchanges WHERE first_turn NOT IN (SELECT id FROM turns)"
                 )
@@ -1102,3 +1166,9 @@ class Store(Database):
 
 def _written(buttons: Iterable[Button]) -> str:
     return json.dumps([button.model_dump() for button in buttons])
+
+
+def _turn(
+    number: int, role: Literal["user", "assistant"], text: str, at: int, pictures: str
+) -> Turn:
+    return Turn(role, text, at, tuple(json.loads(pictures)), number)

@@ -32,6 +32,11 @@ class FakeEngine:
 
     scripts: deque[Script] = field(default_factory=deque)
     requests: list[list[dict[str, Any]]] = field(default_factory=list)
+    summary_scripts: deque[Script] = field(default_factory=deque)
+    summary_requests: list[list[dict[str, Any]]] = field(default_factory=list)
+    """Those for summaries, which are in no other list."""
+    summary_limits: list[int] = field(default_factory=list)
+    summary_priorities: list[int] = field(default_factory=list)
     limits: list[int] = field(default_factory=list)
     temperatures: list[float] = field(default_factory=list)
     priorities: list[int] = field(default_factory=list)
@@ -39,6 +44,8 @@ class FakeEngine:
     absent: set[str] = field(default_factory=set)
     """Names of models that it does not have."""
     aborted: int = 0
+    waiting: int = 0
+    """How many requests wait for an event now."""
     ready: bool = True
     tokens_per_word: int | None = None
     """What a word costs in a prompt; None: this engine does not count."""
@@ -67,6 +74,7 @@ class FakeEngine:
         *,
         resume: bool = False,
         model: str = "",
+        thinks: bool = True,
     ) -> AsyncGenerator[Piece | Thought | Finished]:
         if model in self.absent:
             raise NoSuchModel
@@ -75,12 +83,19 @@ class FakeEngine:
         if not self.sees and any(isinstance(message["content"], list) for message in messages):
             raise CannotSee
         assert resume == (messages[-1]["role"] == "assistant")
-        self.requests.append(messages)
-        self.limits.append(answer_tokens)
-        self.temperatures.append(temperature)
-        self.priorities.append(priority)
-        self.models.append(model)
-        script: Script = self.scripts.popleft() if self.scripts else ["fine"]
+        if thinks:
+            scripts = self.scripts
+            self.requests.append(messages)
+            self.limits.append(answer_tokens)
+            self.temperatures.append(temperature)
+            self.priorities.append(priority)
+            self.models.append(model)
+        else:
+            scripts = self.summary_scripts
+            self.summary_requests.append(messages)
+            self.summary_limits.append(answer_tokens)
+            self.summary_priorities.append(priority)
+        script: Script = scripts.popleft() if scripts else ["fine"]
         tokens = 0
         try:
             for step in script:
@@ -92,7 +107,11 @@ class FakeEngine:
                         tokens += 1
                         yield step
                     case asyncio.Event():
-                        await step.wait()
+                        self.waiting += 1
+                        try:
+                            await step.wait()
+                        finally:
+                            self.waiting -= 1
                     case Finished():
                         yield step
                         return

@@ -31,6 +31,9 @@ def test_good_settings_are_read(secrets: Path) -> None:
     assert (relay.bot_id, relay.link_port) == (123456, 8080)
     assert gateway.prompt_tokens == 4096 - 1024
     assert gateway.history_seconds is None
+    assert not gateway.summaries
+    assert read_settings(GatewaySettings, GATEWAY | {"SUMMARIES": "on"}, secrets).summaries
+    assert not read_settings(GatewaySettings, GATEWAY | {"SUMMARIES": "off"}, secrets).summaries
 
 
 def test_settings_of_single_users_are_read(secrets: Path) -> None:
@@ -89,6 +92,7 @@ def test_bad_relay_setting(secrets: Path, changes: dict[str, str], sentence: str
         ({"PERSONAS": '{" ": "You teach."}'}, "PERSONAS is"),
         ({"PERSONAS": '{"ЯЯЯЯЯЯЯЯЯЯЯЯЯЯЯЯЯ": "You teach."}'}, "PERSONAS is"),
         ({"PERSONAS": str({str(n): "x" for n in range(21)}).replace("'", '"')}, "PERSONAS is"),
+        ({"SUMMARIES": "yes"}, 'SUMMARIES is "yes": give on or off'),
         ({"MODELS": "small"}, 'MODELS is "small": give a JSON object of names for users'),
         ({"MODELS": '{"Fast": ""}'}, "MODELS is"),
         ({"MODELS": '{"Fast": ["small"]}'}, "MODELS is"),

@@ -64,6 +64,7 @@ MODEL_NODE = BOTH_NODES | {
     "PERSONAS": '{"Teacher": "You teach."}',
     "MODELS": '{"Fast": "small"}',
     "TEMPERATURE": "0.3",
+    "SUMMARIES": "on",
     "FILE_CHARACTERS": "5000",
     "DOCUMENT_BYTES": "300000",
     "PICTURES": "1",

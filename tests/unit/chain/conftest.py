@@ -26,6 +26,7 @@ from services.gateway.outbox import Outbox
 from services.gateway.pictures import PICTURE_TOKENS
 from services.gateway.queue import Queue
 from services.gateway.store import Store
+from services.gateway.summaries import Summaries
 from services.gateway.transcriber import Transcriber
 from services.relay.__main__ import run as run_relay
 from services.relay.settings import RelaySettings
@@ -55,6 +56,9 @@ class Chain:
     """What the gateway was told of them."""
     models: dict[str, str] = field(default_factory=dict)
     """What a gateway that starts from now on offers."""
+    has_summaries: bool = False
+    prompt_tokens: int = 4000
+    slots: int = 2
     relay_options: dict[str, Any] = field(default_factory=dict)
     relay_settings: dict[str, Any] = field(default_factory=dict)
 
@@ -196,10 +200,18 @@ class Chain:
             self.outbox = outbox
             self.queue = queue = Queue()
             engine: Engine = self.engine  # type: ignore[assignment]  # a fake of the same shape
-            prompt_tokens = 4000 + self.pictures * PICTURE_TOKENS
-            history = History(store, engine, prompt_tokens, self.pictures)
+            prompt_tokens = self.prompt_tokens + self.pictures * PICTURE_TOKENS
+            history = History(
+                store, engine, prompt_tokens, self.pictures, has_summaries=self.has_summaries
+            )
             house = House(256, 0.0, "be brief", {"Teacher": "You teach."}, self.models)
-            answering = Answering(store, queue, outbox, history, engine, 2, house)
+            summaries = Summaries(
+                store, queue, engine, prompt_tokens, self.slots, house, self.pictures
+            )
+            answering = Answering(
+                store, queue, outbox, history, engine, self.slots, house,
+                note_answered=summaries.note if self.has_summaries else lambda _ask, _manner: None,
+            )  # fmt: skip
             await store.run(store.requeue_asks)
             for ask in await store.run(store.asks):
                 queue.put(ask, paste_delay(ask))
@@ -213,6 +225,7 @@ class Chain:
                 documents=Documents(6_000_000, self.transcriber, sees=self.pictures > 0),
                 note_batch=lambda batch: self.strangers.append(batch.strangers),
                 models=list(house.models),
+                has_summaries=self.has_summaries,
             )
             server = uvicorn.Server(
                 uvicorn.Config(
@@ -224,6 +237,7 @@ class Chain:
                 )
             )
             answers = asyncio.create_task(answering.run())
+            summing = asyncio.create_task(summaries.run())
             serving = asyncio.create_task(server._serve())
             await until(lambda: server.started, "the gateway listens")
             started.set()
@@ -232,7 +246,8 @@ class Chain:
             finally:
                 server.should_exit = server.force_exit = True
                 answers.cancel()
-                await asyncio.wait({answers, serving})
+                summing.cancel()
+                await asyncio.wait({answers, summing, serving})
         finally:
             store.close()
 

@@ -15,6 +15,7 @@ from services.gateway.manner import House
 from services.gateway.outbox import Outbox
 from services.gateway.queue import Queue
 from services.gateway.store import Store, Usage
+from services.gateway.summaries import Summaries
 from services.wire import Batch, Reply
 from tests.unit.fakes import KEY, USER, FakeEngine
 
@@ -24,9 +25,19 @@ CHAT = (USER, 0)
 class Gateway:
     """Everything behind the HTTP side, in one process that can die."""
 
-    def __init__(self, directory: Path, engine: FakeEngine) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        engine: FakeEngine,
+        prompt_tokens: int = 4000,
+        slots: int = 1,
+        has_summaries: bool = False,
+    ) -> None:
         self.directory = directory
         self.engine = engine
+        self.prompt_tokens = prompt_tokens
+        self.slots = slots
+        self.has_summaries = has_summaries
 
     @asynccontextmanager
     async def life(self) -> AsyncGenerator["Gateway"]:
@@ -39,9 +50,15 @@ class Gateway:
         async def no_time(_seconds: float) -> None:
             await asyncio.sleep(0)
 
+        house = House(256, 0.0)
+        self.summaries = summaries = Summaries(
+            self.store, self.queue, engine, self.prompt_tokens, self.slots, house
+        )
+        history = History(self.store, engine, self.prompt_tokens, has_summaries=self.has_summaries)
         self.workers = workers = Answering(
-            self.store, self.queue, self.outbox, History(self.store, engine, 4000), engine,
-            1, House(256, 0.0), silence_seconds=0.2, file_characters=5000, sleep=no_time,
+            self.store, self.queue, self.outbox, history, engine,
+            self.slots, house, silence_seconds=0.2, file_characters=5000, sleep=no_time,
+            note_answered=summaries.note if self.has_summaries else lambda _ask, _manner: None,
         )  # fmt: skip
         self.inbox = Inbox(
             self.store,
@@ -54,11 +71,13 @@ class Gateway:
         for ask in await self.store.run(self.store.asks):
             self.queue.put(ask)
         running = asyncio.create_task(workers.run())
+        summing = asyncio.create_task(summaries.run())
         try:
             yield self
         finally:
             running.cancel()
-            await asyncio.wait({running})
+            summing.cancel()
+            await asyncio.wait({running, summing})
             self.store.close()
 
     async def save(self) -> None:

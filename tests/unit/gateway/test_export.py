@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from services.gateway import export
 from services.gateway.export import write_documents
 from services.gateway.outbox import Outbox
-from services.gateway.store import NOTHING, Piece, Store, Turn
+from services.gateway.store import NOTHING, Piece, Store, Summary, Turn
 from services.wire import Batch, Hello, Opened, Reply
 from tests.unit.fakes import KEY, USER, message, press, put_menu
 from tests.unit.gateway.raw import read_pages
@@ -95,6 +95,21 @@ def test_pictures_are_noted(pictures: tuple[int, ...], noted: str) -> None:
     (document,) = write_documents([Turn("user", "What is it?", 0, pictures)], "en")
 
     assert document == f"## You, 1970-01-01 00:00 UTC\n\n{noted}What is it?\n\n"
+
+
+async def test_summary_is_exported_with_what_it_is_of(gateway: Conversation) -> None:
+    """All that is kept of a conversation is its user's: the notes first, then every turn."""
+    await gateway.converse("question", "answer")
+    first, last = await gateway.store.run(gateway.store.latest_turns, CHAT, 9)
+    summary = Summary("The notes.", last.id, first.at)
+    assert await gateway.store.run(gateway.store.save_summary, CHAT, 0, None, summary, first.id)
+
+    (reply,) = await gateway.say("/export")
+
+    content = await gateway.store.run(gateway.store.file, reply.id)
+    assert content.startswith("## My notes on the beginning\n\nThe notes.\n\n## You, ")
+    assert "question" in content
+    assert "answer" in content
 
 
 async def test_export_is_a_reply_with_a_file(gateway: Conversation) -> None:

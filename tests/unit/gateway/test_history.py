@@ -1,15 +1,27 @@
 """A prompt holds what fits of the conversation, counted by the engine itself."""
 
+import asyncio
 import base64
 from collections.abc import AsyncGenerator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from services.gateway.engine import Engine, Message, PromptTooLong
-from services.gateway.history import FRAME_TOKENS, UNSEEN, History
+from services.gateway.history import (
+    FRAME_TOKENS,
+    SUMMARY_NOTE,
+    UNSEEN,
+    History,
+    Said,
+    estimate,
+    instruct,
+)
 from services.gateway.pictures import PICTURE_TOKENS
-from services.gateway.store import NOTHING, Ask, Piece, Store, WantedDocument
+from services.gateway.store import NOTHING, Ask, Piece, Store, Summary, Turn, WantedDocument
 from tests.unit.fakes import USER, FakeEngine, open_store
 
 CHAT = (USER, 0)
@@ -210,3 +222,116 @@ async def test_picture_that_is_erased_meanwhile_is_not_shown(store: Store) -> No
     messages, _ = await seeing(store, FakeEngine(), 10**6, 9).compose(ask, "")
 
     assert shown(messages[-1]) == ([b"b"], f"{UNSEEN}\n\nnew")
+
+
+# With a summary of the beginning
+
+
+class Remembered:
+    """A store with one conversation."""
+
+    def __init__(self, summary: Summary | None, turns: list[Turn]) -> None:
+        self._summary = summary
+        self._turns = turns
+
+    async def run(self, work: Any, *arguments: Any) -> Any:
+        return work(*arguments)
+
+    def summary_before(self, _ask: Ask) -> Summary | None:
+        return self._summary
+
+    def turns_before(self, _ask: Ask, most: int) -> list[Turn]:
+        return self._turns[-most:]
+
+
+def exchanges(*words: int) -> list[Turn]:
+    """Turns 1 to 2n: in each exchange a question and an answer of so many words."""
+    turns = []
+    for number in range(1, 2 * len(words) + 1):
+        text = f"t{number} " + "word " * words[(number - 1) // 2]
+        turns.append(Turn("user" if number % 2 else "assistant", text, id=number))
+    return turns
+
+
+async def compose(
+    summary: Summary | None, turns: list[Turn], engine: FakeEngine, budget: int, question: str
+) -> list[dict[str, str]]:
+    store: Any = Remembered(summary, turns)
+    ask = Ask(1, 1, USER, USER, 0, 5, 0, "en", "running", 0.0, pieces=(Piece(5, question, 0),))
+    history = History(store, engine, budget, has_summaries=True)  # type: ignore[arg-type]
+    messages, _ = await history.compose(ask, "be brief")
+    return messages
+
+
+async def test_summary_stands_for_the_turns_that_are_in_it() -> None:
+    """Marked as what it is, and quoted, so that nothing in it ends the quotation."""
+    turns = exchanges(3, 3, 3)
+
+    messages = await compose(Summary("So far.\n\nNow obey.", 2, 0), turns, FakeEngine(), 800, "now")
+
+    assert messages[0]["content"] == f"be brief\n\n{SUMMARY_NOTE}\n\n> So far.\n> \n> Now obey."
+    assert names(messages)[1:] == ["t3", "t4", "t5", "t6", "now"]
+    assert instruct("", "") == ""
+    assert instruct("be brief", "") == "be brief"
+
+
+async def test_without_the_setting_a_summary_is_not_read(store: Store) -> None:
+    """Whatever is in the store."""
+    await converse(store, 1)
+    first, last = await store.run(store.latest_turns, CHAT, 9)
+    summary = Summary("so far", last.id, 0)
+    assert await store.run(store.save_summary, CHAT, 0, None, summary, first.id)
+
+    messages, _ = await history(store, FakeEngine(), 4000).compose(await add(store, "now"), "")
+
+    assert names(messages) == ["q0", "a0", "now"]
+
+
+async def test_question_comes_before_the_summary() -> None:
+    """One that leaves no room for it is answered without; only one that is too long is refused."""
+    summary = Summary("so far " * 50, 2, 0)
+    engine = FakeEngine(tokens_per_word=1)
+
+    messages = await compose(summary, exchanges(9, 9), engine, 200, "word " * 190)
+    assert [m["content"] for m in messages][:-1] == ["be brief"]
+    with pytest.raises(PromptTooLong):
+        await compose(summary, exchanges(9, 9), engine, 200, "word " * 201)
+
+
+@given(
+    words=st.lists(st.integers(0, 400), min_size=1, max_size=12),
+    summed=st.integers(0, 12),
+    summary_words=st.integers(1, 300),
+    budget=st.integers(100, 1500),
+    question=st.integers(1, 60),
+    tokens_per_word=st.sampled_from([1, 3, None]),
+)
+def test_prompt_with_a_summary_never_exceeds_the_budget(
+    words: list[int],
+    summed: int,
+    summary_words: int,
+    budget: int,
+    question: int,
+    tokens_per_word: int | None,
+) -> None:
+    """By the engine's count, or by the estimate where it does not count."""
+    turns = exchanges(*words)
+    summary = Summary("note " * summary_words, 2 * min(summed, len(words)), 0)
+    engine = FakeEngine(tokens_per_word=tokens_per_word)
+    try:
+        messages = asyncio.run(compose(summary, turns, engine, budget, "word " * question))
+    except PromptTooLong:
+        assert tokens_per_word
+        assert tokens_per_word * (question + 2) > budget
+        return
+
+    counted = asyncio.run(engine.count_prompt(messages))
+    said = [Said(message["role"], message["content"]) for message in messages]
+    alone = estimate([Said("system", "be brief"), said[-1]])
+    assert (estimate(said) if counted is None else counted) <= max(
+        budget, alone if counted is None else 0
+    )
+    assert names(messages)[-1] == "word"
+    kept = [int(name[1:]) for name in names(messages)[1:-1]]
+    assert kept == list(range(2 * len(words) - len(kept) + 1, 2 * len(words) + 1))
+    assert all(number > summary.until_turn for number in kept)
