@@ -205,6 +205,16 @@ async def test_model_is_asked_for_by_name(stub: Stub) -> None:
     assert asked == ["large", "stub", "stub"]
 
 
+async def test_reasoning_model_is_asked_not_to_think(stub: Stub) -> None:
+    """Only where it is wanted: chat templates know the word, and others disregard it."""
+    for thinks in (True, False):
+        async for _ in stub.engine.stream(ASK, 9, 0.0, thinks=thinks):
+            pass
+
+    asked = [entry["parameters"].get("chat_template_kwargs") for entry in await stub.record()]
+    assert asked == [None, {"enable_thinking": False}]
+
+
 async def test_model_that_is_not_served_is_told_apart(stub: Stub) -> None:
     """From a failure, and from an engine that does not count: the next prompt is counted again."""
     with pytest.raises(NoSuchModel):
