@@ -1,6 +1,7 @@
 """Takes batches of updates: decides on each, commits them, and only then lets them take effect."""
 
 import logging
+import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -34,6 +35,7 @@ from services.gateway.queue import Queue
 from services.gateway.reading import Unreadable
 from services.gateway.store import Ask, Chat, Piece, Store, StoreError, WantedDocument
 from services.gateway.texts import Language, quote, say
+from services.gateway.transcriber import TranscriberUnavailable
 from services.wire import Batch, Receipt, Receipts, Reply, Update
 
 log = logging.getLogger(__name__)
@@ -62,6 +64,9 @@ LEAST_TOKEN_BYTES = 10
 QUOTED_SHARE = 0.25
 """How much of the longest ask a quotation of the message replied to may take: in bytes, since no
 text has more tokens than bytes."""
+
+UNHEARD_SECONDS = 900.0
+"""A transcriber that takes longer than this to come up does not come up."""
 
 CANNOT = defaultdict(
     lambda: "only text",
@@ -116,6 +121,8 @@ class Inbox:
         self._allowance = Allowance(store, limits)
         self._again = Again(store, self._allowance)
         self._menu = Menu(store, personas, models)
+        self._unheard: dict[int, float] = {}
+        """Since when recordings have waited for a transcriber, by their replies."""
         self._refused_albums: dict[Chat, tuple[str, int]] = {}
         self._commands = Commands(
             store,
@@ -146,12 +153,13 @@ class Inbox:
 
         `document_id` says which one; without it, it is the first. When this returns, its text is
         on the disk, or the picture that it is, or its user is told why not. Raises StoreError or
-        TranscriberUnavailable; then it must be brought again.
+        TranscriberUnavailable; then it must be brought again. The latter for a while only: one that
+        does not come up is told to the user.
         """
         wanted = await self._store.run(self._store.wanted_document, reply_id, document_id)
         if not wanted:
             return  # it was brought before, or is not wanted any more
-        _, document = wanted
+        ask, document = wanted
         said: str | bytes = ""
         why = ""
         try:
@@ -161,6 +169,13 @@ class Inbox:
             said = await self._documents.read(document.kind, document.name, content, most)
         except Unreadable as error:
             why = str(error)
+        except TranscriberUnavailable:
+            since = self._unheard.setdefault(reply_id, time.monotonic())
+            if time.monotonic() - since < UNHEARD_SECONDS:
+                self._outbox.show_status(reply_id, say("waking", ask.language))
+                raise
+            why = "recording unreadable"
+        self._unheard.pop(reply_id, None)
         self._take_effect(await self._store.run(self._complete, reply_id, document.id, said, why))
 
     def _take_effect(self, effects: Sequence[Effect]) -> None:

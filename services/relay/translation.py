@@ -4,7 +4,7 @@ Only the few fields that matter are read, so that what Telegram adds tomorrow sp
 """
 
 import logging
-from collections import Counter
+from collections import Counter, deque
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
@@ -40,6 +40,9 @@ FILES = ("document", "voice", "audio", "video_note", "photo")
 
 PHOTO_SIDE = 1024
 """Pixels of the longer side that are enough of a photo, which Telegram keeps in several sizes."""
+
+MOST_ALBUMS = 100
+"""So many are remembered in which one message has spoken to the bot: the others belong to it."""
 
 CONTENT = frozenset({"text", *ATTACHMENTS})
 """What a user sends on purpose. The rest are Telegram's notes, such as of a pinned message."""
@@ -112,6 +115,8 @@ class Doorman:
 
     def __post_init__(self) -> None:
         self.turned_away: Counter[str] = Counter()
+        self._albums: deque[tuple[int, str]] = deque(maxlen=MOST_ALBUMS)
+        """Albums of groups in which a message has spoken to the bot, by their chats."""
 
     def admit(self, raw: RawUpdate) -> Verdict:
         """Translate one update, or say why not; its text is not logged."""
@@ -143,8 +148,11 @@ class Doorman:
         if message.migrate_to_chat_id and chat_kind == "group":
             return _move(update_id, message)
         text = message.text or message.caption
+        album = message.chat.id, _album(raw)
         if chat_kind != "private":
             addressed = self.identity.text_for(raw)
+            if addressed is None and album in self._albums:
+                addressed = text or ""
             if addressed is None:
                 return TurnedAway("chat")
             text = addressed or None
@@ -156,6 +164,8 @@ class Doorman:
             return verdict
         if CONTENT.isdisjoint(raw):
             return TurnedAway("note")
+        if album[1] and chat_kind != "private":
+            self._albums.append(album)
         return Update(
             update_id=update_id,
             kind=kind,
@@ -171,7 +181,7 @@ class Doorman:
             attachment=next((name for name in ATTACHMENTS if name in raw), ""),
             is_forwarded="forward_origin" in raw,
             **_document(raw),
-            album=_album(raw),
+            album=album[1],
             **_refers_to(raw),
         )
 

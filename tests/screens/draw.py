@@ -174,8 +174,6 @@ def lay_out(message: Message, most: float) -> Iterator[Line]:
     extra = message.get("extra", {})
     if file := extra.get("document"):
         yield Line([("▤ ", Style(frozenset({"text_link"}))), (file["file_name"], _BOLD)])
-    if extra.get("photo"):
-        yield Line([("▦ ", Style(frozenset({"text_link"}))), ("photo", _BOLD)])
     text = message["text"] or extra.get("caption", "")  # what a user wrote below a file
     collapsed = 0
     block_before, quote_before = "", ""

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from services.gateway import inbox
 from services.gateway.reading import Unreadable
 from services.gateway.transcriber import Transcriber, TranscriberUnavailable
 from tests.unit.chain.conftest import Chain
@@ -303,6 +304,28 @@ async def test_recording_is_heard(chain: Chain, kind: str, name: str, asked: str
     assert await chain.wait_for_answers(1) == ["fine"]
     assert transcriber.given == [(b"sound", name)] * 2
     assert told(chain).strip() == asked
+
+
+async def test_transcriber_that_does_not_come_up(
+    chain: Chain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its user knows what the recording waits for, and does not wait for ever."""
+    transcriber = await listens(chain, TranscriberUnavailable(), TranscriberUnavailable())
+
+    async def write_down(content: bytes, name: str) -> str:
+        if transcriber.given:
+            async with asyncio.timeout(10):
+                while not any("waking up" in it["text"] for it in await chain.shown()):
+                    await asyncio.sleep(0.02)
+            monkeypatch.setattr(inbox, "UNHEARD_SECONDS", 0.0)
+        return await FakeTranscriber.write_down(transcriber, content, name)
+
+    monkeypatch.setattr(transcriber, "write_down", write_down)
+
+    await send(chain, b"sound", "", "x", "voice")
+
+    answers = await chain.wait_for_answers(1)
+    assert answers == ["I could not listen to this recording. Please write it to me."]
 
 
 async def test_recording_that_cannot_be_heard_is_told_of(chain: Chain) -> None:

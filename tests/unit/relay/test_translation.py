@@ -441,3 +441,35 @@ def test_invitation_is_for_private_chats(
     assert isinstance(verdict, Update) == is_admitted
     edited = doorman.admit({"update_id": 2, "edited_message": raw})
     assert isinstance(edited, TurnedAway)
+
+
+def test_album_of_a_group_belongs_to_who_has_spoken_in_it(doorman: Doorman) -> None:
+    """One of its messages has the caption; the others say nothing, and mean the bot as well."""
+    photo = [{"file_id": "p", "width": 9, "height": 9}]
+    mention = entity("mention", 0, 11)
+    bare = telegram_message(chat=GROUP, photo=photo, media_group_id="1")
+    spoken = bare | {"caption": "@Oracle_Bot which?", "caption_entities": [mention]}
+
+    assert doorman.admit({"update_id": 1, "message": bare}) == TurnedAway("chat")
+    assert admitted(doorman, {"message": spoken}).text == "which?"
+    assert admitted(doorman, {"message": bare}).text is None
+    assert admitted(doorman, {"message": bare | {"caption": "and this"}}).text == "and this"
+    for other in (
+        bare | {"media_group_id": "2"},
+        bare | {"chat": GROUP | {"id": -6}},
+        telegram_message(chat=GROUP, photo=photo),
+    ):
+        assert doorman.admit({"update_id": 1, "message": other}) == TurnedAway("chat")
+
+
+def test_albums_of_strangers_open_no_door(doorman: Doorman) -> None:
+    """What a stranger says to the bot makes nothing of the stranger's heard."""
+    photo = [{"file_id": "p", "width": 9, "height": 9}]
+    bare = telegram_message(chat=GROUP, photo=photo, media_group_id="1")
+    spoken = bare | {"caption": "@Oracle_Bot", "caption_entities": [entity("mention", 0, 11)]}
+
+    assert isinstance(
+        doorman.admit({"update_id": 1, "message": spoken | {"from": OTHER}}), TurnedAway
+    )
+
+    assert doorman.admit({"update_id": 1, "message": bare}) == TurnedAway("chat")
