@@ -68,6 +68,16 @@ STAGES = (
         packages=("openssh-client",),  # signs what `prove` saw
     ),
     Stage(
+        "fuzz",
+        "100,000 made-up answers shown, 20,000 made-up updates carried",
+        paths=(
+            "tests/unit/relay/test_rendering_properties.py::test_made_up_outputs",
+            "tests/unit/chain/test_fuzz.py",
+        ),
+        settings=(("FUZZ_OUTPUTS", "100000"), ("FUZZ_UPDATES", "20000")),
+        options=SIDE_BY_SIDE,
+    ),
+    Stage(
         "faults",
         "200 faults in six minutes under load, the same each time; FAULTS_SEED=N for others",
         needs_docker=True,

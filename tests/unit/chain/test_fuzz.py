@@ -27,7 +27,7 @@ from services.wire import Batch, Receipts
 from tests.unit.fakes import open_store
 from tests.unit.relay.scripted import ScriptedTelegram
 
-UPDATES = int(os.environ.get("FUZZ_UPDATES", "20000"))
+UPDATES = int(os.environ.get("FUZZ_UPDATES", "5000"))
 CANARY = "canary"
 """In everything that a user wrote, or could have."""
 

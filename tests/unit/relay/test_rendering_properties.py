@@ -15,7 +15,7 @@ from services.relay.spans import BOLD, ITALIC, read_spans
 from tests.unit.relay.outputs import TOKENS, output
 from tests.unit.relay.reading import assert_nothing_lost, assert_taken
 
-OUTPUTS = int(os.environ.get("FUZZ_OUTPUTS", "12000"))
+OUTPUTS = int(os.environ.get("FUZZ_OUTPUTS", "3000"))
 """So many made-up outputs in all: set it to 100000 for a long run, of some minutes."""
 
 CHUNKS = 12
