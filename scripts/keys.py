@@ -7,6 +7,8 @@ public key is worked out by OpenSSL, which every system has.
 from __future__ import annotations
 
 import base64
+import hashlib
+import hmac
 import secrets
 import subprocess
 
@@ -46,3 +48,9 @@ def public_key_of(private_key: str) -> str:
     except (OSError, subprocess.CalledProcessError) as error:
         raise KeysFailed("OpenSSL is needed to make keys: install it (`openssl`)") from error
     return base64.b64encode(done.stdout[-32:]).decode()
+
+
+def mark_of(user_id: str, link_token: str) -> str:
+    """What stands for a Telegram user on the VPS; see services/relay/marks.py."""
+    digest = hmac.new(link_token.encode(), user_id.encode(), hashlib.sha256)
+    return digest.hexdigest()[:32]

@@ -20,7 +20,13 @@ from pathlib import Path
 from typing import Any
 
 from scripts.bundle import MODEL, RELAY, ROOT, Bundle, fill_in, pack
-from scripts.keys import KeysFailed, make_preshared_key, make_private_key, public_key_of
+from scripts.keys import (
+    KeysFailed,
+    make_preshared_key,
+    make_private_key,
+    mark_of,
+    public_key_of,
+)
 
 ABOUT = "make the bundles of two new nodes, or change their settings"
 
@@ -264,8 +270,9 @@ def make_secrets() -> dict[str, str]:
 def relay_part(
     answers: Mapping[str, str], more: Mapping[str, str], keys: Mapping[str, str]
 ) -> tuple[str, dict[str, str]]:
+    users = answers["users"].split(",")
     settings = {
-        "ALLOWED_USERS": answers["users"],
+        "ALLOWED_USERS": ",".join(mark_of(user, keys["link_token"]) for user in users),
         "TUNNEL_PEER_KEY": public_key_of(keys["model_private_key"]),
         "TUNNEL_PORT": answers["vps"].partition(":")[2],
         "RESOLVER": answers["resolver"],

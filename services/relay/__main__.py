@@ -17,6 +17,7 @@ from services.relay.addressing import Identity
 from services.relay.backoff import Backoff
 from services.relay.inbox import PATIENCE_SECONDS, BadToken, Inbox
 from services.relay.link import open_link
+from services.relay.marks import MarkedUsers
 from services.relay.menus import Menus
 from services.relay.notices import Notices
 from services.relay.outbox import Outbox
@@ -77,12 +78,13 @@ async def run(
         outbox = Outbox(bot, link, pacing, presence, Tenure(), menus)
         notices, sign = Notices(bot, pacing, clock), PollSign()
         namespace = Namespace(holder)
+        users = MarkedUsers(settings.allowed_users, settings.link_token)
 
         async def receive() -> None:
             sign.begin()
             username = await _ask_own_name(bot)
             sign.answered()
-            doorman = Doorman(settings.allowed_users, presence, Identity(bot.id, username))
+            doorman = Doorman(users, presence, Identity(bot.id, username))
             inbox = Inbox(
                 *(bot, link, doorman, presence, notices, menus),
                 *(patience_seconds, sign, namespace),

@@ -4,13 +4,27 @@ import ipaddress
 import re
 import ssl
 from pathlib import Path
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
+from services.relay.marks import MARK_DIGITS
 from services.relay.profile import Profile
-from services.settings import LinkToken, LogLevel, Port, Settings, UserIds
+from services.settings import LinkToken, LogLevel, Port, Settings
+
+
+def _parse_users(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    words = [word.strip() for word in value.split(",") if word.strip()]
+    kinds = rf"[1-9][0-9]{{0,15}}|[0-9a-f]{{{MARK_DIGITS}}}"
+    if not words or not all(re.fullmatch(kinds, word) for word in words):
+        raise ValueError(
+            "give Telegram user ids, numbers separated by commas, or marks of them as "
+            "`init` writes them"
+        )
+    return frozenset(word if len(word) == MARK_DIGITS else int(word) for word in words)
 
 
 def _check_token(value: str) -> str:
@@ -58,7 +72,7 @@ class RelaySettings(Settings):
 
     SECRETS: ClassVar[frozenset[str]] = frozenset({"bot_token", "link_token"})
 
-    allowed_users: UserIds = Field(
+    allowed_users: Annotated[frozenset[int | str], BeforeValidator(_parse_users)] = Field(
         description="put the Telegram user ids that may talk to the bot into .env"
     )
     bot_token: Annotated[str, AfterValidator(_check_token)]

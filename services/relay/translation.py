@@ -5,6 +5,7 @@ Only the few fields that matter are read, so that what Telegram adds tomorrow sp
 
 import logging
 from collections import Counter, deque
+from collections.abc import Container
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
@@ -109,7 +110,7 @@ class _Press(BaseModel):
 class Doorman:
     """Lets the updates of allowed users and of guests through; everybody else gets silence."""
 
-    allowed_users: frozenset[int]
+    allowed_users: Container[int]
     presence: Presence
     identity: Identity
 

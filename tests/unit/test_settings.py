@@ -28,6 +28,10 @@ def test_good_settings_are_read(secrets: Path) -> None:
     gateway = read_settings(GatewaySettings, GATEWAY | {"CONTEXT_TOKENS": "4096"}, secrets)
 
     assert relay.allowed_users == {1, 22}
+    marked = {"ALLOWED_USERS": f"1, {'0' * 32},{'f' * 32}"}
+    assert read_settings(RelaySettings, RELAY | marked, secrets).allowed_users == {
+        *(1, "0" * 32, "f" * 32),
+    }
     assert (relay.bot_id, relay.link_port) == (123456, 8080)
     assert gateway.prompt_tokens == 4096 - 1024
     assert gateway.history_seconds is None
@@ -56,6 +60,7 @@ def test_settings_of_single_users_are_read(secrets: Path) -> None:
     [
         ({"ALLOWED_USERS": ""}, "ALLOWED_USERS is missing: put the Telegram user ids"),
         ({"ALLOWED_USERS": "bob"}, 'ALLOWED_USERS is "bob": give Telegram user ids'),
+        ({"ALLOWED_USERS": "f" * 31}, f'ALLOWED_USERS is "{"f" * 31}": give Telegram user ids'),
         ({"LINK_PORT": "70000"}, 'LINK_PORT is "70000": give a port between 1 and 65535'),
         ({"LINK_PORT": "-1"}, 'LINK_PORT is "-1": give a port'),
         ({"LINK_ADDRESS": "home.example"}, 'LINK_ADDRESS is "home.example": give the IPv4 address'),

@@ -15,6 +15,7 @@ import pytest
 from scripts.commands.__main__ import main
 from scripts.keys import make_private_key, public_key_of
 from services.gateway.settings import GatewaySettings
+from services.relay.marks import MarkedUsers
 from services.relay.settings import RelaySettings
 from services.settings import read_settings
 
@@ -71,11 +72,28 @@ def test_bundles_fit_each_other(operator: Operator) -> None:
         assert operator.text("relay", f"secrets/{name}") == operator.text(
             "model", f"secrets/{name}"
         )
-    assert (relay["ALLOWED_USERS"], model["ALLOWED_USERS"], model["ADMINS"]) == (
-        "11,22", "11,22", "11",
-    )  # fmt: skip
+    assert (model["ALLOWED_USERS"], model["ADMINS"]) == ("11,22", "11")
     assert (relay["TUNNEL_PORT"], model["TUNNEL_ENDPOINT"]) == ("51820", "198.18.5.7:51820")
     assert operator.text("relay", "secrets/bot_token") == TOKEN
+
+
+def test_users_are_not_named_on_the_vps(operator: Operator, tmp_path: Path) -> None:
+    """Its bundle holds marks of them, which its relay reads, and which a new link token changes."""
+    relay = {"LINK_ADDRESS": "10.66.0.2"}
+    marks = []
+    for arguments in ((), ("--rotate",)):
+        assert (operator.init(*arguments) if arguments else operator.init_all()) == 0
+        marks.append(operator.settings("relay")["ALLOWED_USERS"])
+        token = operator.text("relay", "secrets/link_token")
+        (tmp_path / "bot_token").write_text(TOKEN, encoding="utf-8")
+        (tmp_path / "link_token").write_text(token, encoding="utf-8")
+
+        settings = read_settings(RelaySettings, relay | {"ALLOWED_USERS": marks[-1]}, tmp_path)
+        users = MarkedUsers(settings.allowed_users, settings.link_token)
+
+        assert [user in users for user in (11, 22, 33)] == [True, True, False]
+        assert not {"11", "22"} & set(re.findall(r"[^,=\s]+", operator.text("relay", ".env")))
+    assert not set(marks[0].split(",")) & set(marks[1].split(","))
 
 
 def test_key_is_what_wireguard_makes_of_it() -> None:
@@ -156,8 +174,10 @@ def test_one_answer_changes_one_thing(operator: Operator) -> None:
 
     operator.init("--users", "11,22,33")
 
-    for node, settings in before.items():
-        assert operator.settings(node) == settings | {"ALLOWED_USERS": "11,22,33"}
+    assert operator.settings("model") == before["model"] | {"ALLOWED_USERS": "11,22,33"}
+    users = operator.settings("relay")["ALLOWED_USERS"]
+    assert users.startswith(before["relay"]["ALLOWED_USERS"] + ",")
+    assert operator.settings("relay") == before["relay"] | {"ALLOWED_USERS": users}
     assert operator.text("model", "secrets/store_key") == secrets
 
 
