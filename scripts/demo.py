@@ -323,6 +323,7 @@ def chat(pair: Pair, seconds: float) -> int:
         print(
             "You are a Telegram user now; the bot answers below. /help shows its commands.\n"
             "While it writes, type /stop and Enter to stop it. /quit, Ctrl-D or Ctrl-C ends.\n"
+            "Files and buttons are named here only: a Telegram client opens and presses them.\n"
         )
     with contextlib.suppress(KeyboardInterrupt):
         while (line := next_line()) is not None:
@@ -346,7 +347,7 @@ def converse(user: TelegramUser, screen: Screen, line: str, seconds: float) -> b
     changed = time.monotonic()
     while True:
         before, shown = shown, user.bot_messages(first.message_id)
-        screen.show([(message.text, message.is_final) for message in shown])
+        screen.show([(message.described, message.is_final) for message in shown])
         now = time.monotonic()
         changed = changed if shown == before else now
         if shown and not unseen and all(message.is_final for message in shown):

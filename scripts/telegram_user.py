@@ -29,6 +29,10 @@ class BotMessage:
     text: str
     buttons: tuple[str, ...] = ()
     """What pressing them brings back to the bot, such as `stop:7`."""
+    labels: tuple[str, ...] = ()
+    """What stands on them."""
+    attachment: str = ""
+    """The file's name, or `photo`."""
 
     @property
     def is_growing(self) -> bool:
@@ -39,6 +43,15 @@ class BotMessage:
     def is_final(self) -> bool:
         """A new message is empty."""
         return self.text != PLACEHOLDER and not self.is_growing
+
+    @property
+    def described(self) -> str:
+        """All of it in words: its file and its buttons, too, while there are others than stop."""
+        words = [f"[{self.attachment}]"] if self.attachment else []
+        words.append(self.text)
+        if self.labels and not self.is_growing:
+            words.append("buttons: " + " ".join(f"[{label}]" for label in self.labels))
+        return "\n".join(words)
 
 
 @dataclass(frozen=True)
@@ -104,7 +117,11 @@ class TelegramUser:
         except LookupError:
             return []
         return [
-            BotMessage(shown["message_id"], shown["text"], _buttons(shown["reply_markup"]))
+            BotMessage(
+                *(shown["message_id"], shown["text"]),
+                *(_of_buttons(shown, "callback_data"), _of_buttons(shown, "text")),
+                _attachment(shown["extra"]),
+            )
             for shown in chat["messages"]
             if shown["from_bot"]
             and shown["message_id"] > after_message
@@ -155,9 +172,15 @@ class TelegramUser:
         return dict(answer)
 
 
-def _buttons(markup: dict[str, Any] | None) -> tuple[str, ...]:
-    rows = (markup or {}).get("inline_keyboard", [])
-    return tuple(str(button.get("callback_data", "")) for row in rows for button in row)
+def _of_buttons(shown: dict[str, Any], name: str) -> tuple[str, ...]:
+    rows = (shown["reply_markup"] or {}).get("inline_keyboard", [])
+    return tuple(str(button.get(name, "")) for row in rows for button in row)
+
+
+def _attachment(extra: dict[str, Any]) -> str:
+    if "document" in extra:
+        return f"file {extra['document']['file_name']}"
+    return "photo" if "photo" in extra else ""
 
 
 class _UnixConnection(http.client.HTTPConnection):

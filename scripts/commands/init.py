@@ -158,7 +158,10 @@ def run(arguments: argparse.Namespace) -> int:
             for question in QUESTIONS
         }
         if not set(answers["admins"].split(",")) <= {*answers["users"].split(","), ""}:
-            raise BadAnswer("admins must stand among the users")
+            raise BadAnswer(
+                f"--admins {answers['admins']}: not all of them are among --users "
+                f"{answers['users']}: add them there, or give other --admins"
+            )
         more: dict[str, dict[str, str]] = {
             node: kept.get(node, {}) | read_settings(getattr(arguments, node))
             for node in ("relay", "model")

@@ -126,7 +126,7 @@ Models = Annotated[
     _parse_object(
         MOST_MODELS,
         "names for users and the engine's own names of its models, such as "
-        '{"Fast": "qwen3-8b", "Thorough": "qwen3-32b"}',
+        '{"Fast": "Qwen3-8B", "Thorough": "Qwen3-32B"}',
     ),
 ]
 

@@ -145,6 +145,8 @@ class Watch:
         lines = []
         for what in ("relay", "engine"):
             trouble = self._troubles.get(what)
+            if what == "relay" and self.outbox.is_connected:
+                trouble = None  # since the last look
             times = self._times(trouble.since) if trouble else {}
             lines.append(say(f"{what} {'bad' if trouble else 'good'}", language, **times))
         lines.append(
@@ -173,7 +175,8 @@ class Watch:
         tunnel = self.tunnel()
         if tunnel is None:
             return []
-        lines = [say("no handshake", language)]
+        # While the relay is heard there was one, which is not noted yet.
+        lines = [] if self.outbox.is_connected else [say("no handshake", language)]
         if tunnel.handshake_at:
             age = max(0, round(self.wall() - tunnel.handshake_at))
             lines = [say("handshake", language, age=_duration(age, language))]

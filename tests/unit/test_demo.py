@@ -75,6 +75,16 @@ def test_answer_is_final_when_it_cannot_be_stopped(
     assert BotMessage(1, text, buttons).is_final is is_final, why
 
 
+def test_terminal_names_what_it_cannot_show() -> None:
+    """A file, a photo, and buttons, once the answer stands."""
+    asked = BotMessage(1, "Erase?", ("forget", "keep"), ("Erase it", "Keep it"))
+    growing = BotMessage(1, "It is", ("stop:7",), ("Stop",))
+
+    assert asked.described == "Erase?\nbuttons: [Erase it] [Keep it]"
+    assert growing.described == "It is"
+    assert BotMessage(1, "Here.", attachment="file a.md").described == "[file a.md]\nHere."
+
+
 class Terminal(io.StringIO):
     """Remembers what was written, and claims to be a terminal of 80 columns."""
 

@@ -228,7 +228,7 @@ def test_dry_run_writes_nothing(operator: Operator, capsys: pytest.CaptureFixtur
         (["--model", "ENV_FILE=/x"], "--model ENV_FILE: change that in .env on the nodes"),
         (["--users", "me"], "--users: give Telegram user ids"),
         (["--users", ""], "--users: give Telegram user ids"),
-        (["--admins", "33"], "admins must stand among the users"),
+        (["--admins", "33"], "--admins 33: not all of them are among --users 11,22"),
         (["--weights", "../x"], "--weights: give the name of the model's folder"),
         (["--resolver", "dns"], "--resolver: give the IPv4 address of a name server"),
         (["--relay", "NO_SUCH=1"], "--relay NO_SUCH: .env.vps.example does not know it"),

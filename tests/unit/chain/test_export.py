@@ -39,7 +39,7 @@ async def test_export_arrives_as_a_file(chain: Chain) -> None:
 
     document = message["extra"]["document"]
     assert document["file_name"] == "conversation.md"
-    assert message["text"] == "Our conversation, as I remember it (1 of 1)."
+    assert message["text"] == "Our conversation, as I remember it (file 1 of 1)."
     assert len(await chain.calls("sendMessage")) == 2
     size = document["file_size"]
     assert size == len("## You, 2026-01-01 00:00 UTC\n\nWhat flies?\n\n") + len(
@@ -119,7 +119,7 @@ async def test_file_that_was_erased_leaves_its_caption(chain: Chain) -> None:
 
     assert (await chain.answers())[1:] == [
         "I have erased all that we said here. Delete the chat in Telegram, too.",
-        "Our conversation, as I remember it (1 of 1).",
+        "Our conversation, as I remember it (file 1 of 1).",
     ]
     assert await files(chain) == []
     assert await chain.calls("editMessageMedia") == []

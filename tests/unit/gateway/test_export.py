@@ -186,7 +186,7 @@ async def test_long_conversation_takes_several_files(
     assert [reply.file for reply in replies] == [
         f"conversation-{number}.md" for number in (1, 2, 3)
     ]
-    assert replies[1].text == "Our conversation, as I remember it (2 of 3)."
+    assert replies[1].text == "Our conversation, as I remember it (file 2 of 3)."
     assert len({reply.id for reply in replies}) == 3
 
 

@@ -271,6 +271,8 @@ async def test_status_tells_of_tunnel_and_gpus(world: World) -> None:
     tunnel = Tunnel(handshake_at=int(START) + 5)  # by a clock that was set meanwhile
     assert "рукопожатие 0 с назад" in world.watch.describe("ru")
     tunnel = Tunnel()
+    assert "handshake" not in world.watch.describe("en")
+    world.watch.outbox.is_connected = False
     assert "Tunnel: no handshake yet" in world.watch.describe("en")
 
 
