@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -207,6 +208,52 @@ def _ask_elsewhere(store: Store) -> None:
     with store.transaction():
         reply = store.add_reply((USER, 9), 5)
         store.add_ask(reply.id, USER, (USER, 9), "en", [Piece(5, "elsewhere", 0)])
+
+
+async def test_notes_that_others_interrupt_again_and_again_wait_for_their_chat(talk: Talk) -> None:
+    """Each try costs a prompt, which others' asks must not go on spending."""
+    talk.engine.summary_scripts.extend([["half", asyncio.Event()] for _ in range(9)])
+    await talk.grow()
+
+    for number in (1, 2):
+        talk.gateway.queue.pause(True)
+        await until(partial(_has_aborted, talk, number), "they are given up")
+        talk.gateway.queue.pause(False)
+        await until(partial(_has_asked, talk, number + 1), "they are begun once more")
+    talk.gateway.queue.pause(True)
+    await until(lambda: not talk.gateway.summaries._noted.is_set(), "nothing is due any more")
+    talk.gateway.queue.pause(False)
+    assert talk.gateway.summaries._due == {}
+
+    await talk.say("Next")
+    assert len(talk.engine.summary_requests) == 4, "an answer of their chat brings another try"
+
+
+def _has_aborted(talk: Talk, count: int) -> bool:
+    return talk.engine.aborted == count
+
+
+def _has_asked(talk: Talk, count: int) -> bool:
+    return len(talk.engine.summary_requests) == count
+
+
+async def test_notes_of_turns_out_of_order_go_with_the_oldest(talk: Talk) -> None:
+    """The clock may have been set back in between."""
+    talk.engine.summary_scripts.extend([["notes"], ["notes"]])
+    await talk.say(FACT, "Question 1", "Question 2")
+    turns = await talk.gateway.store.run(talk.gateway.store.latest_turns, CHAT, 9)
+
+    def set_back(ids: tuple[int, ...], at: int) -> None:
+        for number in ids:
+            talk.gateway.store._db.execute(
+                "UPDATE turns SET created_at = ? WHERE id = ?", (at, number)
+            )
+
+    await talk.gateway.store.run(set_back, tuple(turn.id for turn in turns[2:4]), 7)
+    await talk.say("Question 3")
+    summary = await talk.stored()
+    assert summary is not None
+    assert summary.since == 7
 
 
 async def test_no_notes_during_a_pause(talk: Talk) -> None:
