@@ -12,6 +12,7 @@ import pytest
 
 from services.gateway.engine import EngineFailed, EngineUnavailable, Thought
 from services.gateway.history import SUMMARY_NOTE, estimate
+from services.gateway.manner import Manner
 from services.gateway.store import NOTHING, Piece, Store, Summary, Turn, Usage
 from services.gateway.summaries import LAST, Summaries
 from tests.unit.fakes import KEY, USER, FakeEngine, message, open_store, until
@@ -168,6 +169,23 @@ async def test_engine_that_fails_costs_the_notes_alone(talk: Talk, script: list[
     request = talk.engine.requests[-1]
     assert SUMMARY_NOTE not in str(request)
     assert FACT in str(request), "all that fits"
+    assert (await talk.stored()) is not None
+
+
+async def test_model_that_is_gone_is_replaced(talk: Talk) -> None:
+    """Notes are made by whatever the engine has, as answers are."""
+    talk.engine.summary_scripts.extend([[EngineFailed()], [NOTES]])
+    await talk.grow()
+    store = talk.gateway.store
+    reply = await store.run(store.add_reply, CHAT, 5)
+    ask = await store.run(store.add_ask, reply.id, USER, CHAT, "en", [Piece(5, "next", 0)])
+
+    talk.engine.absent = {"gone"}
+    talk.gateway.summaries.note(ask, Manner("", 256, 0.0, model="gone"))
+    await talk.rest()
+
+    await until(partial(_has_asked, talk, 2), "they are made")
+    await talk.rest()
     assert (await talk.stored()) is not None
 
 
@@ -351,6 +369,19 @@ async def test_request_for_notes_fits_the_engine(
         assert taken, "there is progress"
         assert [turn.id for turn in taken] == [turn.id for turn in turns[: len(taken)]]
         assert len(taken) % 2 == 0
+
+
+async def test_what_is_longer_ago_than_a_few_prompts_is_left_to_oblivion(tmp_path: Path) -> None:
+    """The engine's time is for what was said lately."""
+    async with open_store(tmp_path) as store:
+        worker = summaries(store, FakeEngine(tokens_per_word=1), 800)
+        turns = conversation(*[200] * 30)  # 2 kB an exchange
+
+        falling = await worker._falling_out(Manner("", 256, 0.0), None, turns)
+
+        assert falling[0].id > turns[0].id
+        assert falling[-1].id == turns[-3].id
+        assert sum(len(turn.text) for turn in falling) <= 8000
 
 
 # In the store
