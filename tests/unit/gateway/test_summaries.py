@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from services.gateway import summaries as summarizing
 from services.gateway.engine import EngineFailed, EngineUnavailable, Thought
 from services.gateway.history import SUMMARY_NOTE, estimate
 from services.gateway.manner import Manner
@@ -196,6 +197,34 @@ async def test_engine_that_never_succeeds_is_asked_ever_less(talk: Talk) -> None
     await talk.say(*(f"Question {number}" for number in range(20)))
 
     assert 3 <= len(talk.engine.summary_requests) <= 6
+
+
+async def test_failures_before_a_success_are_forgotten(talk: Talk) -> None:
+    """Only those in a row bring fewer tries."""
+    talk.engine.summary_scripts.extend([[EngineFailed()], [NOTES], [EngineFailed()], [NOTES]])
+    await talk.grow()
+    await talk.say("Next")
+    assert _has_asked(talk, 2)
+
+    for _ in range(6):
+        await talk.say("More")
+        if _has_asked(talk, 3):
+            break
+    await talk.say("At once")
+
+    assert _has_asked(talk, 4)
+
+
+async def test_engine_that_hangs_is_given_up(talk: Talk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other conversations wait for their notes."""
+    monkeypatch.setattr(summarizing, "MOST_SECONDS", 0.05)
+    talk.engine.summary_scripts.append(["half", asyncio.Event()])
+
+    await talk.grow()
+
+    await until(partial(_has_aborted, talk, 1), "the engine is told")
+    await talk.rest()
+    assert await talk.stored() is None
 
 
 async def test_notes_give_way_to_questions(talk: Talk) -> None:
