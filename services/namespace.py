@@ -77,9 +77,12 @@ class Namespace:
 
 
 def _read(status: bytes) -> Tunnel | None:
-    """Read NAME=NUMBER lines. Both containers of the tunnel count: a name may come twice."""
+    """Read NAME=NUMBER lines. Both containers of the tunnel count: a name may come twice.
+
+    Numbers are small enough that not even their sum is too large for the wire.
+    """
     numbers: dict[bytes, int] = {}
-    for name, number in re.findall(rb"^([a-z_]+)=([0-9]{1,18})$", status, re.MULTILINE):
+    for name, number in re.findall(rb"^([a-z_]+)=([0-9]{1,15})$", status, re.MULTILINE):
         numbers[name] = numbers.get(name, 0) + int(number)
     if not numbers:
         return None

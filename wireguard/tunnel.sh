@@ -86,6 +86,13 @@ set_peer_anew() { # INTERFACE
   wg showconf "$1" | wg setconf "$1" /dev/stdin
 }
 
+# $SECONDS follows the clock, which may be set back by hours; what is done every few seconds must not wait for them.
+keep_time() {
+  local uptime
+  read -r uptime _ </proc/uptime
+  SECONDS=${uptime%.*}
+}
+
 is_running() { # PID
   [[ -n $1 ]] && kill -0 "$1" 2>/dev/null
 }

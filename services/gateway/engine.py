@@ -91,15 +91,16 @@ class Engine:
         """Count a prompt's tokens by the engine's own tokenizer; None if it does not offer that.
 
         `model`: the engine's name of it; "": the first one that it serves. Raises
-        EngineUnavailable, NoSuchModel. vLLM and llama.cpp speak this part of Anthropic's protocol
-        alike (https://docs.anthropic.com/en/api/messages-count-tokens); their own
-        endpoints differ.
+        EngineUnavailable, NoSuchModel, EngineFailed. vLLM and llama.cpp speak this part of
+        Anthropic's protocol alike (https://docs.anthropic.com/en/api/messages-count-tokens); their
+        own endpoints differ.
         """
         if not self._counts_prompts:
             return None
         system = [message["content"] for message in messages if message["role"] == "system"]
+        name = model or await self._served_name()
         body = {
-            "model": model or await self._served_name(),
+            "model": name,
             "messages": [message for message in messages if message["role"] != "system"],
             **({"system": "\n".join(system)} if system else {}),
         }
@@ -112,8 +113,11 @@ class Engine:
             ) as response:
                 if response.status == 200:
                     return int(orjson.loads(await response.read())["input_tokens"])
-                if response.status == 404 and model and model not in await self._names():
-                    raise NoSuchModel
+                if response.status == 404 and name not in await self._names():
+                    if model:
+                        raise NoSuchModel
+                    self._name = ""  # another model is served by now
+                    return None
                 # An engine without it is not asked again; one that has a bad moment is.
                 self._counts_prompts = response.status not in (404, 405, 501)
                 return None

@@ -33,8 +33,10 @@ class Gpu:
 
 
 def read_gpus(file: Path) -> Sequence[Gpu]:
-    """Read a line a GPU: load in percent, memory used, all of its memory (MiB), as nvidia-smi
-    prints them with `--format=csv,noheader,nounits`. None where nothing sensible is to be read."""
+    """Read a line a GPU: load in percent, memory used, all of its memory (MiB).
+
+    As nvidia-smi prints them with `--format=csv,noheader,nounits`; other lines are left out.
+    """
     try:
         # Neither a pipe that never ends nor a link to a file of ours.
         opened = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)

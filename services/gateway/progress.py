@@ -66,7 +66,7 @@ class Progress:
             return False
         self.spent += self._cost()
         self.text += "".join(self._pieces)
-        advanced = bool(self._pieces)
+        advanced = any(map(is_visible, self._pieces))  # the next try drops white space
         self.answer_tokens += len(self._pieces)
         self._pieces = []
         self._try_started = 0.0

@@ -101,6 +101,7 @@ def _parse_object(most: int, what: str) -> BeforeValidator:
             return value
         try:
             offered = json.loads(value or "{}")
+            json.dumps(offered, ensure_ascii=False).encode()  # half a surrogate pair goes nowhere
         except ValueError:
             raise ValueError(sentence) from None
         if (

@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import logging
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -64,6 +65,12 @@ LAST = 1_000_000_000
 
 MOST_SECONDS = 300.0
 
+MOST_GIVEN_UP = 3
+"""Times in a row that a chat's summary is given up for asks; then it waits for its next answer.
+
+Each costs its user, whose asks those need not be, a prompt.
+"""
+
 MOST_SKIPPED = 31
 """After failures in a row, so many answers of a chat at most bring no further try."""
 
@@ -110,6 +117,7 @@ class Summaries:
         self._noted = asyncio.Event()
         self._failures: dict[Chat, int] = {}
         self._skipped: dict[Chat, int] = {}
+        self._given_up: Counter[Chat] = Counter()
 
     def note(self, ask: Ask, manner: Manner) -> None:
         """An answer has made its conversation longer."""
@@ -127,8 +135,10 @@ class Summaries:
             chat = next(iter(self._due))
             ask, manner = self._due.pop(chat)
             try:
-                if not await self._sum_up(ask, manner):
-                    self._due.setdefault(chat, (ask, manner))
+                if await self._sum_up(ask, manner):
+                    del self._given_up[chat]
+                else:
+                    self._wait_again(ask, manner)
             except StoreError as error:
                 log.critical("store failed", extra={"remedy": str(error)})
             except Exception as error:
@@ -136,6 +146,14 @@ class Summaries:
                 log.error("summary broke", extra={"error": describe_error(error)})
             if not self._due:
                 self._noted.clear()
+
+    def _wait_again(self, ask: Ask, manner: Manner) -> None:
+        """A summary was given up; what is noted meanwhile of its chat is newer."""
+        self._given_up[ask.chat] += 1
+        if self._given_up[ask.chat] < MOST_GIVEN_UP:
+            self._due.setdefault(ask.chat, (ask, manner))
+        else:
+            del self._given_up[ask.chat]
 
     def _has_room(self) -> bool:
         return not self._queue.is_paused and self._queue.running_count < self._slots
@@ -190,7 +208,8 @@ class Summaries:
             return False
         messages, taken, tokens = await self._material(old, falling, manner.model)
         text = await attempt.write(messages, tokens, self._summary_tokens, manner.model)
-        new = Summary(text, taken[-1].id, old.since if old else taken[0].at)
+        since = min(turn.at for turn in taken)  # the clock may have been set
+        new = Summary(text, taken[-1].id, min(old.since, since) if old else since)
         save = self._store.save_summary
         if not await self._store.run(save, chat, conversation, old, new, taken[0].id):
             return False  # it was begun anew, or erased, meanwhile

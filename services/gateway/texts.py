@@ -36,8 +36,8 @@ def add_remark(said: str, remark: str) -> str:
 
 
 def quote(text: str) -> str:
-    """Write a text as a quote in Markdown."""
-    return "> " + text.strip().replace("\n", "\n> ")
+    """Write a text as a quote in Markdown: each of its lines, whatever ends it."""
+    return "> " + "\n> ".join(text.strip().splitlines())
 
 
 def _open_fence(text: str) -> str:

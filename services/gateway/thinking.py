@@ -23,9 +23,10 @@ class Thinking:
         text = self._held + text
         if self._is_thinking is None:
             begun = text.lstrip()
-            if OPENING.startswith(begun[: len(OPENING)]) and len(begun) < len(OPENING):
-                self._held = text
-                return "", ""
+            if len(begun) < len(OPENING) and OPENING.startswith(begun):
+                # White space goes on: an engine that says nothing else must be noticed.
+                self._held = begun
+                return "", text[: len(text) - len(begun)]
             self._is_thinking = begun.startswith(OPENING)
             if not self._is_thinking:
                 return "", text

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from services import namespace
-from services.namespace import HolderGone, Namespace, Tunnel
+from services.namespace import MOST_STATUS_BYTES, HolderGone, Namespace, Tunnel
+from services.wire import Batch
 
 
 async def test_member_stays_while_the_holder_answers_and_leaves_when_it_is_gone(
@@ -79,6 +80,14 @@ async def test_member_is_told_of_the_tunnel(
     async with await asyncio.start_unix_server(say_nothing, tmp_path / "holder"):
         assert await seen._look()
         assert seen.tunnel == tunnel
+
+
+def test_whatever_the_holder_says_goes_over_the_wire() -> None:
+    """A relay that could not write its batch would carry nothing any more."""
+    for digits in range(1, 25):
+        line = b"refused_in_packets=" + b"9" * digits + b"\n"
+        tunnel = namespace._read(line * (MOST_STATUS_BYTES // len(line))) or Tunnel()
+        Batch(bot_id=1, updates=[], refused=(tunnel.refused_in, tunnel.refused_out))
 
 
 async def test_holder_that_says_nothing_is_alive(

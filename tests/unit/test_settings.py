@@ -101,6 +101,14 @@ def test_bad_relay_setting(secrets: Path, changes: dict[str, str], sentence: str
         ({"MODELS": "small"}, 'MODELS is "small": give a JSON object of names for users'),
         ({"MODELS": '{"Fast": ""}'}, "MODELS is"),
         ({"MODELS": '{"Fast": ["small"]}'}, "MODELS is"),
+        (
+            {"MODELS": r'{"Fast": "\ud800"}'},
+            r'MODELS is "{"Fast": "\ud800"}": give a JSON object of names',
+        ),
+        (
+            {"MODELS": r'{"\ud800": "small"}'},
+            r'MODELS is "{"\ud800": "small"}": give a JSON object of names',
+        ),
         ({"MODELS": '{"ЯЯЯЯЯЯЯЯЯЯЯЯЯЯЯЯЯ": "small"}'}, "MODELS is"),
         ({"MODELS": str({str(n): "x" for n in range(11)}).replace("'", '"')}, "MODELS is"),
         (

@@ -182,6 +182,27 @@ async def test_former_admin_loses_the_menu(chain: Chain) -> None:
     await wait_for_menus(chain, {USER: ADMIN_MENU, 8: ADMIN_MENU})
 
 
+async def test_refused_menu_is_tried_again_with_the_next_stream(
+    chain: Chain, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whatever Telegram had against it: its user need not write first."""
+    caplog.set_level(logging.INFO)
+    await meet(chain, USER, 8)
+    await wait_for_menus(chain, {USER: ADMIN_MENU})
+    caplog.clear()
+    fault = {"kind": "status", "method": "getMyCommands", "status": 400, "count": 1}
+    await chain.post("/fault", fault)
+
+    await restart(chain, {USER, 8})
+    async with asyncio.timeout(10):
+        while "menu waits for its user" not in caplog.messages:
+            await asyncio.sleep(0.02)
+    await wait_for_menus(chain, {USER: ADMIN_MENU})
+    await restart(chain, {USER, 8})
+
+    await wait_for_menus(chain, {USER: ADMIN_MENU, 8: ADMIN_MENU})
+
+
 async def test_menu_is_taken_back_by_a_later_relay(chain: Chain) -> None:
     """The gateway remembers who has been an admin, whatever ends meanwhile."""
     await meet(chain, USER)

@@ -228,6 +228,14 @@ async def test_model_that_is_not_served_is_told_apart(stub: Stub) -> None:
     assert await stub.record() == []
 
 
+async def test_engine_that_serves_another_model_goes_on_counting(stub: Stub) -> None:
+    """It was restarted with another one: its refusal says nothing of its tokenizer."""
+    stub.engine._name = "of yesterday"
+
+    assert await stub.engine.count_prompt(ASK) is None
+    assert await stub.engine.count_prompt(ASK)
+
+
 async def test_starting_engine_is_unavailable(stub: Stub, tmp_path: Path) -> None:
     """No socket, or 503: not ready, which is no failure of the ask."""
     await stub.script(fault={"kind": "status", "status": 503})

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from services.gateway import answering
-from services.gateway.engine import EngineFailed, EngineUnavailable
+from services.gateway.engine import EngineFailed, EngineUnavailable, Thought
 from services.gateway.store import Turn
 from tests.unit.fakes import FakeEngine, message, press, put_menu, until
 from tests.unit.gateway.lives import CHAT, Gateway
@@ -94,9 +94,12 @@ async def test_engine_that_is_away_is_waited_for(gateway: Gateway) -> None:
     assert reply.text == "here"
 
 
-async def test_engine_that_always_fails_is_given_up_honestly(gateway: Gateway) -> None:
+@pytest.mark.parametrize("said", [[], ["\n"], [" ", Thought("hm")]])
+async def test_engine_that_always_fails_is_given_up_honestly(
+    gateway: Gateway, said: list[str | Thought]
+) -> None:
     """After four tries in vain the user gets one sentence and a button, and the ask is closed."""
-    gateway.engine.scripts.extend([EngineFailed()] for _ in range(99))
+    gateway.engine.scripts.extend([*said, EngineFailed()] for _ in range(99))
     async with gateway.life():
         await gateway.accept(message(1, "hello"))
 

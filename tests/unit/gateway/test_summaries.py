@@ -4,13 +4,16 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from services.gateway import summaries as summarizing
 from services.gateway.engine import EngineFailed, EngineUnavailable, Thought
 from services.gateway.history import SUMMARY_NOTE, estimate
+from services.gateway.manner import Manner
 from services.gateway.store import NOTHING, Piece, Store, Summary, Turn, Usage
 from services.gateway.summaries import LAST, Summaries
 from tests.unit.fakes import KEY, USER, FakeEngine, message, open_store, until
@@ -170,6 +173,23 @@ async def test_engine_that_fails_costs_the_notes_alone(talk: Talk, script: list[
     assert (await talk.stored()) is not None
 
 
+async def test_model_that_is_gone_is_replaced(talk: Talk) -> None:
+    """Notes are made by whatever the engine has, as answers are."""
+    talk.engine.summary_scripts.extend([[EngineFailed()], [NOTES]])
+    await talk.grow()
+    store = talk.gateway.store
+    reply = await store.run(store.add_reply, CHAT, 5)
+    ask = await store.run(store.add_ask, reply.id, USER, CHAT, "en", [Piece(5, "next", 0)])
+
+    talk.engine.absent = {"gone"}
+    talk.gateway.summaries.note(ask, Manner("", 256, 0.0, model="gone"))
+    await talk.rest()
+
+    await until(partial(_has_asked, talk, 2), "they are made")
+    await talk.rest()
+    assert (await talk.stored()) is not None
+
+
 async def test_engine_that_never_succeeds_is_asked_ever_less(talk: Talk) -> None:
     """Failed notes cost the engine a prompt each."""
     talk.engine.summary_scripts.extend([[EngineFailed()] for _ in range(40)])
@@ -177,6 +197,34 @@ async def test_engine_that_never_succeeds_is_asked_ever_less(talk: Talk) -> None
     await talk.say(*(f"Question {number}" for number in range(20)))
 
     assert 3 <= len(talk.engine.summary_requests) <= 6
+
+
+async def test_failures_before_a_success_are_forgotten(talk: Talk) -> None:
+    """Only those in a row bring fewer tries."""
+    talk.engine.summary_scripts.extend([[EngineFailed()], [NOTES], [EngineFailed()], [NOTES]])
+    await talk.grow()
+    await talk.say("Next")
+    assert _has_asked(talk, 2)
+
+    for _ in range(6):
+        await talk.say("More")
+        if _has_asked(talk, 3):
+            break
+    await talk.say("At once")
+
+    assert _has_asked(talk, 4)
+
+
+async def test_engine_that_hangs_is_given_up(talk: Talk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other conversations wait for their notes."""
+    monkeypatch.setattr(summarizing, "MOST_SECONDS", 0.05)
+    talk.engine.summary_scripts.append(["half", asyncio.Event()])
+
+    await talk.grow()
+
+    await until(partial(_has_aborted, talk, 1), "the engine is told")
+    await talk.rest()
+    assert await talk.stored() is None
 
 
 async def test_notes_give_way_to_questions(talk: Talk) -> None:
@@ -207,6 +255,52 @@ def _ask_elsewhere(store: Store) -> None:
     with store.transaction():
         reply = store.add_reply((USER, 9), 5)
         store.add_ask(reply.id, USER, (USER, 9), "en", [Piece(5, "elsewhere", 0)])
+
+
+async def test_notes_that_others_interrupt_again_and_again_wait_for_their_chat(talk: Talk) -> None:
+    """Each try costs a prompt, which others' asks must not go on spending."""
+    talk.engine.summary_scripts.extend([["half", asyncio.Event()] for _ in range(9)])
+    await talk.grow()
+
+    for number in (1, 2):
+        talk.gateway.queue.pause(True)
+        await until(partial(_has_aborted, talk, number), "they are given up")
+        talk.gateway.queue.pause(False)
+        await until(partial(_has_asked, talk, number + 1), "they are begun once more")
+    talk.gateway.queue.pause(True)
+    await until(lambda: not talk.gateway.summaries._noted.is_set(), "nothing is due any more")
+    talk.gateway.queue.pause(False)
+    assert talk.gateway.summaries._due == {}
+
+    await talk.say("Next")
+    assert len(talk.engine.summary_requests) == 4, "an answer of their chat brings another try"
+
+
+def _has_aborted(talk: Talk, count: int) -> bool:
+    return talk.engine.aborted == count
+
+
+def _has_asked(talk: Talk, count: int) -> bool:
+    return len(talk.engine.summary_requests) == count
+
+
+async def test_notes_of_turns_out_of_order_go_with_the_oldest(talk: Talk) -> None:
+    """The clock may have been set back in between."""
+    talk.engine.summary_scripts.extend([["notes"], ["notes"]])
+    await talk.say(FACT, "Question 1", "Question 2")
+    turns = await talk.gateway.store.run(talk.gateway.store.latest_turns, CHAT, 9)
+
+    def set_back(ids: tuple[int, ...], at: int) -> None:
+        for number in ids:
+            talk.gateway.store._db.execute(
+                "UPDATE turns SET created_at = ? WHERE id = ?", (at, number)
+            )
+
+    await talk.gateway.store.run(set_back, tuple(turn.id for turn in turns[2:4]), 7)
+    await talk.say("Question 3")
+    summary = await talk.stored()
+    assert summary is not None
+    assert summary.since == 7
 
 
 async def test_no_notes_during_a_pause(talk: Talk) -> None:
@@ -304,6 +398,19 @@ async def test_request_for_notes_fits_the_engine(
         assert taken, "there is progress"
         assert [turn.id for turn in taken] == [turn.id for turn in turns[: len(taken)]]
         assert len(taken) % 2 == 0
+
+
+async def test_what_is_longer_ago_than_a_few_prompts_is_left_to_oblivion(tmp_path: Path) -> None:
+    """The engine's time is for what was said lately."""
+    async with open_store(tmp_path) as store:
+        worker = summaries(store, FakeEngine(tokens_per_word=1), 800)
+        turns = conversation(*[200] * 30)  # 2 kB an exchange
+
+        falling = await worker._falling_out(Manner("", 256, 0.0), None, turns)
+
+        assert falling[0].id > turns[0].id
+        assert falling[-1].id == turns[-3].id
+        assert sum(len(turn.text) for turn in falling) <= 8000
 
 
 # In the store
