@@ -131,7 +131,7 @@ MIGRATIONS = (
     """
     CREATE TABLE admins(user_id INTEGER PRIMARY KEY);
     """,
-    # 9: what the turns of each conversation up to one of them come to, and how old the oldest is.
+    # 10: what the turns of each conversation up to one of them come to, and how old the oldest is.
     """
     CREATE TABLE summaries(
         chat_id INTEGER, thread_id INTEGER, text TEXT NOT NULL, until_turn INTEGER NOT NULL,

@@ -1,21 +1,28 @@
 """The messages of an album are one ask, each with its file; what is no part of it stays apart."""
 
+import asyncio
 from collections.abc import AsyncGenerator
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from services.gateway import inbox as gateway_inbox
 from services.gateway.access import Access
+from services.gateway.answering import Answering
 from services.gateway.documents import Documents
+from services.gateway.history import History
 from services.gateway.inbox import ALBUM_SECONDS, Inbox, paste_delay
 from services.gateway.limits import Limits
+from services.gateway.manner import House
 from services.gateway.outbox import Outbox
 from services.gateway.queue import Queue
 from services.gateway.store import Ask, Store
 from services.wire import Batch, Reply
-from tests.unit.fakes import USER, message, open_store
+from tests.unit.fakes import USER, FakeEngine, message, open_store, until
+from tests.unit.gateway.test_races import busy
 from tests.unit.pictures import picture
 
 ALBUM: dict[str, Any] = {"attachment": "photo", "album": "13579"}
@@ -26,6 +33,7 @@ class Talk:
     store: Store
     inbox: Inbox
     queue: Queue
+    outbox: Outbox
 
     async def say(self, *updates: dict[str, Any]) -> list[str]:
         receipts = await self.inbox.accept(Batch(bot_id=1, updates=list(updates)))
@@ -41,12 +49,24 @@ class Talk:
 @pytest.fixture
 async def talk(tmp_path: Path) -> AsyncGenerator[Talk]:
     async with open_store(tmp_path) as store:
-        access, queue = Access(store, frozenset({USER, 8})), Queue()
+        access, queue, outbox = Access(store, frozenset({USER, 8})), Queue(), Outbox(store, [])
         documents = Documents(1000, sees=True)
-        inbox = Inbox(
-            store, queue, Outbox(store, []), access, Limits(9, 9, 400), documents=documents
-        )
-        yield Talk(store, inbox, queue)
+        inbox = Inbox(store, queue, outbox, access, Limits(9, 9, 400), documents=documents)
+        yield Talk(store, inbox, queue, outbox)
+
+
+@asynccontextmanager
+async def answered(talk: Talk, most_pictures: int = 9) -> AsyncGenerator[FakeEngine]:
+    """Have the asks answered by one worker."""
+    engine: Any = FakeEngine()
+    history = History(talk.store, engine, 40_000, most_pictures)
+    answering = Answering(talk.store, talk.queue, talk.outbox, history, engine, 1, House(256, 0.0))
+    running = asyncio.create_task(answering.run())
+    try:
+        yield engine
+    finally:
+        running.cancel()
+        await asyncio.wait({running})
 
 
 def photo(number: int, text: str | None = None, **changes: Any) -> dict[str, Any]:
@@ -196,3 +216,41 @@ async def test_album_waits_a_moment_for_the_next_of_it(talk: Talk) -> None:
     assert (paste_delay(of_album), paste_delay(single)) == (ALBUM_SECONDS, 0)
     ripe = talk.queue._ripe_at
     assert ripe[of_album.id] - ripe[single.id] > ALBUM_SECONDS / 2
+
+
+async def test_member_that_comes_as_its_ask_is_taken_is_waited_for(
+    talk: Talk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And what is asked after it in its chat is answered after it."""
+    monkeypatch.setattr(gateway_inbox, "ALBUM_SECONDS", 0.0)
+    await talk.say(message(1, "Compare", album="13579"))
+    async with AsyncExitStack() as stack:
+        async with busy(talk.store):
+            saying = asyncio.create_task(talk.say(photo(2), message(3, "later")))
+            await asyncio.sleep(0)  # it is in line for the store
+            engine = await stack.enter_async_context(answered(talk))
+            await until(lambda: talk.queue.running_count, "the ask is taken")
+        await saying
+        reply, _ = await talk.replies()
+        await talk.inbox.bring(reply.id, picture(), reply.document)
+        await until(lambda: len(engine.requests) == 2, "both are answered")
+
+    first, second = (messages[-1]["content"] for messages in engine.requests)
+    assert [part["type"] for part in first] == ["image_url", "text"]
+    assert (first[1]["text"], second) == ("Compare", "later")
+
+
+@pytest.mark.parametrize("most_pictures", [0, 1])
+async def test_user_knows_what_was_not_looked_at(talk: Talk, most_pictures: int) -> None:
+    """Also where the operator has switched pictures off since they came."""
+    await talk.say(photo(1, "Compare"), photo(2))
+    (reply,) = await talk.replies()
+    for name in ("F1", "F2"):
+        await talk.inbox.bring(reply.id, picture(), name)
+
+    async with answered(talk, most_pictures):
+        entry = talk.outbox._entries[reply.id]
+        await until(lambda: entry.reply.closed, "it is answered")
+
+    sentence = "last 1 only" if most_pictures else "I cannot see pictures."
+    assert sentence in entry.text()
