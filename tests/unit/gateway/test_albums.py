@@ -254,3 +254,33 @@ async def test_user_knows_what_was_not_looked_at(talk: Talk, most_pictures: int)
 
     sentence = "last 1 only" if most_pictures else "I cannot see pictures."
     assert sentence in entry.text()
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+@pytest.mark.parametrize("why", ["too big", "too many"])
+async def test_album_that_is_not_taken_is_told_of_once(talk: Talk, why: str, at_once: bool) -> None:
+    """And nothing is answered without its question, which stood under the first."""
+    if why == "too many":
+        for number in range(11, 20):
+            await talk.say(message(number, "question"))
+    before = len(await talk.replies())
+    size = 10**9 if why == "too big" else 1
+    members = [photo(1, "Compare", document_bytes=size), photo(2), photo(3, document_bytes=size)]
+
+    outcomes = []
+    for batch in [members] if at_once else [[member] for member in members]:
+        outcomes += await talk.say(*batch)
+
+    assert outcomes == ["refused"] * 3
+    assert len(await talk.replies()) == before + 1
+    assert all(ask.text == "question" for ask in await talk.asks())
+    await talk.say(photo(4, "this", album="24680", document_bytes=10**9))
+    assert len(await talk.replies()) == before + 2
+
+
+async def test_member_that_is_too_big_keeps_no_other_from_its_album(talk: Talk) -> None:
+    """Its user is told; the others are looked at."""
+    await talk.say(photo(1, "Compare"), photo(2, document_bytes=10**9), photo(3))
+
+    (ask,) = await talk.asks()
+    assert [piece.message_id for piece in ask.pieces] == [1001, 1003]
