@@ -19,7 +19,7 @@ from services.gateway.limits import Limits
 from services.gateway.manner import House
 from services.gateway.outbox import Outbox
 from services.gateway.queue import Queue
-from services.gateway.store import Ask, Store
+from services.gateway.store import NOTHING, Ask, Store
 from services.wire import Batch, Reply
 from tests.unit.fakes import USER, FakeEngine, message, open_store, until
 from tests.unit.gateway.test_races import busy
@@ -284,3 +284,72 @@ async def test_member_that_is_too_big_keeps_no_other_from_its_album(talk: Talk) 
 
     (ask,) = await talk.asks()
     assert [piece.message_id for piece in ask.pieces] == [1001, 1003]
+
+
+async def test_member_that_comes_under_another_number_is_taken_once(talk: Talk) -> None:
+    """As after the bot has got another token's updates."""
+    await talk.say(photo(1, "Compare"), photo(2))
+
+    await talk.say(photo(12, message_id=1002, document_id="F2"))
+
+    first, *_ = await talk.asks()
+    assert [piece.message_id for piece in first.pieces] == [1001, 1002]
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        photo(1, "x" * 3000, album=""),
+        message(1, "x" * 3000, attachment="video", album="13579"),
+    ],
+    ids=["picture", "album"],
+)
+async def test_long_caption_is_no_piece_of_a_paste(talk: Talk, first: dict[str, Any]) -> None:
+    """What is written after it is another question."""
+    await talk.say(first)
+    for reply in await talk.replies():
+        await talk.inbox.bring(reply.id, picture(), "F1")
+
+    await talk.say(message(2, "later"))
+
+    assert [len(ask.pieces) for ask in await talk.asks()] == [1, 1]
+
+
+async def answer_all(talk: Talk) -> None:
+    """Answer what waits, in message 77."""
+    for ask in await talk.asks():
+        await talk.store.run(talk.store.take_ask, ask.id)
+        await talk.store.run(talk.store.finish_ask, ask, "answer", "answer", NOTHING)
+        await talk.store.run(talk.store.record_part, ask.reply_id, 0, 77)
+        await talk.store.run(talk.store.drop_reply, ask.reply_id)
+
+
+@pytest.mark.parametrize("has_video", [True, False])
+async def test_edited_caption_of_an_album(talk: Talk, has_video: bool) -> None:
+    """It is answered in place where the store has all of the album but the caption."""
+    await talk.say(photo(1, "Comapre"), photo(2))
+    if has_video:
+        await talk.say(message(3, None, attachment="video", album="13579"))
+    (reply,) = await talk.replies()
+    for name in ("F1", "F2"):
+        await talk.inbox.bring(reply.id, picture(), name)
+    await answer_all(talk)
+
+    await talk.say(photo(4, "Compare", kind="edit", message_id=1001, edited_at=5))
+
+    (reply,) = await talk.replies()
+    (ask,) = await talk.asks()
+    assert reply.parts == (() if has_video else (77,))
+    assert len(ask.pictures) == (0 if has_video else 2)
+
+
+async def test_reply_that_can_never_be_shown_wants_nothing(talk: Talk) -> None:
+    """Its album is not brought any more, and nothing of it is left."""
+    await talk.say(photo(1, "Compare"), photo(2))
+    (reply,) = await talk.replies()
+    await talk.inbox.bring(reply.id, picture(), "F1")
+
+    await talk.store.run(talk.store.drop_reply, reply.id)
+
+    for table in ("asks", "pieces", "pictures", "wanted"):
+        assert list(talk.store._db.execute(f"SELECT * FROM {table}")) == []
