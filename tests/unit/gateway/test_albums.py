@@ -5,6 +5,7 @@ from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,12 +15,13 @@ from services.gateway.access import Access
 from services.gateway.answering import Answering
 from services.gateway.documents import Documents
 from services.gateway.history import History
-from services.gateway.inbox import ALBUM_SECONDS, Inbox, paste_delay
+from services.gateway.inbox import ALBUM_SECONDS, UNHEARD_SECONDS, Inbox, paste_delay
 from services.gateway.limits import Limits
 from services.gateway.manner import House
 from services.gateway.outbox import Outbox
 from services.gateway.queue import Queue
 from services.gateway.store import NOTHING, Ask, Store
+from services.gateway.transcriber import TranscriberUnavailable
 from services.wire import Batch, Reply
 from tests.unit.fakes import USER, FakeEngine, message, open_store, until
 from tests.unit.gateway.test_races import busy
@@ -353,3 +355,29 @@ async def test_reply_that_can_never_be_shown_wants_nothing(talk: Talk) -> None:
 
     for table in ("asks", "pieces", "pictures", "wanted"):
         assert list(talk.store._db.execute(f"SELECT * FROM {table}")) == []
+
+
+async def test_transcriber_has_its_time_for_each_recording(
+    talk: Talk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It counts from the first that one has waited for it; another one has its own."""
+
+    class Absent:
+        async def write_down(self, _content: bytes, _name: str) -> str:
+            raise TranscriberUnavailable
+
+    transcriber: Any = Absent()
+    talk.inbox._documents = Documents(1000, transcriber)
+    now = [0.0]
+    monkeypatch.setattr(gateway_inbox, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    await talk.say(photo(1, attachment="voice", album=""))
+    await talk.say(photo(2, attachment="voice", album="", thread_id=4))
+    first, second = await talk.replies()
+
+    for at, reply in ((0, first), (UNHEARD_SECONDS - 1, first), (UNHEARD_SECONDS, second)):
+        now[0] = at
+        with pytest.raises(TranscriberUnavailable):
+            await talk.inbox.bring(reply.id, b"sound")
+    await talk.inbox.bring(first.id, b"sound")
+
+    assert [reply.closed for reply in await talk.replies()] == [True, False]
