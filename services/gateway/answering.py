@@ -157,30 +157,25 @@ class Answering:
     async def _work(self) -> None:
         while True:
             running = await self._queue.next()
+            incomplete = None
             try:
-                await self._answer(running)
+                incomplete = await self._answer(running)
             except Exception as error:
                 # A worker's boundary: an ask that breaks its worker must not take the others with
                 # it, nor be taken up again by every later start.
                 log.error("ask broke", extra={"error": describe_error(error)})
                 await self._close(Progress(running.ask), "failed")
             finally:
-                self._queue.release(running)
-            await self._put_back(running.ask.id)
+                self._queue.release(running, incomplete)
 
-    async def _put_back(self, ask_id: int) -> None:
-        """Let an ask wait that was not to be answered yet: one more of its album has come."""
-        ask = await self._in_store(self._store.open_ask, ask_id)
-        if ask and ask.state == "waiting":
-            self._queue.put(ask)
-
-    async def _answer(self, running: Running) -> None:
+    async def _answer(self, running: Running) -> Ask | None:
+        """Answer an ask; returned as it is now where one more of its album has just come."""
         taken = await self._in_store(self._store.take_ask, running.ask.id)
         if taken is None:
-            return  # it was stopped between the queue and here
+            return None  # it was stopped between the queue and here
         ask, said = taken
         if ask.state == "waiting":
-            return  # it lacks something again
+            return ask
         if ask.state == "stopping":
             running.stopped.set()
         chosen = await self._in_store(self._store.preferences, ask.user_id)
@@ -199,6 +194,7 @@ class Answering:
         if end in ("finished", "stopped"):
             self._note_answered(running.ask, manner)
         self._log(progress, end)
+        return None
 
     async def _try_until_done(self, running: Running, progress: Progress, manner: Manner) -> End:
         tries = in_vain = share = pauses = 0
@@ -359,10 +355,11 @@ class Answering:
             "too long": say("too long", language),
             "cannot see": say("cannot see", language),
         }[end]
-        if said and len(ask.pictures) > self._history.most_pictures:
-            # An album of more than the engine is given: its user must not think that it saw all.
-            count = self._history.most_pictures
-            remark = f"{say('last pictures', language, count=count)} {remark}".strip()
+        most = self._history.most_pictures
+        if said and len(ask.pictures) > most:
+            # More than the engine is given: its user must not think that it saw all.
+            unseen = say("last pictures" if most else "cannot see", language, count=most)
+            remark = f"{unseen} {remark}".strip()
         shown = add_remark(_with_thoughts(progress, manner, said), remark)
         if end == "failed":
             retry = retry_button(ask, language)

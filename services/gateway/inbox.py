@@ -124,6 +124,7 @@ class Inbox:
         self._unheard: dict[int, float] = {}
         """Since when recordings have waited for a transcriber, by their replies."""
         self._refused_albums: dict[Chat, tuple[str, int]] = {}
+        """Of each chat the latest album that was not taken, and by which of its messages."""
         self._commands = Commands(
             store,
             access,
@@ -319,8 +320,10 @@ class Inbox:
         if update.kind == "message" and waiting and _is_of_album(waiting[-1], piece):
             # All of an album reply to the same message.
             return self._join(waiting[-1], replace(piece, context=note), document, effects)
+        if not text and self._is_of_refused_album(update):
+            return "refused"  # the first may have had the question
         if not text and not document and (update.attachment or not context):
-            return self._refuse_kind(update, language, effects)
+            return self._refuse(update, say(CANNOT[update.attachment], language), effects)
         if update.kind == "edit" and self._reword(waiting, update.message_id, text):
             return "accepted"
         if is_command and self._commands.knows(text):
@@ -348,14 +351,15 @@ class Inbox:
         effects.append(Asked(ask, _delay(piece)))
         return "accepted"
 
-    def _refuse_kind(self, update: Update, language: Language, effects: list[Effect]) -> Outcome:
-        """Say that something cannot be read; of an album, once."""
-        chat = (update.chat_id, update.thread_id)
-        album, first = self._refused_albums.get(chat, ("", 0))
-        if update.album and update.album == album and update.message_id != first:
-            return "refused"
-        self._refused_albums[chat] = (update.album, update.message_id)
-        return self._refuse(update, say(CANNOT[update.attachment], language), effects)
+    def _is_of_refused_album(self, update: Update) -> bool:
+        """Tell whether the user knows already that the album of a message is not taken."""
+        album, first = self._refused_albums.get((update.chat_id, update.thread_id), ("", 0))
+        return (
+            update.kind == "message"
+            and update.album != ""
+            and update.album == album
+            and update.message_id != first
+        )
 
     def _quotation(self, update: Update, chat: Chat) -> str:
         """Write what a message refers to, for the model."""
@@ -431,7 +435,12 @@ class Inbox:
         return _receipt(update.update_id, "accepted", notice)
 
     def _refuse(self, update: Update, sentence: str, effects: list[Effect]) -> Outcome:
+        """Say why a message is not taken; of an album, once."""
+        if self._is_of_refused_album(update):
+            return "refused"
         chat = (update.chat_id, update.thread_id)
+        if update.album:
+            self._refused_albums[chat] = (update.album, update.message_id)
         if self._store.count_replies(chat) < MOST_UNSEEN_REPLIES:
             reply = self._store.add_reply(chat, update.message_id, sentence, closed=True)
             effects.append(Opened(reply))

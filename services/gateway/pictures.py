@@ -102,7 +102,7 @@ def _on_white(source: "Image") -> "Image":
     picture = source
     if picture.mode.startswith("I"):  # 16 bits of grey, of which JPEG has 8
         picture = picture.convert("I").point(lambda value: value / 256).convert("L")
-    if picture.has_transparency_data:
+    if picture.has_transparency_data and picture.mode != "RGBA":  # else it would be copied
         picture = picture.convert("RGBA")
     elif picture.mode in ("1", "P", "PA"):
         picture = picture.convert("RGB")  # colours by number cannot be averaged

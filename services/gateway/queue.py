@@ -102,9 +102,15 @@ class Queue:
         self._change()
         return running
 
-    def release(self, running: Running) -> None:
-        """The ask is answered; its chat's next one may be served."""
+    def release(self, running: Running, incomplete: Ask | None = None) -> None:
+        """The ask is answered, and its chat's next one may be served.
+
+        `incomplete`: it is not; it waits as it is now, before those that came after it.
+        """
         del self._running[running.ask.id]
+        if incomplete:
+            self._waiting = dict(sorted({**self._waiting, incomplete.id: incomplete}.items()))
+            self._ripe_at[incomplete.id] = asyncio.get_running_loop().time()
         self._last_served = self._served[running.ask.user_id]
         self._change()
 

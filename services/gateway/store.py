@@ -373,10 +373,6 @@ class Store(Database):
                 return ask, self.said(ask)
         return None
 
-    def open_ask(self, ask_id: int) -> Ask | None:
-        """Read an ask as it stands; None: it is answered."""
-        return next(iter(self._select_asks(f"{OPEN} AND id = ?", (ask_id,))), None)
-
     def requeue_asks(self) -> None:
         """Let the asks that an earlier process was answering wait again."""
         self._db.execute("UPDATE asks SET state = 'waiting' WHERE state = 'running'")
@@ -542,7 +538,7 @@ class Store(Database):
         """Keep of pictures that no engine will be shown any more only that they were there."""
         of_chat = (
             "FROM pictures JOIN turns ON turns.id = turn_id WHERE chat_id = ? AND thread_id = ?"
-            " ORDER BY pictures.id DESC LIMIT -1 OFFSET ?"
+            " ORDER BY turn_id DESC, pictures.id DESC LIMIT -1 OFFSET ?"
         )
         self._db.execute(
             f"UPDATE pictures SET content = x'' WHERE id IN (SELECT pictures.id {of_chat})",

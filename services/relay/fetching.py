@@ -76,16 +76,15 @@ class Fetching:
 
     async def _fetch(self, reply_id: int, file_id: str) -> None:
         with contextlib.suppress(Settled):
-            async with self._places:
-                try:
-                    await self._bring(reply_id, file_id)
-                    log.info("document brought", extra={"reply": reply_id})
-                except Unavailable:
-                    log.warning("document unavailable", extra={"reply": reply_id})
-                    await persist(
-                        self._epoch,
-                        lambda epoch: self._link.report_missing(epoch, reply_id, file_id),
-                    )
+            try:
+                await self._bring(reply_id, file_id)
+                log.info("document brought", extra={"reply": reply_id})
+            except Unavailable:
+                log.warning("document unavailable", extra={"reply": reply_id})
+                await persist(
+                    self._epoch,
+                    lambda epoch: self._link.report_missing(epoch, reply_id, file_id),
+                )
 
     async def _bring(self, reply_id: int, file_id: str) -> None:
         """Raises Unavailable or Settled."""
@@ -93,10 +92,12 @@ class Fetching:
         failures = refused = 0
         while True:
             epoch = await self._epoch(refused)
-            # Where it is, Telegram promises for an hour only: it is asked each time.
-            download = _Download(self._bot, await self._find(file_id))
             try:
-                await self._link.bring(epoch, reply_id, file_id, download.pieces)
+                # What the gateway cannot take yet does not keep others from being brought.
+                async with self._places:
+                    # Where it is, Telegram promises for an hour only: it is asked each time.
+                    download = _Download(self._bot, await self._find(file_id))
+                    await self._link.bring(epoch, reply_id, file_id, download.pieces)
                 return
             except Superseded:
                 refused = epoch

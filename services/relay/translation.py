@@ -165,7 +165,7 @@ class Doorman:
             return verdict
         if CONTENT.isdisjoint(raw):
             return TurnedAway("note")
-        if album[1] and chat_kind != "private":
+        if album[1] and chat_kind != "private" and album not in self._albums:
             self._albums.append(album)
         return Update(
             update_id=update_id,

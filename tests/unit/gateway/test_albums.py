@@ -1,21 +1,30 @@
 """The messages of an album are one ask, each with its file; what is no part of it stays apart."""
 
+import asyncio
 from collections.abc import AsyncGenerator
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from services.gateway import inbox as gateway_inbox
 from services.gateway.access import Access
+from services.gateway.answering import Answering
 from services.gateway.documents import Documents
-from services.gateway.inbox import ALBUM_SECONDS, Inbox, paste_delay
+from services.gateway.history import History
+from services.gateway.inbox import ALBUM_SECONDS, UNHEARD_SECONDS, Inbox, paste_delay
 from services.gateway.limits import Limits
+from services.gateway.manner import House
 from services.gateway.outbox import Outbox
 from services.gateway.queue import Queue
-from services.gateway.store import Ask, Store
+from services.gateway.store import NOTHING, Ask, Store
+from services.gateway.transcriber import TranscriberUnavailable
 from services.wire import Batch, Reply
-from tests.unit.fakes import USER, message, open_store
+from tests.unit.fakes import USER, FakeEngine, message, open_store, until
+from tests.unit.gateway.test_races import busy
 from tests.unit.pictures import picture
 
 ALBUM: dict[str, Any] = {"attachment": "photo", "album": "13579"}
@@ -26,6 +35,7 @@ class Talk:
     store: Store
     inbox: Inbox
     queue: Queue
+    outbox: Outbox
 
     async def say(self, *updates: dict[str, Any]) -> list[str]:
         receipts = await self.inbox.accept(Batch(bot_id=1, updates=list(updates)))
@@ -41,12 +51,24 @@ class Talk:
 @pytest.fixture
 async def talk(tmp_path: Path) -> AsyncGenerator[Talk]:
     async with open_store(tmp_path) as store:
-        access, queue = Access(store, frozenset({USER, 8})), Queue()
+        access, queue, outbox = Access(store, frozenset({USER, 8})), Queue(), Outbox(store, [])
         documents = Documents(1000, sees=True)
-        inbox = Inbox(
-            store, queue, Outbox(store, []), access, Limits(9, 9, 400), documents=documents
-        )
-        yield Talk(store, inbox, queue)
+        inbox = Inbox(store, queue, outbox, access, Limits(9, 9, 400), documents=documents)
+        yield Talk(store, inbox, queue, outbox)
+
+
+@asynccontextmanager
+async def answered(talk: Talk, most_pictures: int = 9) -> AsyncGenerator[FakeEngine]:
+    """Have the asks answered by one worker."""
+    engine: Any = FakeEngine()
+    history = History(talk.store, engine, 40_000, most_pictures)
+    answering = Answering(talk.store, talk.queue, talk.outbox, history, engine, 1, House(256, 0.0))
+    running = asyncio.create_task(answering.run())
+    try:
+        yield engine
+    finally:
+        running.cancel()
+        await asyncio.wait({running})
 
 
 def photo(number: int, text: str | None = None, **changes: Any) -> dict[str, Any]:
@@ -196,3 +218,166 @@ async def test_album_waits_a_moment_for_the_next_of_it(talk: Talk) -> None:
     assert (paste_delay(of_album), paste_delay(single)) == (ALBUM_SECONDS, 0)
     ripe = talk.queue._ripe_at
     assert ripe[of_album.id] - ripe[single.id] > ALBUM_SECONDS / 2
+
+
+async def test_member_that_comes_as_its_ask_is_taken_is_waited_for(
+    talk: Talk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And what is asked after it in its chat is answered after it."""
+    monkeypatch.setattr(gateway_inbox, "ALBUM_SECONDS", 0.0)
+    await talk.say(message(1, "Compare", album="13579"))
+    async with AsyncExitStack() as stack:
+        async with busy(talk.store):
+            saying = asyncio.create_task(talk.say(photo(2), message(3, "later")))
+            await asyncio.sleep(0)  # it is in line for the store
+            engine = await stack.enter_async_context(answered(talk))
+            await until(lambda: talk.queue.running_count, "the ask is taken")
+        await saying
+        reply, _ = await talk.replies()
+        await talk.inbox.bring(reply.id, picture(), reply.document)
+        await until(lambda: len(engine.requests) == 2, "both are answered")
+
+    first, second = (messages[-1]["content"] for messages in engine.requests)
+    assert [part["type"] for part in first] == ["image_url", "text"]
+    assert (first[1]["text"], second) == ("Compare", "later")
+
+
+@pytest.mark.parametrize("most_pictures", [0, 1])
+async def test_user_knows_what_was_not_looked_at(talk: Talk, most_pictures: int) -> None:
+    """Also where the operator has switched pictures off since they came."""
+    await talk.say(photo(1, "Compare"), photo(2))
+    (reply,) = await talk.replies()
+    for name in ("F1", "F2"):
+        await talk.inbox.bring(reply.id, picture(), name)
+
+    async with answered(talk, most_pictures):
+        entry = talk.outbox._entries[reply.id]
+        await until(lambda: entry.reply.closed, "it is answered")
+
+    sentence = "last 1 only" if most_pictures else "I cannot see pictures."
+    assert sentence in entry.text()
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+@pytest.mark.parametrize("why", ["too big", "too many"])
+async def test_album_that_is_not_taken_is_told_of_once(talk: Talk, why: str, at_once: bool) -> None:
+    """And nothing is answered without its question, which stood under the first."""
+    if why == "too many":
+        for number in range(11, 20):
+            await talk.say(message(number, "question"))
+    before = len(await talk.replies())
+    size = 10**9 if why == "too big" else 1
+    members = [photo(1, "Compare", document_bytes=size), photo(2), photo(3, document_bytes=size)]
+
+    outcomes = []
+    for batch in [members] if at_once else [[member] for member in members]:
+        outcomes += await talk.say(*batch)
+
+    assert outcomes == ["refused"] * 3
+    assert len(await talk.replies()) == before + 1
+    assert all(ask.text == "question" for ask in await talk.asks())
+    await talk.say(photo(4, "this", album="24680", document_bytes=10**9))
+    assert len(await talk.replies()) == before + 2
+
+
+async def test_member_that_is_too_big_keeps_no_other_from_its_album(talk: Talk) -> None:
+    """Its user is told; the others are looked at."""
+    await talk.say(photo(1, "Compare"), photo(2, document_bytes=10**9), photo(3))
+
+    (ask,) = await talk.asks()
+    assert [piece.message_id for piece in ask.pieces] == [1001, 1003]
+
+
+async def test_member_that_comes_under_another_number_is_taken_once(talk: Talk) -> None:
+    """As after the bot has got another token's updates."""
+    await talk.say(photo(1, "Compare"), photo(2))
+
+    await talk.say(photo(12, message_id=1002, document_id="F2"))
+
+    first, *_ = await talk.asks()
+    assert [piece.message_id for piece in first.pieces] == [1001, 1002]
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        photo(1, "x" * 3000, album=""),
+        message(1, "x" * 3000, attachment="video", album="13579"),
+    ],
+    ids=["picture", "album"],
+)
+async def test_long_caption_is_no_piece_of_a_paste(talk: Talk, first: dict[str, Any]) -> None:
+    """What is written after it is another question."""
+    await talk.say(first)
+    for reply in await talk.replies():
+        await talk.inbox.bring(reply.id, picture(), "F1")
+
+    await talk.say(message(2, "later"))
+
+    assert [len(ask.pieces) for ask in await talk.asks()] == [1, 1]
+
+
+async def answer_all(talk: Talk) -> None:
+    """Answer what waits, in message 77."""
+    for ask in await talk.asks():
+        await talk.store.run(talk.store.take_ask, ask.id)
+        await talk.store.run(talk.store.finish_ask, ask, "answer", "answer", NOTHING)
+        await talk.store.run(talk.store.record_part, ask.reply_id, 0, 77)
+        await talk.store.run(talk.store.drop_reply, ask.reply_id)
+
+
+@pytest.mark.parametrize("has_video", [True, False])
+async def test_edited_caption_of_an_album(talk: Talk, has_video: bool) -> None:
+    """It is answered in place where the store has all of the album but the caption."""
+    await talk.say(photo(1, "Comapre"), photo(2))
+    if has_video:
+        await talk.say(message(3, None, attachment="video", album="13579"))
+    (reply,) = await talk.replies()
+    for name in ("F1", "F2"):
+        await talk.inbox.bring(reply.id, picture(), name)
+    await answer_all(talk)
+
+    await talk.say(photo(4, "Compare", kind="edit", message_id=1001, edited_at=5))
+
+    (reply,) = await talk.replies()
+    (ask,) = await talk.asks()
+    assert reply.parts == (() if has_video else (77,))
+    assert len(ask.pictures) == (0 if has_video else 2)
+
+
+async def test_reply_that_can_never_be_shown_wants_nothing(talk: Talk) -> None:
+    """Its album is not brought any more, and nothing of it is left."""
+    await talk.say(photo(1, "Compare"), photo(2))
+    (reply,) = await talk.replies()
+    await talk.inbox.bring(reply.id, picture(), "F1")
+
+    await talk.store.run(talk.store.drop_reply, reply.id)
+
+    for table in ("asks", "pieces", "pictures", "wanted"):
+        assert list(talk.store._db.execute(f"SELECT * FROM {table}")) == []
+
+
+async def test_transcriber_has_its_time_for_each_recording(
+    talk: Talk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It counts from the first that one has waited for it; another one has its own."""
+
+    class Absent:
+        async def write_down(self, _content: bytes, _name: str) -> str:
+            raise TranscriberUnavailable
+
+    transcriber: Any = Absent()
+    talk.inbox._documents = Documents(1000, transcriber)
+    now = [0.0]
+    monkeypatch.setattr(gateway_inbox, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    await talk.say(photo(1, attachment="voice", album=""))
+    await talk.say(photo(2, attachment="voice", album="", thread_id=4))
+    first, second = await talk.replies()
+
+    for at, reply in ((0, first), (UNHEARD_SECONDS - 1, first), (UNHEARD_SECONDS, second)):
+        now[0] = at
+        with pytest.raises(TranscriberUnavailable):
+            await talk.inbox.bring(reply.id, b"sound")
+    await talk.inbox.bring(first.id, b"sound")
+
+    assert [reply.closed for reply in await talk.replies()] == [True, False]

@@ -131,6 +131,27 @@ async def test_pictures_that_no_engine_is_shown_any_more_are_emptied(store: Stor
     assert sum(len(turn.pictures) for turn in turns) == MOST_PICTURES + 2
 
 
+async def test_pictures_of_a_question_that_was_tried_again_late_are_kept(store: Store) -> None:
+    """They came before the others, but are of the latest question."""
+
+    async def show(content: bytes) -> Ask:
+        reply = await store.run(store.add_reply, CHAT, 5)
+        ask = await store.run(store.add_ask, reply.id, USER, CHAT, "en", [Piece(5, "what", 0)])
+        await add_picture(store, ask, content)
+        return (await store.run(store.asks, CHAT))[-1]
+
+    failed = await show(b"first")
+    await store.run(store.fail_ask, failed, "", Button(label="x", data="retry:1"), NOTHING)
+    for _ in range(MOST_PICTURES):
+        await store.run(store.finish_ask, await show(b"x"), "answer", "answer", NOTHING)
+
+    _, ask = await store.run(store.retry_ask, failed)
+    await store.run(store.finish_ask, ask, "answer", "answer", NOTHING)
+
+    kept = [row[0] for row in store._db.execute("SELECT content FROM pictures ORDER BY id")]
+    assert kept == [b"first", b"", *([b"x"] * (MOST_PICTURES - 1))]
+
+
 async def test_text_of_an_ask_goes_with_its_delivery(store: Store, tmp_path: Path) -> None:
     """After /new, nothing of a delivered answer is left once the journal is emptied."""
     await converse(store)

@@ -164,6 +164,13 @@ async def test_bomb_costs_nobody_else(size: tuple[int, int], kind: str) -> None:
     assert await documents.read("photo", "name", picture(), 4)
 
 
+async def test_large_picture_that_one_can_see_through_is_read() -> None:
+    """As from a large screen: it is not copied more often than it must be."""
+    content = written(Image.new("RGBA", (6000, 4000)), "PNG", compress_level=1)
+
+    assert seen(await read(content)).size == (1024, 683)
+
+
 async def test_picture_that_fits_no_memory_has_the_same_reason() -> None:
     """Fewer pixels, but each takes four bytes, and their average as many again."""
     content = written(Image.new("RGBA", (8000, 8000)), "PNG", compress_level=1)

@@ -203,3 +203,19 @@ async def test_ask_that_lacks_its_document_is_not_in_line() -> None:
     queue.put(replace(lacking, lacks_document=False))
     assert [waiting.id for waiting in queue.waiting()] == [1, 2]
     assert (await queue.next()).ask.id == 1
+
+
+async def test_ask_that_lacks_something_again_keeps_its_place() -> None:
+    """It was taken when one more of its album came: what came after it still waits for it."""
+    queue = Queue()
+    queue.put(ask(1, user=7))
+    queue.put(ask(2, user=7))
+    first = await queue.next()
+
+    queue.release(first, replace(first.ask, lacks_document=True))
+
+    taking = asyncio.create_task(queue.next())
+    await asyncio.sleep(0)
+    assert not taking.done()
+    queue.put(replace(first.ask, lacks_document=False))
+    assert (await taking).ask.id == 1

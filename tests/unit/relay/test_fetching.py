@@ -5,8 +5,8 @@ from typing import Any
 
 from aiogram import Bot
 
-from services.relay.fetching import Fetching
-from services.relay.link import Link
+from services.relay.fetching import MOST_FETCHES, Fetching
+from services.relay.link import Link, LinkDown
 from services.wire import Reply
 from tests.unit.fakes import until
 
@@ -82,3 +82,37 @@ async def test_next_of_an_album_may_be_named_early() -> None:
     await until(lambda: telegram.waiting == 2, "both are fetched")
     fetching.end(REPLY.id)
     await until(lambda: not telegram.waiting, "both have ended")
+
+
+async def test_what_cannot_be_taken_yet_keeps_no_place() -> None:
+    """Recordings that wait for their server do not keep pictures from being brought."""
+    brought: list[int] = []
+    refused = asyncio.Event()
+
+    class FullLink:
+        async def bring(self, _epoch: int, reply_id: int, *_: Any) -> None:
+            if reply_id <= MOST_FETCHES:
+                if reply_id == MOST_FETCHES:
+                    refused.set()
+                raise LinkDown
+            brought.append(reply_id)
+
+    async def found(_: Any) -> dict[str, str]:
+        return {"file_path": "x"}
+
+    async def epoch(_: int) -> int:
+        return 1
+
+    bot: Any = found
+    link: Any = FullLink()
+    fetching = Fetching(bot, link, epoch)
+    for number in range(1, MOST_FETCHES + 1):
+        fetching.begin(REPLY.model_copy(update={"id": number}))
+    await refused.wait()
+
+    fetching.begin(REPLY.model_copy(update={"id": 9}))
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+    assert brought == [9], "it waits for no other"
+    fetching.stop()

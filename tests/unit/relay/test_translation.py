@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from services.relay.addressing import Identity
 from services.relay.presence import Presence
-from services.relay.translation import Doorman, TurnedAway, Undecided
+from services.relay.translation import MOST_ALBUMS, Doorman, TurnedAway, Undecided
 from services.wire import Update
 
 OTHER = {"id": 8, "is_bot": False, "first_name": "B"}
@@ -460,6 +460,21 @@ def test_album_of_a_group_belongs_to_who_has_spoken_in_it(doorman: Doorman) -> N
         telegram_message(chat=GROUP, photo=photo),
     ):
         assert doorman.admit({"update_id": 1, "message": other}) == TurnedAway("chat")
+
+
+def test_long_album_of_a_group_takes_one_place(doorman: Doorman) -> None:
+    """However many its messages are, as many albums are remembered."""
+    photo = [{"file_id": "p", "width": 9, "height": 9}]
+    mention = entity("mention", 0, 11)
+    for number in range(MOST_ALBUMS):
+        bare = telegram_message(chat=GROUP, photo=photo, media_group_id=str(number))
+        admitted(
+            doorman, {"message": bare | {"caption": "@Oracle_Bot", "caption_entities": [mention]}}
+        )
+        admitted(doorman, {"message": bare})
+
+    first = telegram_message(chat=GROUP, photo=photo, media_group_id="0")
+    assert admitted(doorman, {"message": first}).album == "0"
 
 
 def test_albums_of_strangers_open_no_door(doorman: Doorman) -> None:
