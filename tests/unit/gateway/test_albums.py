@@ -381,3 +381,21 @@ async def test_transcriber_has_its_time_for_each_recording(
     await talk.inbox.bring(first.id, b"sound")
 
     assert [reply.closed for reply in await talk.replies()] == [True, False]
+
+
+async def test_album_whose_group_moves_is_still_one_ask(talk: Talk) -> None:
+    """What was on its way is brought for the reply as before, and a late member joins it."""
+    here: dict[str, Any] = {"chat_id": -5, "chat_kind": "group"}
+    there: dict[str, Any] = {"chat_id": -1_000_000_000_005, "chat_kind": "supergroup"}
+    await talk.say(photo(1, "Compare", **here), photo(2, **here))
+    (reply,) = await talk.replies()
+    await talk.inbox.bring(reply.id, picture(), "F1")
+
+    await talk.inbox.move(-5, there["chat_id"])
+    await talk.say(photo(3, **there))
+    for name in ("F2", "F3"):
+        await talk.inbox.bring(reply.id, picture(), name)
+
+    (ask,) = await talk.asks()
+    assert (ask.chat_id, len(ask.pictures), ask.lacks_document) == (there["chat_id"], 3, False)
+    assert talk.queue.waiting() == [ask]
