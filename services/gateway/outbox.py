@@ -5,12 +5,14 @@ older stream are rejected.
 """
 
 import asyncio
+import logging
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
 from functools import partial
 
 from services.gateway.chart import Chart, draw
 from services.gateway.store import Store
+from services.log import describe_error
 from services.wire import (
     Button,
     Closed,
@@ -23,6 +25,8 @@ from services.wire import (
     Status,
     Superseded,
 )
+
+log = logging.getLogger(__name__)
 
 WINDOW_SECONDS = 0.1
 """Growth is gathered this long before the next event: the relay edits about once a second."""
@@ -254,7 +258,7 @@ class Outbox:
         content = await self._store.run(self._store.file, reply_id)
         if content and reply.is_photo:
             # It takes some 70 ms, measured: neither the store nor the stream waits for it.
-            return await asyncio.to_thread(draw, Chart.from_json(content))
+            return await asyncio.to_thread(_draw, content)
         return content.encode()
 
     async def drop(
@@ -312,3 +316,13 @@ def _news(entry: _Entry) -> list[Event]:
     entry.told, entry.told_status, entry.told_closed = entry.length, reply.status, reply.closed
     entry.restarted = False
     return events
+
+
+def _draw(chart: str) -> bytes:
+    """Draw a chart; nothing if that cannot be, and its caption goes without it."""
+    try:
+        return draw(Chart.from_json(chart))
+    except Exception as error:
+        # Whatever it is, it would be the same with each further try.
+        log.error("chart broke", extra={"error": describe_error(error)})
+        return b""

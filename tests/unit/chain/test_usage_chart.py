@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from services.gateway import commands
-from services.gateway.chart import COLOURS, HEIGHT, WIDTH
+from services.gateway import commands, outbox
+from services.gateway.chart import COLOURS, HEIGHT, WIDTH, Chart
 from services.gateway.commands import MOST_CAPTION_UNITS
 from services.gateway.store import Store, utf16_units
 from tests.unit.chain.conftest import Chain
@@ -155,6 +155,24 @@ async def test_photo_that_telegram_refuses_leaves_its_caption(chain: Chain) -> N
 
     assert text.endswith("8: questions 1, tokens 900")
     assert len(await chain.calls("editMessageMedia")) == 1
+
+
+async def test_chart_that_cannot_be_drawn_leaves_its_caption(
+    chain: Chain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is not tried for ever."""
+
+    def draw(_: Chart) -> bytes:
+        raise ValueError
+
+    monkeypatch.setattr(outbox, "draw", draw)
+    await use(chain, 8, 900)
+
+    await chain.say("/usage")
+    (text,) = await chain.wait_for_answers(1)
+
+    assert text.endswith("8: questions 1, tokens 900")
+    assert await photos(chain) == []
 
 
 async def test_long_list_is_left_out(chain: Chain, monkeypatch: pytest.MonkeyPatch) -> None:
