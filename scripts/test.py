@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 import xml.etree.ElementTree as ElementTree
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from scripts import setup
@@ -146,7 +146,8 @@ BY_NAME = (
 """Stages that run only when they are asked for."""
 
 QUICK = (
-    *STAGES[:2],
+    STAGES[0],
+    replace(STAGES[1], settings=(("FUZZ_OUTPUTS", "600"), ("FUZZ_UPDATES", "1000"))),
     Stage(
         "quick",
         "the integration and stack tests marked `quick`",
