@@ -117,6 +117,7 @@ def pair_for(arguments: argparse.Namespace) -> Pair:
         users=(arguments.user,) if arguments.user else (USER, USER + 1),
         token_file=token_file,
         resolver=name_server(arguments.resolver) if token_file else "",
+        extra_settings=(("ADMINS", str(arguments.user or USER)),),
     )
 
 

@@ -287,7 +287,6 @@ class Pair:
         }
         model = {
             "ALLOWED_USERS": users,
-            "ADMINS": users,
             "TUNNEL_ENDPOINT": f"{self.subnet}.10:51820",
             "TUNNEL_PEER_KEY": made["relay_key"],
             "WEIGHTS": "unused",  # the overlays of the small engines bring their own

@@ -21,6 +21,7 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
 ROOT = Path(__file__).resolve().parent.parent
 STATE = ROOT / ".test"
 USERS = tuple(range(1001, 1101))
+ADMIN = USERS[-1]
 STRANGER = 6666
 
 
@@ -45,7 +46,10 @@ def pair() -> Iterator[Pair]:
         subnet="198.18.1",
         state=STATE / "pair",
         users=USERS,
-        extra_settings=(("ANSWER_TOKENS", "160"),),  # long enough to be seen growing
+        extra_settings=(
+            ("ANSWER_TOKENS", "160"),  # long enough to be seen growing
+            ("ADMINS", str(ADMIN)),
+        ),
     )
     yield from running(pair)
 
@@ -78,7 +82,13 @@ def running(
 
 @pytest.fixture(scope="session")
 def unused_users() -> Iterator[int]:
-    return iter(USERS)
+    return iter(USERS[:-1])
+
+
+@pytest.fixture
+def admin(pair: Pair) -> TelegramUser:
+    """The user who may see how things stand."""
+    return TelegramUser(pair.control_socket, ADMIN)
 
 
 @pytest.fixture

@@ -93,13 +93,13 @@ def test_command_is_answered_without_the_model(
     assert answered(docker, pair, since) == []
 
 
-def test_status_tells_of_both_nodes(user: TelegramUser) -> None:
+def test_status_tells_of_both_nodes(admin: TelegramUser) -> None:
     """An admin sees when the tunnel was last heard, and what was refused at either end of it."""
     end = time.monotonic() + 60  # both nodes note it every five seconds
     text = ""
     while "handshake" not in text or text.count("Packets refused") < 2:
         assert time.monotonic() < end, text
-        text = final(user, user.say("/status"))[0].text
+        text = final(admin, admin.say("/status"))[0].text
 
     assert re.search(r"^Tunnel: last handshake \d+ s ago$", text, re.MULTILINE)
     assert re.search(r"^Packets refused here: \d+ in, 0 out$", text, re.MULTILINE)
