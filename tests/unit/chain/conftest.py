@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+import itertools
+import os
 import socket
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
@@ -259,10 +261,17 @@ def buttons_of(message: dict[str, Any], verb: str = "") -> list[str]:
     return [one for one in data if one.startswith(verb)]
 
 
+_WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+_PORTS = itertools.cycle(range(20_000 + 500 * _WORKER, 20_500 + 500 * _WORKER))
+"""Below those that the kernel gives to connections, and each worker has its own."""
+
+
 def free_port() -> int:
-    """Find a TCP port of the loopback interface that nobody uses."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return int(probe.getsockname()[1])
+    """Find a TCP port of the loopback interface that nobody uses, nor takes before we do."""
+    for port in _PORTS:
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
+    raise AssertionError("a cycle has no end")
 
 
 @asynccontextmanager
