@@ -188,6 +188,25 @@ class Chain:
         with contextlib.suppress(asyncio.CancelledError, BaseExceptionGroup):
             await task
 
+    async def replace(self, name: str) -> None:
+        """End a service in the middle of whatever it does, and start the next one."""
+        await self.kill(name)
+        await (self.start_relay() if name == "relay" else self.start_gateway())
+
+    async def carrying(self, kind: str) -> list[dict[str, Any]]:
+        """What is on the screen with a file: a `document`, or a `photo`."""
+        return [shown for shown in await self.shown() if kind in shown["extra"]]
+
+    async def wait_for_only(self, kind: str) -> dict[str, Any]:
+        """Wait for the one message with such a file, until nothing more changes."""
+        async with asyncio.timeout(15):
+            while not (found := await self.carrying(kind)):
+                await asyncio.sleep(0.02)
+        await self.wait_until_settled()
+        (message,) = await self.carrying(kind)
+        assert found[0]["message_id"] == message["message_id"]
+        return message
+
     async def _gateway(self, started: asyncio.Event) -> None:
         store = Store(self.directory / "store.db", KEY)
         try:

@@ -96,8 +96,7 @@ async def test_death_on_the_way_loses_nothing(chain: Chain, victim: str) -> None
     await send(chain, NOTES, "Which colour?")
     await chain.wait_until_hit()
 
-    await chain.kill(victim)
-    await (chain.start_relay() if victim == "relay" else chain.start_gateway())
+    await chain.replace(victim)
 
     assert await chain.wait_for_answers(1) == ["fine"]
     await chain.wait_until_settled()
@@ -233,8 +232,7 @@ async def test_document_that_is_here_is_not_fetched_again(chain: Chain, victim: 
     await send(chain, NOTES, "Which colour?")
     await until(lambda: chain.engine.requests, "the engine is asked")
 
-    await chain.kill(victim)
-    await (chain.start_relay() if victim == "relay" else chain.start_gateway())
+    await chain.replace(victim)
     await until(lambda: chain.outbox.is_connected, "the next stream has begun")
     go_on.set()
 

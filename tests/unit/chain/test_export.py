@@ -1,6 +1,5 @@
 """A file arrives once, whatever ends in the middle of it."""
 
-import asyncio
 from typing import Any
 
 import pytest
@@ -16,26 +15,12 @@ async def converse(chain: Chain) -> None:
     await chain.wait_until_settled()
 
 
-async def files(chain: Chain) -> list[dict[str, Any]]:
-    return [shown for shown in await chain.shown() if "document" in shown["extra"]]
-
-
-async def wait_for_file(chain: Chain) -> dict[str, Any]:
-    async with asyncio.timeout(15):
-        while not (found := await files(chain)):
-            await asyncio.sleep(0.02)
-    await chain.wait_until_settled()
-    (message,) = await files(chain)
-    assert found[0]["message_id"] == message["message_id"]
-    return message
-
-
 async def test_export_arrives_as_a_file(chain: Chain) -> None:
     """The placeholder becomes the file, with its caption; no second message is sent."""
     await converse(chain)
 
     await chain.say("/export")
-    message = await wait_for_file(chain)
+    message = await chain.wait_for_only("document")
 
     document = message["extra"]["document"]
     assert document["file_name"] == "conversation.md"
@@ -59,7 +44,7 @@ async def test_death_in_the_middle_leaves_one_file(chain: Chain, victim: str) ->
     await chain.kill(victim)
     await (chain.start_relay() if victim == "relay" else chain.start_gateway())
 
-    await wait_for_file(chain)
+    await chain.wait_for_only("document")
     assert len(await chain.calls("sendMessage")) == 2
 
 
@@ -80,7 +65,7 @@ async def test_passing_fault_costs_nothing(chain: Chain, fault: dict[str, Any]) 
 
     await chain.say("/export")
 
-    await wait_for_file(chain)
+    await chain.wait_for_only("document")
     await chain.wait_until_hit()
     assert len(await chain.calls("sendMessage")) == 2
 
@@ -121,5 +106,5 @@ async def test_file_that_was_erased_leaves_its_caption(chain: Chain) -> None:
         "I have erased all that we said here. Delete the chat in Telegram, too.",
         "Our conversation, as I remember it (file 1 of 1).",
     ]
-    assert await files(chain) == []
+    assert await chain.carrying("document") == []
     assert await chain.calls("editMessageMedia") == []

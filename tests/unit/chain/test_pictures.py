@@ -217,8 +217,7 @@ async def test_death_on_the_way_loses_no_picture(chain: Chain, victim: str) -> N
     )
     await chain.wait_until_hit()
 
-    await chain.kill(victim)
-    await (chain.start_relay() if victim == "relay" else chain.start_gateway())
+    await chain.replace(victim)
 
     assert await chain.wait_for_answers(1) == ["fine"]
     await chain.wait_until_settled()

@@ -1,6 +1,5 @@
 """An admin's /usage comes with a chart: one photo, once, whatever happens on its way."""
 
-import asyncio
 import io
 from typing import Any
 
@@ -25,18 +24,9 @@ async def use(chain: Chain, user: int, tokens: int, asks: int = 1) -> None:
     await store.run(lambda: store._db.execute(sql, (user, asks, tokens)))
 
 
-async def photos(chain: Chain) -> list[dict[str, Any]]:
-    return [shown for shown in await chain.shown() if "photo" in shown["extra"]]
-
-
 async def wait_for_photo(chain: Chain) -> dict[str, Any]:
     """Wait for the only one; nothing is sent besides."""
-    async with asyncio.timeout(15):
-        while not (found := await photos(chain)):
-            await asyncio.sleep(0.02)
-    await chain.wait_until_settled()
-    (message,) = await photos(chain)
-    assert found[0]["message_id"] == message["message_id"]
+    message = await chain.wait_for_only("photo")
     assert len(await chain.calls("sendMessage")) == 1
     return message
 
@@ -172,7 +162,7 @@ async def test_chart_that_cannot_be_drawn_leaves_its_caption(
     (text,) = await chain.wait_for_answers(1)
 
     assert text.endswith("8: questions 1, tokens 900")
-    assert await photos(chain) == []
+    assert await chain.carrying("photo") == []
 
 
 async def test_long_list_is_left_out(chain: Chain, monkeypatch: pytest.MonkeyPatch) -> None:

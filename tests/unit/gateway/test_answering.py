@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 from aiohttp import web
@@ -78,6 +79,15 @@ class Parts:
             done.set()
             await work
 
+    async def take_before(self, update: dict[str, Any]) -> None:
+        """Let a worker take the only ask while an update is accepted, but not on the disk yet."""
+        async with self.busy_store():
+            accepting = asyncio.create_task(self.accept(update))
+            await asyncio.sleep(0)  # it is in line
+            self.start()
+            await until(lambda: not self.queue.waiting(), "a worker takes the ask")
+        assert await accepting == ["accepted"]
+
 
 @pytest.fixture
 async def parts(tmp_path: Path) -> AsyncGenerator[Parts]:
@@ -114,13 +124,8 @@ async def test_accepted_edit_of_a_waiting_ask_is_what_the_engine_is_asked(parts:
     await parts.accept(message(1, "teh questoin"))
     edit = message(2, "the question", kind="edit", edited_at=5, message_id=1001)
 
-    async with parts.busy_store():
-        accepting = asyncio.create_task(parts.accept(edit))
-        await asyncio.sleep(0)  # the edit is in line
-        parts.start()
-        await until(lambda: not parts.queue.waiting(), "a worker takes the ask")
+    await parts.take_before(edit)
 
-    assert await accepting == ["accepted"]
     await parts.wait_for_replies(["fine"])
     assert parts.asked() == ["the question"]
 
@@ -129,13 +134,8 @@ async def test_ask_stopped_on_its_way_to_a_worker_is_not_asked(parts: Parts) -> 
     """Even if /stop is still on its way to the disk when a worker takes the ask."""
     await parts.accept(message(1, "tell me"))
 
-    async with parts.busy_store():
-        accepting = asyncio.create_task(parts.accept(message(2, "/stop")))
-        await asyncio.sleep(0)  # the stop is in line
-        parts.start()
-        await until(lambda: not parts.queue.waiting(), "a worker takes the ask")
+    await parts.take_before(message(2, "/stop"))
 
-    assert await accepting == ["accepted"]
     await parts.accept(message(3, "next"))
     await parts.wait_for_replies(["(stopped)", "fine"])
     assert parts.asked() == ["next"]
@@ -150,13 +150,8 @@ async def test_album_that_grows_on_its_way_to_a_worker_waits_for_its_document(
     (waiting,) = await parts.store.run(parts.store.asks)
     parts.queue.put(waiting)  # its second of waiting is over
 
-    async with parts.busy_store():
-        accepting = asyncio.create_task(parts.accept(more))
-        await asyncio.sleep(0)  # the document is in line
-        parts.start()
-        await until(lambda: not parts.queue.waiting(), "a worker takes the ask")
+    await parts.take_before(more)
 
-    assert await accepting == ["accepted"]
     await until(lambda: parts.queue._waiting, "it waits again")
     assert parts.asked() == []
     await parts.inbox.bring(waiting.reply_id, b"words", "B")

@@ -44,17 +44,22 @@ async def converse(store: Store, chat: tuple[int, int] = CHAT) -> None:
     await store.run(store.drop_reply, reply.id)
 
 
+async def forget(store: Store) -> None:
+    """Press the button under the question of /forget."""
+    access = Access(store, frozenset({USER}))
+    inbox = Inbox(store, Queue(), Outbox(store, []), access, Limits(9, 9, 9000))
+    await store.run(put_menu, store)
+    await inbox.accept(Batch(bot_id=1, updates=[press(1, "forget")]))
+
+
 async def test_forget_erases_at_once(store: Store, tmp_path: Path) -> None:
     """When /forget is accepted, no page holds a word of the conversation; another chat's stays."""
     await converse(store)
     await converse(store, (8, 0))
     assert count(tmp_path, QUESTION) > 2
     assert count(tmp_path, ANSWER) > 2
-    access = Access(store, frozenset({USER}))
-    inbox = Inbox(store, Queue(), Outbox(store, []), access, Limits(9, 9, 9000))
 
-    await store.run(put_menu, store)
-    await inbox.accept(Batch(bot_id=1, updates=[press(1, "forget")]))
+    await forget(store)
 
     assert count(tmp_path, QUESTION) == count(tmp_path, ANSWER) == 1
     await store.run(store.forget_chat, (8, 0))
@@ -82,11 +87,8 @@ async def test_forget_erases_pictures(store: Store, tmp_path: Path, state: str) 
         await store.run(store.finish_ask, ask, "A bird.", "A bird.", NOTHING)
     assert count(tmp_path, QUESTION) > 0
     assert count(tmp_path, ANSWER) > 0
-    access = Access(store, frozenset({USER}))
-    inbox = Inbox(store, Queue(), Outbox(store, []), access, Limits(9, 9, 9000))
 
-    await store.run(put_menu, store)
-    await inbox.accept(Batch(bot_id=1, updates=[press(1, "forget")]))
+    await forget(store)
 
     assert count(tmp_path, QUESTION) == count(tmp_path, ANSWER) == 0
     assert list(store._db.execute("SELECT * FROM pictures")) == []

@@ -250,6 +250,17 @@ async def test_status_says_how_things_stand(world: World) -> None:
     assert "Движок: не готов" in world.watch.describe("ru")
 
 
+async def test_status_does_not_lag_behind_who_asks_for_it(world: World) -> None:
+    """A relay that has come since the last look is there: it has brought the question."""
+    world.watch.outbox.is_connected = False
+    await world.after(0)
+    assert "Telegram: out of reach" in world.watch.describe("en")
+
+    world.watch.outbox.is_connected = True
+
+    assert "Telegram: connected" in world.watch.describe("en")
+
+
 async def test_status_tells_of_tunnel_and_gpus(world: World) -> None:
     """How old the handshake is, what both nodes have refused, how busy each GPU is."""
     await world.after(0)
