@@ -226,3 +226,5 @@ def end_on_sigterm() -> None:
 
     signal.signal(signal.SIGTERM, interrupt)
     signal.signal(signal.SIGHUP, interrupt)
+    # A shell ignores Ctrl-C for what it starts in the background, and so would all that is started.
+    signal.signal(signal.SIGINT, signal.default_int_handler)

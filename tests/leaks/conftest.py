@@ -1,5 +1,7 @@
 """Owns what the leak suite shares: one running pair, one unprotected twin, one report."""
 
+import os
+import shutil
 from collections.abc import Iterator
 
 import pytest
@@ -10,6 +12,7 @@ from tests.integration.lab import Lab
 from tests.integration.tunnels import Keys
 from tests.leaks.behaviour.namespaces import Namespace, open_namespaces
 from tests.leaks.guard import Guard, standing_guard
+from tests.leaks.mutants.report import Report as MutantReport
 from tests.leaks.report import Report
 from tests.leaks.world import (
     CONTROL_SUBNET,
@@ -23,6 +26,34 @@ from tests.leaks.world import (
 
 NETWORKS = ("198.18.6.0/24", "198.18.70.0-198.18.74.255")
 SCANNERS = (f"{SUBNET}.{NEIGHBOUR}", f"{CONTROL_SUBNET}.{NEIGHBOUR}")
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    if not is_worker(session.config):
+        shutil.rmtree(STATE / "mutants", ignore_errors=True)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """The table of mutants, and the same in .test/mutants.json."""
+    parts = sorted((STATE / "mutants").glob("*.json"))
+    if parts and not is_worker(terminalreporter.config):
+        report = MutantReport.of(parts)
+        report.write(STATE / "mutants.json")
+        terminalreporter.write_line("\n" + report.table())
+
+
+def is_worker(config: pytest.Config) -> bool:
+    """Whether this process runs tests for another one, which tells the results."""
+    return hasattr(config, "workerinput")
+
+
+@pytest.fixture(scope="session")
+def mutants() -> Iterator[MutantReport]:
+    """What becomes of mutants in this process; several may share the work, by file."""
+    report = MutantReport()
+    yield report
+    worker = os.environ.get("PYTEST_XDIST_WORKER", "alone")
+    report.write(STATE / "mutants" / f"{worker}.json")
 
 
 @pytest.fixture(scope="session")

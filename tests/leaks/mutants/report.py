@@ -1,7 +1,7 @@
 """Owns the closing figures: how many mutants each file and service had, and which were missed."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -37,6 +37,19 @@ class Report:
         self.rows: dict[str, Row] = {}
         self.by: dict[str, str] = {}
         """The first finding of each mutant that was caught."""
+
+    @classmethod
+    def of(cls, parts: Iterable[Path]) -> "Report":
+        """Put together what several workers have written; no two have tried the same subject."""
+        report = cls()
+        for part in parts:
+            body = json.loads(part.read_text(encoding="utf-8"))
+            for subject, row in body["rows"].items():
+                del row["made"]
+                assert subject not in report.rows, f"{subject}: tried by two workers"
+                report.rows[subject] = Row(**row)
+            report.by |= body["by"]
+        return report
 
     def note(self, subject: str, name: str, findings: Sequence[Finding]) -> None:
         row = self.rows.setdefault(subject, Row())

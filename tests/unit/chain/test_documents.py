@@ -16,6 +16,8 @@ from tests.unit.chain.test_groups import BOT, GROUP, GROUP_ID, SUPERGROUP_ID
 from tests.unit.documents import docx, pdf
 from tests.unit.fakes import USER, until
 
+pytestmark = pytest.mark.long
+
 NOTES = b"The bird is blue."
 
 

@@ -7,6 +7,8 @@ import pytest
 from tests.unit.chain.conftest import Chain
 from tests.unit.fakes import USER
 
+pytestmark = pytest.mark.long
+
 
 async def converse(chain: Chain) -> None:
     chain.engine.scripts.append(["A bird."])

@@ -10,6 +10,8 @@ from tests.unit.chain.conftest import Chain
 from tests.unit.chain.test_settings import choose, wait_for_menu
 from tests.unit.fakes import until
 
+pytestmark = pytest.mark.long
+
 MODELS = {"Fast": "secret-8b", "Thorough": "secret-70b"}
 
 

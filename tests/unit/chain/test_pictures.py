@@ -11,6 +11,8 @@ from tests.unit.chain.test_documents import store
 from tests.unit.fakes import USER, until
 from tests.unit.pictures import BLUE, RED, is_of, picture, seen
 
+pytestmark = pytest.mark.long
+
 GREEN = (20, 200, 20)
 WHO = {"id": USER, "first_name": "U", "language_code": "en"}
 CANNOT = "I cannot see pictures. Tell me in words what it shows, and I will gladly help."

@@ -3,8 +3,12 @@
 import asyncio
 from typing import Any
 
+import pytest
+
 from tests.unit.chain.conftest import Chain, buttons_of
 from tests.unit.fakes import USER, until
+
+pytestmark = pytest.mark.long
 
 
 async def wait_for_menu(chain: Chain, beginning: str) -> dict[str, Any]:

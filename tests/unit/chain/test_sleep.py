@@ -18,6 +18,8 @@ from tests.unit.chain import conftest
 from tests.unit.chain.conftest import Chain, buttons_of
 from tests.unit.fakes import USER
 
+pytestmark = pytest.mark.long
+
 ASLEEP, STILL_ASLEEP = say("asleep", "en"), say("still asleep", "en")
 OWN = {ASLEEP, STILL_ASLEEP, say("asleep", "ru"), say("still asleep", "ru")}
 RUSSIAN = 8

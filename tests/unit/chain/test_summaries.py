@@ -11,6 +11,8 @@ from services.gateway.summaries import LAST
 from tests.unit.chain.conftest import Chain
 from tests.unit.fakes import KEY, USER, until
 
+pytestmark = pytest.mark.long
+
 PROMPT_TOKENS = 400
 FACT = "The cat is called Ulysses."
 NOTES = "The cat: Ulysses."

@@ -14,6 +14,8 @@ from tests.unit.chain.conftest import Chain
 from tests.unit.chain.test_groups import BOT, GROUP_ID, say_in_group
 from tests.unit.fakes import USER
 
+pytestmark = pytest.mark.long
+
 OWN = "In the last 30 days: questions {}, tokens read {}, tokens written {}, time 0 s."
 
 

@@ -1,25 +1,24 @@
-"""The product as it is: whatever is tried against it, nothing goes otherwise than it must.
+"""The rulesets: what must pass does, nothing else does, and each rule is missed when it is gone.
 
-That each check would find something is proven in two ways: what rules refuse is seen to pass
-without them (here), and each rule and key is missed when it is taken away (test_mutants).
+Rules are changed in one place at a time and put to work in the namespaces of started containers;
+the text of a file counts as no finding. What becomes of each mutant stands in a table at the end.
 """
 
 import pytest
 from python_on_whales import DockerClient
 
 from tests.integration.lab import attempt
-from tests.leaks.behaviour import Finding
-from tests.leaks.behaviour.cells import (
-    NODES,
-    WAYS,
-    Cell,
-    configuration,
-    prison,
-    try_cells,
-)
-from tests.leaks.behaviour.confinement import PLACES
 from tests.leaks.behaviour.namespaces import Namespace
-from tests.leaks.behaviour.rules import RULESETS, examine, examine_standing, unprotected
+from tests.leaks.behaviour.rules import (
+    RULESETS,
+    WIDE_OPEN,
+    PlayerFailed,
+    examine,
+    examine_standing,
+    unprotected,
+)
+from tests.leaks.mutants import nft
+from tests.leaks.mutants.report import Report
 
 NAMES = [ruleset.name for ruleset in RULESETS]
 
@@ -88,51 +87,44 @@ def test_health_sees_a_wider_set(
     assert attempt(egress, "health") == (True, "")
 
 
-# Confinement
+# Mutants
 
 
-SERVICES = [f"{node} {service}" for node, service in PLACES]
-TRIED = [
-    *(
-        (service, way)
-        for way in WAYS
-        if way not in ("ipc", "network", "silence")
-        for service in SERVICES
-    ),
-    ("gpu engine", "ipc"),
-    ("vps egress", "silence"),
-    *(("vps tunnel", "network"), ("vps telegram", "network"), ("gpu tunnel", "network")),
-    *((service, "order") for service in ("vps uplink", "vps relay", "gpu uplink", "gpu gateway")),
-    ("vps relay", "order-egress"),
-]
-"""What is tried: a service of a node (or one of its networks), and how."""
+@pytest.mark.parametrize("name", NAMES)
+def test_each_rule_is_missed(namespaces: dict[str, Namespace], mutants: Report, name: str) -> None:
+    """Remove or weaken one statement: something passes that must not, or does not that must."""
+    space = namespaces[name]
+    made = list(nft.mutants_of(space.ruleset.rules))
+    assert len(made) > 20, "the ruleset was not understood"
+
+    for mutant in made:
+        assert listing(space, mutant.rules) != space.loaded, f"{mutant.name} changes nothing at all"
+        patient = "members stay" in mutant.name
+        findings = examine(space.ruleset, space.player, space.ports, mutant.rules, patient=patient)
+        mutants.note(name, mutant.name, findings)
+    for about, ruleset in nft.other_values(space.ruleset):
+        findings = examine(ruleset, space.player, space.ports, ruleset.rules)
+        mutants.note(name, about, findings)
+
+    assert listing(space, space.ruleset.rules) == space.loaded, "the rules are back"
+    assert examine(space.ruleset, space.player, space.ports, space.ruleset.rules) == []
+    row = mutants.rows[name]
+    assert (row.survivors, row.wrongly_excused) == ([], [])
 
 
-@pytest.fixture(scope="module")
-def found(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], list[Finding]]:
-    """What was found in each cell, by node with service and by way."""
-    folder = tmp_path_factory.mktemp("cells")
-    found: dict[tuple[str, str], list[Finding]] = {}
-    with prison():
-        configs = {node: configuration(node, folder) for node in NODES}
-        for begin in range(0, len(TRIED), WAVE):
-            wave = {}
-            for subject, way in TRIED[begin : begin + WAVE]:
-                node, name = subject.split()
-                cell = Cell(f"{node}-{name}-{way}", node, name, configs[node], way)
-                wave[subject, way] = cell
-            findings = try_cells(list(wave.values()), folder)
-            found |= {key: findings[cell.name] for key, cell in wave.items()}
-    return found
+def listing(space: Namespace, rules: str) -> str:
+    """Load rules over what stood before; how the kernel shows them, or why they do not load."""
+    space.player.load(WIDE_OPEN, {})
+    try:
+        space.player.load(rules, space.ruleset.variables)
+    except PlayerFailed as error:
+        return str(error)
+    return space.player.listing()
 
 
-WAVE = 12
-"""So many containers are tried at once."""
+def test_rule_that_is_not_understood_is_an_error() -> None:
+    """A rule of a new kind stops the suite until there are mutants of it."""
+    rules = RULESETS[0].rules.replace("ct direction original", "meta mark 1")
 
-
-@pytest.mark.parametrize(("subject", "way"), TRIED)
-def test_whoever_is_in_a_services_place_is_confined(
-    found: dict[tuple[str, str], list[Finding]], subject: str, way: str
-) -> None:
-    """It does what it is there for, and none of all the things that are tried beside."""
-    assert found[subject, way] == []
+    with pytest.raises(nft.UnknownStatement):
+        list(nft.mutants_of(rules))
