@@ -320,7 +320,7 @@ def read_kept(out: Path) -> dict[str, Any]:
     """What an earlier call was told and made. Raises BadAnswer where that cannot be read."""
     path = out / "answers.json"
     try:
-        kept = json.loads(path.read_text(encoding="utf-8"))
+        kept: Any = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         if any(out.glob("*.tar")):
             raise BadAnswer(
@@ -342,7 +342,7 @@ def read_kept(out: Path) -> dict[str, Any]:
             f"{path} is damaged. It holds the only copy of the store's key but for model.tar: "
             "bring it back from there or from a copy of your own"
         )
-    return kept
+    return dict(kept)
 
 
 def answer_to(question: Question, given: str | None, kept: Mapping[str, Any]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -23,8 +23,11 @@ FIXED = {
     "relay": {"LINK_ADDRESS": "10.66.0.2", "ALLOWED_USERS": "11"},
     # As Compose gives them: what a service assumes by itself is not checked by it.
     "model": {
-        **{"LISTEN_ADDRESS": "10.66.0.2", "ALLOWED_USERS": "11,22"},
-        **{"CONTEXT_TOKENS": "8192", "ANSWER_TOKENS": "1024", "PICTURES": "0"},
+        "LISTEN_ADDRESS": "10.66.0.2",
+        "ALLOWED_USERS": "11,22",
+        "CONTEXT_TOKENS": "8192",
+        "ANSWER_TOKENS": "1024",
+        "PICTURES": "0",
     },
 }
 KINDS: dict[str, type[Settings]] = {"relay": RelaySettings, "model": GatewaySettings}
@@ -145,7 +148,7 @@ SHELL_CHECKS = {
 }
 
 
-def bash_refuses(setup: str, cases: list[tuple[Mapping[str, str], str]]) -> list[bool]:
+def bash_refuses(setup: str, cases: Sequence[tuple[Mapping[str, str], str]]) -> list[bool]:
     """Whether a check of the entrypoints refuses settings; one shell for all cases."""
     lines = [setup, "set +e"]
     for settings, check in cases:
