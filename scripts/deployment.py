@@ -272,7 +272,7 @@ class Deployment:
             states = [printable(line).split() for line in said.out.splitlines()]
             waiting = [it[0] for it in states if it[1:] not in WELL]
             if states and not waiting:
-                step.say(f"{len(states)} containers are healthy")
+                step.say(f"{', '.join(sorted(it[0] for it in states))}: all healthy")
                 return True
             words = f"waiting for {', '.join(waiting)}" if states else "there is no container"
             if time.monotonic() >= deadline:
@@ -288,12 +288,17 @@ class Deployment:
             found = json.loads(said.out)["findings"]
             amiss = [it for it in found if it["level"] in AMISS]
             amiss.sort(key=lambda it: AMISS.index(it["level"]))
-            lines = [printable(f"{it['level']}: {it['text']} -> {it['remedy']}") for it in amiss]
+            lines = list(dict.fromkeys(printable(line_of(it)) for it in amiss))
         except (ValueError, KeyError, TypeError):
             step.say("it could not look")
             return [f"failure: the doctor did not answer ({said.why}) -> run it there yourself."]
-        step.say(f"{len(lines)} findings" if lines else "all is in order")
+        step.say("all is in order" if not lines else "it found this:")
         return lines
+
+
+def line_of(finding: dict[str, str]) -> str:
+    remedy = f" -> {finding['remedy']}" if finding["remedy"] else ""
+    return f"{finding['level']}: {finding['text']}{remedy}"
 
 
 WELL = (["running", "healthy"], ["running", "none"])

@@ -24,12 +24,12 @@ from pathlib import Path
 from typing import IO
 
 from scripts.node.tools import Said
-from scripts.steps import finish
+from scripts.steps import StepFailed, finish
 
 CONNECTOR = Path(__file__).with_name("socks.py")
 
 
-class NoConnection(Exception):
+class NoConnection(StepFailed):
     """The host cannot be reached, or must not be; the message says what to do."""
 
 
@@ -264,7 +264,8 @@ class Connection:
 
     def _why(self, words: str) -> str:
         """What OpenSSH says, and what to do about it."""
-        why = Said(255, err=words).why
+        of_connector = [line for line in words.splitlines() if line.startswith("proxy: ")]
+        why = Said(255, err="\n".join(of_connector) or words).why
         if "REMOTE HOST IDENTIFICATION HAS CHANGED" in words or "verification failed" in words:
             return (
                 f"{self.host} shows another key than the one that is kept in {self.known_hosts}: "

@@ -38,7 +38,7 @@ class SocksServer:
                 threading.Thread(target=self._take, args=(connection,), daemon=True).start()
 
     def _take(self, connection: socket.socket) -> None:
-        done = contextlib.suppress(OSError, struct.error, IndexError)
+        done = contextlib.suppress(OSError, struct.error, IndexError, ValueError)
         with connection, connection.makefile("rb") as file, done:
             version, count = file.read(2)
             file.read(count)

@@ -75,12 +75,15 @@ def run(arguments: argparse.Namespace) -> int:
         if arguments.dry_run:
             print(plan(order, host, proxy))
             return 0
-        steps = Steps(len(titles(order)) if host else 2, arguments.out / "deploy.log")
+        number = len(titles(order)) if host else 2
+        steps = Steps(number, arguments.out / "deploy.log", sys.stdout)
         try:
             if not host:
                 save_beside(steps, bundle, archive, arguments.out)
                 return 0
             return deploy(arguments, steps, order, host, proxy)
+        except NoConnection:
+            raise
         except StepFailed as failure:
             steps.fail(failure)
             return COULD_NOT
