@@ -158,8 +158,6 @@ class Deployment:
         """Take all steps; whether the node is well then. Raises StepFailed, NoConnection."""
         titled = iter(titles(self.order))
         with self.steps.step(next(titled)) as step:
-            step.note = "logging in"
-            self.connection.log_in()
             self.look(step)
         if self.order.images:
             with self.steps.step(next(titled)) as step:

@@ -100,7 +100,7 @@ STAGES = (
         needs_docker=True,
         images=EVERYTHING,
         paths=("tests/integration",),
-        packages=("openssh-client",),
+        packages=("openssh-client", "openssh-server"),  # sshd: what `deploy` logs in to
     ),
     Stage(
         "leaks",

@@ -99,6 +99,9 @@ def deploy(
     with Connection(host, known_hosts, proxy=proxy, identity=arguments.identity) as connection:
         connection.check()
         meet(connection, arguments.host_key)
+        # Before the first step, whose progress would wipe away what OpenSSH asks for.
+        print(f"Logging in to {host} ...", flush=True)
+        connection.log_in()
         is_well = Deployment(connection, steps, order).run()
     return 0 if is_well else UNHEALTHY
 

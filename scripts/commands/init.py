@@ -58,10 +58,12 @@ LASTING = ("store_key", "bot_token")
 PRIVACY = """\
 Before you tell anybody:
   [ ] The bot belongs to a Telegram account of its own: no real name, no photograph, and a number
-      that is not yours.
-  [ ] Neither the bot's name nor its texts (BOT_NAME, BOT_ABOUT, BOT_DESCRIPTION) say what it is.
+      that is not yours, which that account shows to nobody. Two-step verification is on.
+  [ ] Neither the bot's name nor its texts (BOT_NAME, BOT_ABOUT, BOT_DESCRIPTION), nor its picture and
+      its @name, say what it is or whose.
   [ ] In BotFather: groups only if you want them (/setjoingroups), no inline mode.
-  [ ] The VPS was paid for and is reached in a way that does not lead to you, if that matters."""
+  [ ] The VPS was paid for and is reached in a way that does not lead to you, if that matters:
+      `init --proxy 127.0.0.1:9050` makes `deploy` use Tor (or Mullvad's proxy), and nothing else."""
 
 
 class BadAnswer(Exception):
