@@ -98,10 +98,10 @@ class Connection:
         self.known_hosts = known_hosts
         self.proxy = proxy
         self.identity = identity
-        self._folder = Path(
-            tempfile.mkdtemp(prefix="deploy-", dir="/tmp")
-        )  # a socket's path is short
+        # OpenSSH reads spaces and signs in paths in its own way; and a socket's path is short.
+        self._folder = Path(tempfile.mkdtemp(prefix="deploy-", dir="/tmp"))
         self._control = self._folder / "control"
+        self._known = self._folder / "known_hosts"
         self._login: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Connection:
@@ -114,6 +114,8 @@ class Connection:
 
     def log_in(self) -> None:
         """Log in once, for all that is run there. Raises NoConnection."""
+        keys = known_keys(self.known_hosts, self.host)
+        self._known.write_text("".join(key.line(self.host) for key in keys), encoding="ascii")
         words = self._folder / "words"
         with words.open("wb") as err:
             self._login = subprocess.Popen(
@@ -138,7 +140,7 @@ class Connection:
             "User": self.host.user,
             "Port": str(self.host.port),
             "StrictHostKeyChecking": "yes",
-            "UserKnownHostsFile": str(self.known_hosts),
+            "UserKnownHostsFile": str(self._known),
             "GlobalKnownHostsFile": "none",
             "HashKnownHosts": "no",
             "UpdateHostKeys": "no",
@@ -185,7 +187,7 @@ class Connection:
             "proxycommand": self.proxy_command if self.proxy else "none",
             "proxyjump": "none",
             "controlpath": str(self._control),
-            "userknownhostsfile": str(self.known_hosts),
+            "userknownhostsfile": str(self._known),
         }
         for name, value in wanted.items():
             found = effective.get(name, "none")

@@ -15,7 +15,7 @@ from scripts.bundle import MODEL, RELAY, ROOT
 from scripts.commands.init import BadAnswer, as_json, check_proxy, read_kept, write
 from scripts.deployment import Deployment, Order, titles
 from scripts.images import save_beside
-from scripts.ssh import Connection, Host, NoConnection
+from scripts.ssh import Connection, Host, NoConnection, known_keys
 from scripts.steps import StepFailed, Steps, end_on_sigterm
 
 ABOUT = "bring a node's bundle to its host over SSH, and start it"
@@ -157,7 +157,7 @@ def plan(order: Order, host: Host | None, proxy: str) -> str:
 def meet(connection: Connection, expected: str | None) -> None:
     """Have the host's key known, by its fingerprint or by somebody's word. Raises NoConnection."""
     host, file = connection.host, connection.known_hosts
-    if host.known_as in {line.split()[0] for line in lines_of(file)}:
+    if known_keys(file, host):
         return
     key = connection.ask_for_key()
     if expected:
@@ -176,16 +176,5 @@ def meet(connection: Connection, expected: str | None) -> None:
         print("On its console: ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub (or ecdsa, rsa)")
         if input("Is it the same? [yes/no] ").strip().lower() != "yes":
             raise NoConnection("nothing was sent: the key is not confirmed; compare it again")
-    write(
-        file.parent,
-        {file.name: "".join([*lines_of(file), key.line(host)]).encode()},
-        dry_run=False,
-    )
-
-
-def lines_of(file: Path) -> list[str]:
-    if not file.exists():
-        return []
-    return [
-        line for line in file.read_text(encoding="ascii").splitlines(keepends=True) if line.strip()
-    ]
+    before = file.read_bytes() if file.exists() else b""
+    write(file.parent, {file.name: before + key.line(host).encode()}, dry_run=False)

@@ -58,12 +58,12 @@ LASTING = ("store_key", "bot_token")
 PRIVACY = """\
 Before you tell anybody:
   [ ] The bot belongs to a Telegram account of its own: no real name, no photograph, and a number
-      that is not yours, which that account shows to nobody. Two-step verification is on.
-  [ ] Neither the bot's name nor its texts (BOT_NAME, BOT_ABOUT, BOT_DESCRIPTION), nor its picture and
-      its @name, say what it is or whose.
+      that is not yours, which it shows to nobody. Two-step verification is on.
+  [ ] Neither the bot's @name and picture nor its texts (BOT_NAME, BOT_ABOUT, BOT_DESCRIPTION) say
+      what it is, or whose.
   [ ] In BotFather: groups only if you want them (/setjoingroups), no inline mode.
   [ ] The VPS was paid for and is reached in a way that does not lead to you, if that matters:
-      `init --proxy 127.0.0.1:9050` makes `deploy` use Tor (or Mullvad's proxy), and nothing else."""
+      `init --proxy 127.0.0.1:9050` makes `deploy` go through Tor, or through Mullvad's proxy."""
 
 
 class BadAnswer(Exception):
@@ -226,7 +226,7 @@ def run(arguments: argparse.Namespace) -> int:
             for part in ("relay", "model", "both")
         }
         keys = secrets_of(arguments, node, kept)
-        peer_key = check_peer_key(arguments.peer_key or kept.get("peer_key", ""))
+        peer_key = check_peer_key(arguments.peer_key or str(kept.get("peer_key", "")))
         alone = {"node": node, "peer_key": peer_key} if node else {}
         files = {
             "answers.json": as_json({**answers, **more, **alone, "secrets": keys}),
@@ -249,7 +249,8 @@ def run(arguments: argparse.Namespace) -> int:
             has_new_token=keys.get("bot_token") != kept.get("secrets", {}).get("bot_token"),
             takes_shared=bool(arguments.shared),
         )
-        settings = {**defaults(RELAY), **more["relay"]}
+        given = {name: value for name, value in more["relay"].items() if value}
+        settings = {**defaults(RELAY), **given}
         print(next_steps(out, written, occasion, node, peer_key, images(RELAY, settings)))
     return 0
 

@@ -11,7 +11,7 @@ import pytest
 
 from scripts.commands import revoke
 from scripts.commands.__main__ import main
-from scripts.node.tools import Said
+from scripts.node.tools import Said, Tools
 
 NETWORK = "Inter-| Receive\n face |bytes\n    lo: 1 2\n"
 HEADING = "  sl  local_address rem_address   st\n"
@@ -20,7 +20,7 @@ LOCAL = "   1: 0100007F:1F90 0100007F:C350 01 0 0 0 0 0 0 0\n"
 CLOSING = "   2: 0200420A:1F90 0100420A:C351 06 0 0 0 0 0 0 0\n"
 
 
-class Machine(revoke.Tools):
+class Machine(Tools):
     """A model node whose containers do as Docker's would; no Docker."""
 
     def __init__(self, folder: Path, *, kernel: bool) -> None:
