@@ -27,7 +27,7 @@ class Machine(Tools):
         self.proc = folder / "proc"
         self.running = {"uplink", "wireguard", "gateway", "engine"}
         self.interfaces = {"lo", "wg0"}
-        self.kernel = kernel
+        self.of_kernel = kernel
         self.streams = STREAM + LOCAL + CLOSING
         self.fails = ""
         self.did: list[str] = []
@@ -53,7 +53,7 @@ class Machine(Tools):
         self.did.append(words)
         if words == "docker rm -f id-uplink":
             self.running.discard("uplink")
-            if not self.kernel:
+            if not self.of_kernel:
                 self.interfaces.discard("wg0")
         elif words == "docker exec id-wireguard ip link delete wg0":
             self.interfaces.remove("wg0")
