@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import subprocess
@@ -25,15 +26,19 @@ def echo() -> Iterator[int]:
     listener = socket.create_server(("127.0.0.1", 0))
 
     def serve() -> None:
-        connection, _ = listener.accept()
-        with connection:
-            while piece := connection.recv(65_536):
-                connection.sendall(piece.upper())
+        with contextlib.suppress(OSError):  # nobody may come
+            connection, _ = listener.accept()
+            with connection:
+                while piece := connection.recv(65_536):
+                    connection.sendall(piece.upper())
 
     thread = threading.Thread(target=serve, daemon=True)
     thread.start()
     yield int(listener.getsockname()[1])
+    with contextlib.suppress(OSError):
+        listener.shutdown(socket.SHUT_RDWR)  # wakes who waits in accept()
     listener.close()
+    thread.join()
 
 
 def through(proxy: str, host: str, given: bytes) -> subprocess.CompletedProcess[bytes]:
