@@ -16,7 +16,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 
 NODE_SCRIPTS = ("scripts/commands", "scripts/node", "scripts/doctor", "scripts/prove")
-NODE_COMMANDS = ("__init__.py", "__main__.py", "doctor.py", "prove.py")
+NODE_COMMANDS = ("__init__.py", "__main__.py", "doctor.py", "keys.py", "prove.py")
+HOME_COMMANDS = ("revoke.py",)
+"""They are of use at home alone."""
 UNITS = ("node@.service", "node-reconcile@.service", "node-reconcile@.timer")
 
 
@@ -55,11 +57,17 @@ def node_scripts(*, with_model: bool) -> Iterator[tuple[Path, str]]:
     for folder in NODE_SCRIPTS:
         for path in sorted((ROOT / folder).rglob("*.py")):
             name = str(path.relative_to(ROOT))
-            if folder == "scripts/commands" and path.name not in NODE_COMMANDS:
+            commands = NODE_COMMANDS + (HOME_COMMANDS if with_model else ())
+            if folder == "scripts/commands" and path.name not in commands:
                 continue
             if with_model or "model" not in name:
                 yield path, name
-    for name in ("scripts/__init__.py", "scripts/python.sh", "scripts/reconcile"):
+    for name in (
+        "scripts/__init__.py",
+        "scripts/keys.py",
+        "scripts/python.sh",
+        "scripts/reconcile",
+    ):
         yield ROOT / name, name
     yield ROOT / "scripts/adyton", "scripts/node-admin"
 
@@ -103,6 +111,19 @@ def fill_in(example: str, values: Mapping[str, str]) -> str:
     if left:
         raise KeyError(*left)
     return "\n".join(lines) + "\n"
+
+
+def defaults(bundle: Bundle) -> dict[str, str]:
+    """What the example settings say of each setting, those that are commented out included."""
+    text = (ROOT / bundle.example).read_text(encoding="utf-8")
+    return dict(re.findall("^#?([A-Z][A-Z0-9_]*)=(.*)$", text, re.MULTILINE))
+
+
+def images(bundle: Bundle, settings: Mapping[str, str]) -> list[str]:
+    """The names of the images that are built for a node, with their tags."""
+    text = (ROOT / bundle.compose_file).read_text(encoding="utf-8")
+    names = re.findall(r"^ +image: \$\{IMAGES:-node\}/([\w-]+):", text, re.MULTILINE)
+    return [f"{settings['IMAGES']}/{name}:{settings['VERSION']}" for name in dict.fromkeys(names)]
 
 
 def _quoted(value: str) -> str:

@@ -104,7 +104,7 @@ STAGES = (
         images=EVERYTHING,
         paths=("tests/integration",),
         options=("--ignore=tests/integration/test_tunnel_flood.py", *TWO_AT_ONCE),
-        packages=("openssh-client",),
+        packages=("openssh-client", "openssh-server"),  # sshd: what `deploy` logs in to
     ),
     Stage(
         "flood",

@@ -1,7 +1,8 @@
 """Makes everything that two nodes need: keys, settings and secrets, in one bundle for each.
 
 It asks what was not given, and keeps the answers: called again, it changes what is asked for and
-nothing else. It needs no root, no Docker and no network.
+nothing else. It needs no root, no Docker and no network. With --node it makes one node's bundle
+without its private keys: these are then made on the node itself, and never leave it.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from scripts.bundle import MODEL, RELAY, ROOT, Bundle, fill_in, pack
+from scripts.bundle import MODEL, RELAY, ROOT, defaults, fill_in, images, pack
 from scripts.keys import (
     KeysFailed,
     make_preshared_key,
@@ -27,6 +28,7 @@ from scripts.keys import (
     mark_of,
     public_key_of,
 )
+from scripts.values import is_destination, public_key, refusals
 
 ABOUT = "make the bundles of two new nodes, or change their settings"
 
@@ -37,10 +39,18 @@ SECRETS = (
     "bot_token",
 )  # fmt: skip
 
-TOGETHER = {"LINK_PORT", "TUNNEL_ADDRESS", "TUNNEL_PEER_ADDRESS", "TUNNEL_MTU"}
-"""Settings that would cut the nodes apart if they were changed at one end alone."""
+SHARED = ("tunnel_preshared_key", "link_token")
+"""What both nodes have; everything else is one node's own."""
 
-LOCAL = {"SECRETS", "ENV_FILE", "COMPOSE_FILE"}
+KEPT = {"": SECRETS, "relay": (*SHARED, "bot_token"), "model": SHARED}
+"""The secrets that answers.json holds, by the one node that it is about; "": by both."""
+
+BOTH = ("LINK_PORT", "TUNNEL_MTU")
+"""Settings that are the same on both nodes, and would cut them apart at one end alone."""
+
+LOCAL = {"SECRETS", "ENV_FILE", "COMPOSE_FILE", "TUNNEL_ADDRESS", "TUNNEL_PEER_ADDRESS"}
+
+BUNDLES = {"relay": RELAY, "model": MODEL}
 
 LASTING = ("store_key", "bot_token")
 """These outlive a rotation: one opens what is stored, the other is BotFather's to change."""
@@ -48,10 +58,12 @@ LASTING = ("store_key", "bot_token")
 PRIVACY = """\
 Before you tell anybody:
   [ ] The bot belongs to a Telegram account of its own: no real name, no photograph, and a number
-      that is not yours.
-  [ ] Neither the bot's name nor its texts (BOT_NAME, BOT_ABOUT, BOT_DESCRIPTION) say what it is.
+      that is not yours, which it shows to nobody. Two-step verification is on.
+  [ ] Neither the bot's @name and picture nor its texts (BOT_NAME, BOT_ABOUT, BOT_DESCRIPTION) say
+      what it is, or whose.
   [ ] In BotFather: groups only if you want them (/setjoingroups), no inline mode.
-  [ ] The VPS was paid for and is reached in a way that does not lead to you, if that matters."""
+  [ ] The VPS was paid for and is reached in a way that does not lead to you, if that matters:
+      `init --proxy 127.0.0.1:9050` makes `deploy` go through Tor, or through Mullvad's proxy."""
 
 
 class BadAnswer(Exception):
@@ -83,13 +95,23 @@ def check_admins(text: str) -> str:
 
 
 def check_resolver(text: str) -> str:
-    try:
-        address = ipaddress.IPv4Address(text.strip())
-    except ValueError:
-        address = ipaddress.IPv4Address(0)
-    if address.is_multicast or address.is_unspecified:
+    if not is_destination(text.strip()):
         raise BadAnswer("give the IPv4 address of a name server, such as 9.9.9.9")
-    return str(address)
+    return text.strip()
+
+
+def check_proxy(text: str) -> str:
+    """An address and no name: whoever looks a name up is not hidden."""
+    host, _, port = text.strip().rpartition(":")
+    if text.strip() in ("", "none"):
+        return ""
+    try:
+        address = ipaddress.ip_address(host.strip("[]"))
+    except ValueError:
+        address = None
+    if not address or not re.fullmatch("[1-9][0-9]{0,4}", port) or int(port) > 65535:
+        raise BadAnswer("give the SOCKS5 proxy's address and port, such as 127.0.0.1:9050, or none")
+    return f"[{address}]:{port}" if address.version == 6 else f"{address}:{port}"
 
 
 def check_weights(text: str) -> str:
@@ -113,6 +135,8 @@ class Question:
     check: Callable[[str], str]
     default: str | None = None
     """Taken for no answer; None: there must be one."""
+    nodes: tuple[str, ...] = ("relay", "model")
+    """Whose bundle the answer goes into."""
 
 
 QUESTIONS = (
@@ -120,23 +144,54 @@ QUESTIONS = (
     Question(
         "users", "Who may talk to the bot: Telegram user ids, separated by commas", check_users
     ),
-    Question("admins", "Which of them may let others in (none: leave it empty)", check_admins, ""),
-    Question("resolver", "The name server for Telegram's address", check_resolver, "9.9.9.9"),
-    Question("weights", "The folder that will hold the model", check_weights),
+    Question(
+        "admins",
+        "Which of them may let others in (none: leave it empty)",
+        check_admins,
+        "",
+        ("model",),
+    ),
+    Question(
+        "resolver",
+        "The name server for Telegram's address",
+        check_resolver,
+        "9.9.9.9",
+        ("relay",),
+    ),
+    Question("weights", "The folder that will hold the model", check_weights, None, ("model",)),
+    Question(
+        "proxy",
+        "The SOCKS5 proxy that `deploy` reaches the hosts through, such as Tor's 127.0.0.1:9050 "
+        "(none: leave it empty)",
+        check_proxy,
+        "",
+    ),
 )
+
+EXAMPLES = """\
+examples:
+  init --vps 198.51.100.7 --users 123456789 --weights Qwen3-8B --token-file token
+  init --users 123456789,987654321        another user, and nothing else
+  init --model HISTORY_DAYS=30            another setting; --model HISTORY_DAYS= takes it back
+  init --rotate                           new keys for the tunnel, and a new link token
+  init --node model --out home …          one node alone, whose private keys are made on it
+"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.epilog = EXAMPLES
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     for question in QUESTIONS:
         parser.add_argument(f"--{question.name}", metavar="ANSWER", help=question.says)
     parser.add_argument("--token-file", type=Path, metavar="FILE", help="holds the bot's token")
-    for node in ("relay", "model"):
+    for node in ("relay", "model", "both"):
+        of = f"the {node} node, out of its example" if node != "both" else " and ".join(BOTH)
         parser.add_argument(
             f"--{node}",
             action="append",
             default=[],
             metavar="NAME=VALUE",
-            help=f"another setting of the {node} node, out of its example; empty: as there",
+            help=f"another setting of {of}; empty: as there",
         )
     parser.add_argument(
         "--out", type=Path, default=ROOT / "nodes", help="`nodes` beside the scripts if not given"
@@ -146,6 +201,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="new keys for the tunnel and a new link token; the store's key stays",
     )
+    alone = parser.add_argument_group("one node alone", "Its private keys are made on it.")
+    alone.add_argument("--node", choices=sorted(BUNDLES), help="whose bundle is made")
+    alone.add_argument(
+        "--peer-key", metavar="KEY", help="the other node's public key, as its `keys` shows it"
+    )
+    alone.add_argument(
+        "--shared",
+        type=Path,
+        metavar="FILE",
+        help="what both nodes must have (shared.json), as it was made for the other one",
+    )
     parser.add_argument("--dry-run", action="store_true", help="say what would be written")
 
 
@@ -153,41 +219,111 @@ def run(arguments: argparse.Namespace) -> int:
     out: Path = arguments.out
     try:
         kept = read_kept(out)
-        answers = {
-            question.name: answer_to(question, getattr(arguments, question.name), kept)
-            for question in QUESTIONS
-        }
-        if not set(answers["admins"].split(",")) <= {*answers["users"].split(","), ""}:
-            raise BadAnswer(
-                f"--admins {answers['admins']}: not all of them are among --users "
-                f"{answers['users']}: add them there, or give other --admins"
-            )
+        node = node_alone(arguments, kept)
+        answers = answers_of(arguments, node, kept)
         more: dict[str, dict[str, str]] = {
-            node: kept.get(node, {}) | read_settings(getattr(arguments, node))
-            for node in ("relay", "model")
+            part: kept.get(part, {}) | read_settings(getattr(arguments, part))
+            for part in ("relay", "model", "both")
         }
-        keys = kept.get("secrets", {})
-        if not keys or arguments.rotate:
-            keys = make_secrets() | {name: keys[name] for name in LASTING if name in keys}
-        keys = {**keys, "bot_token": token_from(arguments.token_file, keys.get("bot_token", ""))}
+        keys = secrets_of(arguments, node, kept)
+        peer_key = check_peer_key(arguments.peer_key or str(kept.get("peer_key", "")))
+        alone = {"node": node, "peer_key": peer_key} if node else {}
         files = {
-            "answers.json": json.dumps({**answers, **more, "secrets": keys}, indent=1).encode(),
-            "relay.tar": pack(RELAY, *relay_part(answers, more["relay"], keys)),
-            "model.tar": pack(MODEL, *model_part(answers, more["model"], keys)),
+            "answers.json": as_json({**answers, **more, **alone, "secrets": keys}),
+            **{
+                f"{name}.tar": archive(name, answers, more, keys, peer_key)
+                for name in ([node] if node else BUNDLES)
+            },
         }
+        if node:
+            files["shared.json"] = as_json({name: keys[name] for name in SHARED})
     except (BadAnswer, KeysFailed) as why:
         print(f"{why}.", file=sys.stderr)
         return COULD_NOT
     written = write(out, files, dry_run=arguments.dry_run)
     print(summary(out, written, dry_run=arguments.dry_run))
+    if written and not arguments.dry_run:
+        occasion = Occasion(
+            is_first=not kept,
+            is_rotation=arguments.rotate,
+            has_new_token=keys.get("bot_token") != kept.get("secrets", {}).get("bot_token"),
+            takes_shared=bool(arguments.shared),
+        )
+        given = {name: value for name, value in more["relay"].items() if value}
+        settings = {**defaults(RELAY), **given}
+        print(next_steps(out, written, occasion, node, peer_key, images(RELAY, settings)))
     return 0
+
+
+def as_json(content: Mapping[str, Any]) -> bytes:
+    return json.dumps(content, indent=1).encode()
+
+
+def node_alone(arguments: argparse.Namespace, kept: Mapping[str, Any]) -> str:
+    """The one node that this folder is about; nothing where it is about both. Raises BadAnswer."""
+    node = str(kept.get("node", "") if kept else arguments.node or "")
+    if arguments.node and arguments.node != node:
+        whose = f"the {node} node" if node else "both nodes"
+        raise BadAnswer(f"{arguments.out} is about {whose}: give another folder with --out")
+    if not node and (arguments.peer_key or arguments.shared):
+        raise BadAnswer("--peer-key and --shared are for one node alone: give --node as well")
+    return node
+
+
+def answers_of(arguments: argparse.Namespace, node: str, kept: Mapping[str, Any]) -> dict[str, str]:
+    """Every answer that the bundles need, checked. Raises BadAnswer."""
+    answers = {
+        question.name: answer_to(question, getattr(arguments, question.name), kept)
+        for question in QUESTIONS
+        if not node or node in question.nodes
+    }
+    if not set(answers.get("admins", "").split(",")) <= {*answers["users"].split(","), ""}:
+        raise BadAnswer(
+            f"--admins {answers['admins']}: not all of them are among --users "
+            f"{answers['users']}: add them there, or give other --admins"
+        )
+    return answers
+
+
+def secrets_of(arguments: argparse.Namespace, node: str, kept: Mapping[str, Any]) -> dict[str, str]:
+    """The secrets that were kept, that are given, and that are made now. Raises BadAnswer."""
+    before: dict[str, str] = kept.get("secrets", {})
+    keys = before
+    if not keys or arguments.rotate:
+        made = make_secrets()
+        lasting = {name: before[name] for name in LASTING if name in before}
+        keys = {name: made[name] for name in KEPT[node] if name in made} | lasting
+    if arguments.shared:
+        keys = keys | read_shared(arguments.shared)
+    if "bot_token" not in KEPT[node]:
+        return keys
+    return {**keys, "bot_token": token_from(arguments.token_file, keys.get("bot_token", ""))}
+
+
+def read_shared(file: Path) -> dict[str, str]:
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+        shared = {name: found[name] for name in SHARED}
+        if not all(isinstance(value, str) and value for value in shared.values()):
+            raise ValueError
+    except (OSError, ValueError, KeyError, TypeError):
+        raise BadAnswer(
+            f"--shared {file}: give the shared.json that `init --node` wrote for the other node"
+        ) from None
+    return shared
+
+
+def check_peer_key(key: str) -> str:
+    if key and (remedy := public_key(key)):
+        raise BadAnswer(f"--peer-key: {remedy}")
+    return key
 
 
 def read_kept(out: Path) -> dict[str, Any]:
     """What an earlier call was told and made. Raises BadAnswer where that cannot be read."""
     path = out / "answers.json"
     try:
-        kept = json.loads(path.read_text(encoding="utf-8"))
+        kept: Any = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         if any(out.glob("*.tar")):
             raise BadAnswer(
@@ -197,8 +333,9 @@ def read_kept(out: Path) -> dict[str, Any]:
         return {}
     except (OSError, ValueError):
         kept = None
-    wanted = {"secrets": SECRETS, "relay": (), "model": ()}
-    if not isinstance(kept, dict) or not all(
+    node = str(kept.get("node", "")) if isinstance(kept, dict) else "damaged"
+    wanted = {"secrets": KEPT.get(node, ()), "relay": (), "model": ()}
+    if node not in KEPT or not all(
         isinstance(kept.get(part), dict)
         and all(isinstance(value, str) for value in kept[part].values())
         and kept[part].keys() >= set(names)
@@ -208,7 +345,7 @@ def read_kept(out: Path) -> dict[str, Any]:
             f"{path} is damaged. It holds the only copy of the store's key but for model.tar: "
             "bring it back from there or from a copy of your own"
         )
-    return kept
+    return dict(kept)
 
 
 def answer_to(question: Question, given: str | None, kept: Mapping[str, Any]) -> str:
@@ -270,57 +407,86 @@ def make_secrets() -> dict[str, str]:
     }
 
 
+def archive(
+    node: str,
+    answers: Mapping[str, str],
+    more: Mapping[str, Mapping[str, str]],
+    keys: Mapping[str, str],
+    peer_key: str,
+) -> bytes:
+    """One node's bundle; without the private keys that are not in `keys`. Raises BadAnswer."""
+    settings, names = (relay_part if node == "relay" else model_part)(answers, keys, peer_key)
+    own = {"tunnel_private_key": f"{node}_private_key"} | {name: name for name in names}
+    found = {name: keys[key] for name, key in own.items() if key in keys}
+    shared = {name: keys[name] for name in SHARED}
+    return pack(BUNDLES[node], fill_example(node, settings, more), found | shared)
+
+
 def relay_part(
-    answers: Mapping[str, str], more: Mapping[str, str], keys: Mapping[str, str]
-) -> tuple[str, dict[str, str]]:
+    answers: Mapping[str, str], keys: Mapping[str, str], peer_key: str
+) -> tuple[dict[str, str], tuple[str, ...]]:
+    """The relay node's settings, and the secrets that it has for itself."""
     users = answers["users"].split(",")
     settings = {
         "ALLOWED_USERS": ",".join(mark_of(user, keys["link_token"]) for user in users),
-        "TUNNEL_PEER_KEY": public_key_of(keys["model_private_key"]),
+        "TUNNEL_PEER_KEY": peer_key_of(keys, "model", peer_key),
         "TUNNEL_PORT": answers["vps"].partition(":")[2],
         "RESOLVER": answers["resolver"],
     }
-    own = {"bot_token": keys["bot_token"], "tunnel_private_key": keys["relay_private_key"]}
-    return fill_example(RELAY, settings, more), own | shared(keys)
+    return settings, ("bot_token",)
 
 
 def model_part(
-    answers: Mapping[str, str], more: Mapping[str, str], keys: Mapping[str, str]
-) -> tuple[str, dict[str, str]]:
+    answers: Mapping[str, str], keys: Mapping[str, str], peer_key: str
+) -> tuple[dict[str, str], tuple[str, ...]]:
+    """The model node's settings, and the secrets that it has for itself."""
     settings = {
         "ALLOWED_USERS": answers["users"],
         "ADMINS": answers["admins"],
         "TUNNEL_ENDPOINT": answers["vps"],
-        "TUNNEL_PEER_KEY": public_key_of(keys["relay_private_key"]),
+        "TUNNEL_PEER_KEY": peer_key_of(keys, "relay", peer_key),
         "WEIGHTS": answers["weights"],
     }
-    own = {"store_key": keys["store_key"], "tunnel_private_key": keys["model_private_key"]}
-    return fill_example(MODEL, settings, more), own | shared(keys)
+    return settings, ("store_key",)
 
 
-def shared(keys: Mapping[str, str]) -> dict[str, str]:
-    return {name: keys[name] for name in ("tunnel_preshared_key", "link_token")}
+UNKNOWN_KEY = "not-known-yet"
+"""What stands for the other node's public key; the tunnel refuses it, and says what to give."""
 
 
-def fill_example(bundle: Bundle, settings: Mapping[str, str], more: Mapping[str, str]) -> str:
-    """A node's settings. Raises BadAnswer for one that it does not have, or that is asked for."""
-    if asked := settings.keys() & more.keys():
-        raise BadAnswer(f"--{bundle.node} {min(asked)}: there is a question for that")
-    if where := more.keys() & (TOGETHER | LOCAL):
+def peer_key_of(keys: Mapping[str, str], other: str, peer_key: str) -> str:
+    private = keys.get(f"{other}_private_key")
+    return public_key_of(private) if private else peer_key or UNKNOWN_KEY
+
+
+def fill_example(
+    node: str, settings: Mapping[str, str], more: Mapping[str, Mapping[str, str]]
+) -> str:
+    """A node's settings. Raises BadAnswer for one that it does not have, or would refuse."""
+    bundle, own = BUNDLES[node], more[node]
+    if asked := settings.keys() & own.keys():
+        raise BadAnswer(f"--{node} {min(asked)}: there is a question for that")
+    if where := own.keys() & {*BOTH}:
+        raise BadAnswer(f"--{node} {min(where)}: give it with --both, for it must fit")
+    if odd := more["both"].keys() - {*BOTH}:
+        raise BadAnswer(f"--both {min(odd)}: give it with --relay or --model, or with both")
+    if where := own.keys() & LOCAL:
         raise BadAnswer(
-            f"--{bundle.node} {min(where)}: change that in .env on the nodes, where it must fit"
+            f"--{node} {min(where)}: change that in .env on the nodes, where it must fit"
         )
+    given = {name: value for name, value in {**own, **more["both"]}.items() if value}
     example = (ROOT / bundle.example).read_text(encoding="utf-8")
     try:
-        return fill_in(example, {**settings, **{n: value for n, value in more.items() if value}})
+        filled = fill_in(example, {**settings, **given})
     except ValueError:
-        raise BadAnswer(
-            f"--{bundle.node}: a value must be one line, and without single quotes"
-        ) from None
+        raise BadAnswer(f"--{node}: a value must be one line, and without single quotes") from None
     except KeyError as error:
-        raise BadAnswer(
-            f"--{bundle.node} {error.args[0]}: {bundle.example} does not know it"
-        ) from None
+        raise BadAnswer(f"--{node} {error.args[0]}: {bundle.example} does not know it") from None
+    for name, remedy in refusals(node, given, defaults(bundle)):
+        part = "both" if name in more["both"] else node
+        value = given.get(name, defaults(bundle)[name])
+        raise BadAnswer(f"--{part} {name}={value}: {remedy}")
+    return filled
 
 
 def write(out: Path, files: Mapping[str, bytes], *, dry_run: bool) -> list[str]:
@@ -344,27 +510,87 @@ def write(out: Path, files: Mapping[str, bytes], *, dry_run: bool) -> list[str]:
 
 
 def summary(out: Path, written: list[str], *, dry_run: bool) -> str:
-    """What was done, and what is left to do."""
+    """What was done."""
     if not written:
         return f"{out} is as you asked: nothing was changed."
     verb = "Would write" if dry_run else "Wrote"
-    lines = [f"{verb} {', '.join(str(out / name) for name in written)}."]
-    if dry_run:
-        return lines[0]
-    return "\n".join(
-        [
-            *lines,
-            "",
-            "Each archive holds the secrets of one node: carry it there, unpack it, delete it.",
-            "As root, on the VPS:",
-            "  tar -xpf relay.tar -C / && cd /opt/relay && docker compose up -d",
-            "and at home:",
-            "  tar -xpf model.tar -C / && cd /opt/model && docker compose up -d",
-            "The VPS is too small to build its images: build them here with",
+    return f"{verb} {', '.join(str(out / name) for name in written)}."
+
+
+@dataclass(frozen=True)
+class Occasion:
+    """Why the bundles were written: what is left to do depends on it."""
+
+    is_first: bool
+    is_rotation: bool
+    has_new_token: bool
+    takes_shared: bool
+
+    @property
+    def changes_secrets(self) -> bool:
+        """Compose does not see that a secret's content has changed."""
+        return self.is_rotation or self.has_new_token or self.takes_shared
+
+
+def next_steps(
+    out: Path,
+    written: list[str],
+    occasion: Occasion,
+    node: str,
+    peer_key: str,
+    relay_images: Sequence[str],
+) -> str:
+    """What is left to do, and no more than that."""
+    archives = [name.removesuffix(".tar") for name in written if name.endswith(".tar")]
+    lines: list[str] = []
+    if archives:
+        lines += ["", *carrying(archives, occasion, makes_keys=bool(node))]
+    if occasion.is_rotation and not node:
+        lines += ["First at home, then on the VPS: until both have it, messages wait at Telegram."]
+    if occasion.is_first and "relay" in archives:
+        lines += [
+            "The VPS is too small to build its images: `deploy relay HOST --images` builds them",
+            "here and sends them, or by hand:",
             f"  docker compose --env-file {RELAY.example} -f {RELAY.compose_file} build",
-            "and carry them over: docker save node/wireguard node/egress node/relay, docker load.",
-            f"{out / 'answers.json'} holds all of it: keep it where nobody else can read it.",
-            "",
-            PRIVACY,
+            f"  docker save {' '.join(relay_images)} | ssh root@VPS docker load",
         ]
-    )
+    if node and archives:
+        lines += ["", *of_one_node(out, node, occasion, peer_key)]
+    if occasion.is_first:
+        lines += [f"{out / 'answers.json'} holds what was made here: keep it where nobody else"]
+        lines += ["can read it.", "", PRIVACY]
+    return "\n".join(lines) if lines else "No bundle has changed: nothing is to be carried."
+
+
+def carrying(nodes: Sequence[str], occasion: Occasion, *, makes_keys: bool) -> list[str]:
+    """How bundles get to their nodes, by hand and by `deploy`; at a rotation home comes first."""
+    lines = ["An archive holds the secrets of one node: carry it there, unpack it, delete it."]
+    anew = " --force-recreate" if occasion.changes_secrets and not occasion.is_first else ""
+    renew = " --renew" if occasion.is_rotation else ""
+    keys = f"scripts/node-admin keys{renew} && " if makes_keys else ""
+    for node in sorted(nodes, reverse=not occasion.is_rotation):
+        lines += [
+            f"As root, {'on the VPS' if node == 'relay' else 'at home'}:",
+            f"  tar -xpf {node}.tar -C / && cd /opt/{node} && {keys}docker compose up -d{anew}",
+        ]
+    again = f" for {' and '.join(sorted(nodes))}" if len(nodes) > 1 else ""
+    return [*lines, f"`deploy {min(nodes)} HOST` does so over SSH{again}."]
+
+
+def of_one_node(out: Path, node: str, occasion: Occasion, peer_key: str) -> list[str]:
+    """What the other node must have of this one, and this one of it."""
+    other = "model" if node == "relay" else "relay"
+    lines = ["`keys` makes the private keys there and shows the public one: it is the --peer-key"]
+    lines += [f"of the {other} node."]
+    if not peer_key:
+        lines += [f"Until this `init` gets that node's own --peer-key, the {node} node starts no"]
+        lines += ["tunnel."]
+    if not occasion.takes_shared:
+        lines += [f"{out / 'shared.json'} holds what both nodes must have, the preshared key and"]
+        lines += [
+            "the link token. It is secret: take it to where the other bundle is made by a way"
+        ]
+        lines += [
+            f"that you trust, give it to `init --node {other} --shared FILE` there, delete it."
+        ]
+    return lines

@@ -43,7 +43,7 @@ def test_bundle_names_nothing(bundle: Path) -> None:
         for path in bundle.parents[1].rglob("*")
         if path.is_file()
     }
-    for words in (["--help"], ["doctor", "--help"], ["prove", "--help"]):
+    for words in (["--help"], ["doctor", "--help"], ["keys", "--help"], ["prove", "--help"]):
         texts[" ".join(words)] = run(bundle, *words).stdout
 
     found = [
@@ -63,6 +63,7 @@ def test_bundle_runs_without_what_was_left_out(bundle: Path) -> None:
 
     assert help_text.startswith("usage: node-admin doctor")
     assert "--node {relay}" in help_text
+    assert run(bundle, "revoke", "--help").returncode == 64, "it would tell of the other node"
 
 
 def test_imports_are_of_the_standard_library_alone() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
 import subprocess
 import tarfile
@@ -224,7 +225,22 @@ def test_dry_run_writes_nothing(operator: Operator, capsys: pytest.CaptureFixtur
         (["--resolver", "0.0.0.0"], "--resolver: give the IPv4 address of a name server"),
         (["--relay", "BOT_NAME=it's"], "--relay: a value must be one line"),
         (["--relay", "BOT_NAME=a\rALLOWED_USERS=6"], "--relay: a value must be one line"),
-        (["--model", "LINK_PORT=9000"], "--model LINK_PORT: change that in .env on the nodes"),
+        (["--model", "LINK_PORT=9000"], "--model LINK_PORT: give it with --both"),
+        (["--both", "LINK_PORT=0"], "--both LINK_PORT=0: give a port between 1 and 65535"),
+        (["--both", "TUNNEL_MTU=9"], "--both TUNNEL_MTU=9: give a number of bytes between"),
+        (["--both", "BOT_NAME=x"], "--both BOT_NAME: give it with --relay or --model"),
+        (["--model", "SUMMARIES=maybe"], "--model SUMMARIES=maybe: give on or off"),
+        (["--model", "PICTURES=9"], "--model PICTURES=9: give at most 3 with CONTEXT_TOKENS 8192"),
+        (
+            ["--model", "CONTEXT_TOKENS=256"],
+            "--model ANSWER_TOKENS=1024: give at most half of CONTEXT_TOKENS, which is 256",
+        ),
+        (["--relay", "TELEGRAM_HOST=bots.example.org"], "--relay TELEGRAM_HOST=bots.example.org: "),
+        (["--resolver", "127.0.0.1"], "--resolver: give the IPv4 address of a name server"),
+        (["--proxy", "localhost:9050"], "--proxy: give the SOCKS5 proxy's address and port"),
+        (["--peer-key", "x"], "--peer-key and --shared are for one node alone"),
+        (["--node", "relay", "--peer-key", "x"], "--peer-key: give a public key, 44 characters"),
+        (["--node", "relay", "--shared", "no/file"], "--shared no/file: give the shared.json"),
         (["--model", "ENV_FILE=/x"], "--model ENV_FILE: change that in .env on the nodes"),
         (["--users", "me"], "--users: give Telegram user ids"),
         (["--users", ""], "--users: give Telegram user ids"),
@@ -271,7 +287,7 @@ def test_answers_are_asked_for_on_a_terminal(
     operator: Operator, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A bad one is asked for again; what has a default needs none."""
-    said = iter(["nowhere", "198.18.5.7:4000", "11", "", "", "Qwen3-8B"])
+    said = iter(["nowhere", "198.18.5.7:4000", "11", "", "", "Qwen3-8B", ""])
     monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
     monkeypatch.setattr("builtins.input", lambda _question: next(said))
     monkeypatch.setattr("getpass.getpass", lambda _question: TOKEN)
@@ -284,7 +300,11 @@ def test_answers_are_asked_for_on_a_terminal(
 
 
 @pytest.mark.parametrize(
-    "damaged", ["{", "null", "[1]", "{}", '{"secrets": {}, "relay": {}, "model": {}}', None]
+    "damaged",
+    [
+        *("{", "null", "[1]", "{}", '{"secrets": {}, "relay": {}, "model": {}}', None),
+        '{"secrets": {}, "relay": {}, "model": {}, "node": ["relay"]}',
+    ],
 )
 def test_lost_answers_make_no_new_keys(
     operator: Operator, capsys: pytest.CaptureFixture[str], damaged: str | None
@@ -349,3 +369,170 @@ def test_unpacking_leaves_what_was_there(operator: Operator, tmp_path: Path) -> 
     assert (root / "opt").stat().st_mode & 0o777 == 0o711
     assert (elsewhere / "compose.vps.yml").exists()
     assert (elsewhere / "scripts/node").stat().st_mode & 0o777 == 0o755
+
+
+def test_both_nodes_get_what_must_fit(operator: Operator) -> None:
+    """The link's port and the packet size are one setting, and can be taken back."""
+    operator.init_all("--both", "LINK_PORT=9000", "--both", "TUNNEL_MTU=1380")
+    for node in ("relay", "model"):
+        settings = operator.settings(node)
+        assert (settings["LINK_PORT"], settings["TUNNEL_MTU"]) == ("9000", "1380")
+
+    operator.init("--both", "LINK_PORT=")
+
+    assert "LINK_PORT" not in operator.settings("relay")
+    assert operator.settings("model")["TUNNEL_MTU"] == "1380"
+
+
+def test_closing_words_are_about_what_was_done(
+    operator: Operator, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The first time all of it; later what is left to do for this change alone."""
+
+    def said(*arguments: str) -> str:
+        assert operator.init(*arguments) == 0
+        return capsys.readouterr().out
+
+    operator.init_all()
+    first = capsys.readouterr().out
+    assert "docker save node/wireguard:0.1.0 node/egress:0.1.0 node/relay:0.1.0 |" in first
+    assert "answers.json holds" in first
+    assert "no photograph" in first
+
+    setting = said("--model", "HISTORY_DAYS=30")
+    assert "tar -xpf model.tar -C / && cd /opt/model && docker compose up -d\n" in setting
+    for other in ("relay.tar", "docker save", "photograph", "--force-recreate"):
+        assert other not in setting
+
+    token = operator.token_file
+    token.write_text("987654321:" + "B" * 35)
+    renewed = said("--token-file", str(token))
+    assert "cd /opt/relay && docker compose up -d --force-recreate" in renewed
+    assert "model.tar" not in renewed
+
+    rotated = said("--rotate")
+    assert rotated.index("model.tar -C") < rotated.index("relay.tar -C")
+    assert rotated.count("--force-recreate") == 2
+    assert "First at home" in rotated
+    assert "photograph" not in rotated
+
+    assert "nothing is to be carried" in said("--proxy", "127.0.0.1:9050")
+
+
+class Alone(Operator):
+    """Who makes the bundle of one node, in a folder of its own."""
+
+    def __init__(self, folder: Path, node: str) -> None:
+        super().__init__(folder)
+        self.out = folder / node
+        self.node = node
+
+    def init_node(self, *arguments: str) -> int:
+        answers = ["--vps", "198.18.5.7", "--users", "11,22"]
+        if self.node == "model":
+            answers += ["--weights", "Qwen3-8B"]
+        else:
+            answers += ["--token-file", str(self.token_file)]
+        return self.init("--node", self.node, *answers, *arguments)
+
+    def unpack(self, root: Path) -> Path:
+        """As root on the node; the files are this user's here."""
+        root.mkdir(exist_ok=True)
+        command = ["tar", "-xpf", str(self.out / f"{self.node}.tar"), "-C", str(root)]
+        subprocess.run([*command, "--no-same-owner"], check=True)
+        return root / "opt" / self.node
+
+
+def keys(home: Path, *arguments: str) -> str:
+    """Call `node-admin keys` in an unpacked bundle."""
+    # Whose the store's key is, only root can say.
+    source = home / "scripts/commands/keys.py"
+    source.write_text(source.read_text().replace("10003", str(os.getuid())))
+    done = subprocess.run(
+        [str(home / "scripts/node-admin"), "keys", *arguments], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def test_private_keys_are_made_on_their_own_nodes(tmp_path: Path) -> None:
+    """Each node makes its own; public ones are exchanged, and one file of what both must have."""
+    relay, model = Alone(tmp_path, "relay"), Alone(tmp_path, "model")
+
+    assert model.init_node() == 0
+    assert not {"store_key", "tunnel_private_key"} & {Path(n).name for n in model.bundle("model")}
+    home = model.unpack(tmp_path / "home")
+    of_model = keys(home)
+    shared = str(model.out / "shared.json")
+    assert relay.init_node("--shared", shared, "--peer-key", of_model) == 0
+    vps = relay.unpack(tmp_path / "vps")
+    of_relay = keys(vps)
+    assert model.init("--peer-key", of_relay) == 0
+    private = (home / "secrets/tunnel_private_key").read_text()
+    store = (home / "secrets/store_key").read_text()
+    model.unpack(tmp_path / "home")
+
+    assert keys(home) == of_model, "a new bundle leaves the keys of a node alone"
+    assert (home / "secrets/tunnel_private_key").read_text() == private
+    assert re.fullmatch("[0-9a-f]{64}", store)
+    assert (home / "secrets/store_key").stat().st_mode & 0o777 == 0o400
+    assert not (vps / "secrets/store_key").exists()
+    assert (
+        model.settings("model")["TUNNEL_PEER_KEY"]
+        == of_relay
+        == public_key_of((vps / "secrets/tunnel_private_key").read_text())
+    )
+    assert relay.settings("relay")["TUNNEL_PEER_KEY"] == of_model == public_key_of(private)
+    for name in ("tunnel_preshared_key", "link_token"):
+        assert (vps / "secrets" / name).read_text() == (home / "secrets" / name).read_text()
+    for folder in (relay.out, model.out):
+        kept = b"".join(path.read_bytes() for path in folder.iterdir())
+        assert private.encode() not in kept
+        assert store.encode() not in kept
+
+
+def test_keys_on_a_node_are_renewed_when_asked(tmp_path: Path) -> None:
+    """The tunnel's; the store's opens what is stored. A dry run makes nothing."""
+    model = Alone(tmp_path, "model")
+    model.init_node()
+    home = model.unpack(tmp_path / "home")
+    assert keys(home, "--dry-run") == ""
+    assert not (home / "secrets/store_key").exists()
+    before, store = keys(home), (home / "secrets/store_key").read_text()
+
+    assert keys(home, "--renew") not in ("", before)
+
+    assert (home / "secrets/store_key").read_text() == store
+
+
+def test_folder_is_about_one_node_or_both(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Keys of both nodes do not turn up where one was meant, and the other way round."""
+    both, relay = Operator(tmp_path), Alone(tmp_path, "relay")
+    both.init_all()
+    relay.init_node()
+    capsys.readouterr()
+
+    assert both.init("--node", "relay") == 1
+    assert "is about both nodes: give another folder" in capsys.readouterr().err
+    assert relay.init("--node", "model") == 1
+    assert "is about the relay node" in capsys.readouterr().err
+    assert relay.init("--relay", "LOG_LEVEL=DEBUG") == 0, "--node need not be said again"
+    assert not (relay.out / "model.tar").exists()
+
+
+def test_one_node_says_what_goes_to_the_other(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The file of what both must have is called secret, and a missing public key is named."""
+    model = Alone(tmp_path, "model")
+
+    model.init_node()
+
+    said = capsys.readouterr().out
+    assert "shared.json holds what both nodes must have" in said
+    assert "It is secret" in said
+    assert "--peer-key" in said
+    assert "scripts/node-admin keys && docker compose up -d" in said
+    assert (model.out / "shared.json").stat().st_mode & 0o777 == 0o600
