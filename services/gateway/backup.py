@@ -88,14 +88,15 @@ def write(file: Path, key: str, out: IO[bytes]) -> None:
 def keep(file: Path, key: str) -> None:
     """Leave a copy beside the store, under the name that `restore undo` knows. Raises StoreError.
 
-    One that is there already is older, and stays.
+    One that is there already belongs to somebody who was interrupted, and stays.
     """
     with _only_one(file):
         kept = kept_beside(file)
-        if not kept.exists():
-            copy = file.with_name(f"{file.name}.copy")
-            _copy(file, key, copy)
-            copy.rename(kept)
+        if kept.exists():
+            raise StoreError(f"{kept.name} is kept already: call again what was interrupted")
+        copy = file.with_name(f"{file.name}.copy")
+        _copy(file, key, copy)
+        copy.rename(kept)
 
 
 def kept_beside(file: Path) -> Path:

@@ -71,7 +71,9 @@ class Database:
 
     def bytes(self) -> int:
         """Count what all pages of the file take."""
-        (size,) = self._row("SELECT page_count * page_size FROM pragma_page_count, pragma_page_size")
+        (size,) = self._row(
+            "SELECT page_count * page_size FROM pragma_page_count, pragma_page_size"
+        )
         return int(size)
 
     def copy_to(self, file: Path) -> None:

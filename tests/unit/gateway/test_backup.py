@@ -144,7 +144,7 @@ def test_backup_says_what_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyP
     Store(tmp_path / "store.db", KEY).close()
     with pytest.raises(StoreError, match="key does not fit"):
         backup.write(tmp_path / "store.db", OTHER_KEY, io.BytesIO())
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(1, 1, 1))  # type: ignore[attr-defined]
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(1, 1, 1))
     with pytest.raises(StoreError, match="make room"):
         take(tmp_path)
 
@@ -361,11 +361,12 @@ async def test_steps_can_be_repeated(store: Store, tmp_path: Path) -> None:
 
 
 async def test_copy_is_kept_before_an_upgrade(store: Store, tmp_path: Path) -> None:
-    """`undo` brings back what was there then; a second `keep` does not replace the older copy."""
+    """`undo` brings back what was there then; what an interrupted call has kept is not replaced."""
     await ask(store, "before")
     backup.keep(tmp_path / "store.db", KEY)
     await ask(store, "after")
-    backup.keep(tmp_path / "store.db", KEY)
+    with pytest.raises(StoreError, match="call again what was interrupted"):
+        backup.keep(tmp_path / "store.db", KEY)
     await store.run(store.truncate_journal)
 
     (tmp_path / "new").mkdir()
