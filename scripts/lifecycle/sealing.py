@@ -110,8 +110,17 @@ def sealed(out: IO[bytes], how: Passphrase | Recipient, memory: Path) -> Iterato
     `memory`: a folder that is on no disk, for gpg's own files.
     """
     with own_keyring(memory) as home:
-        common = ["--homedir", home, "--batch", "--no-tty", "--quiet", "--compress-algo", "none"]
-        common += ["--cipher-algo", "AES256", "--digest-algo", "SHA512"]
+        common = [
+            "--homedir",
+            home,
+            "--no-autostart",
+            "--batch",
+            "--no-tty",
+            "--quiet",
+            "--compress-algo",
+            "none",
+        ]
+        common += ["--compress-algo", "none", "--cipher-algo", "AES256", "--digest-algo", "SHA512"]
         match how:
             case Passphrase():
                 slow = [
@@ -170,6 +179,8 @@ def own_keyring(memory: Path) -> Iterator[str]:
     """A folder for gpg where nothing of anybody's keys and settings is."""
     folder = memory if memory.is_dir() else None
     with tempfile.TemporaryDirectory(prefix="gpg-", dir=folder, ignore_cleanup_errors=True) as home:
+        # Else the agent, which has no keys to guard here, measures for a second how fast it is.
+        (Path(home) / "gpg-agent.conf").write_text(f"s2k-count {DERIVATIONS}\n", encoding="utf-8")
         try:
             yield home
         finally:

@@ -91,7 +91,7 @@ class Machine:
             "vendor/engine:v1": "engine-1",
         }
         self.monkeypatch = monkeypatch
-        monkeypatch.setattr(sealing, "DERIVATIONS", "1024")  # tests try no passphrases
+        monkeypatch.setattr(sealing, "DERIVATIONS", "65536")  # nobody tries theirs
         self.path = f"{self.bin}:{os.environ['PATH']}"
         self.be_here()
         self.furnish()
