@@ -51,7 +51,13 @@ MACHINES = ("qemu-system-x86", "mmdebstrap", "e2fsprogs", "iproute2", "util-linu
 
 STAGES = (
     Stage("check", "style, types, import rules, shell, Compose files", needs_docker=True),
-    Stage("unit", "tests without containers", paths=("tests/unit",), options=SIDE_BY_SIDE),
+    Stage(
+        "unit",
+        "tests without containers",
+        paths=("tests/unit",),
+        options=SIDE_BY_SIDE,
+        packages=("gnupg",),  # encrypts backups
+    ),
     Stage(
         "screens",
         "what users see, drawn into .test/screens for eyes to judge, light and dark",
@@ -100,7 +106,7 @@ STAGES = (
         needs_docker=True,
         images=EVERYTHING,
         paths=("tests/integration",),
-        packages=("openssh-client",),
+        packages=("openssh-client", "gnupg"),
     ),
     Stage(
         "leaks",

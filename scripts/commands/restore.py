@@ -213,7 +213,7 @@ def put_in_place(
             if keeper:
                 keeper.commit()
             node = node_anew(restoring.node)
-            say("starting; weights may take minutes to load")
+            say("starting; that may take minutes")
             start(node, anew=bool(changes))
             wait_until_well(node)
         except BaseException:

@@ -306,7 +306,7 @@ def bring_up(node: Node, begun: Upgrade, keeper: Keeper | None) -> None:
         say("keeping a copy of the store")
         keeper.keep()
     others = [service for service in node.services if service != UPLINK]
-    say("starting the rest; weights may take minutes to load")
+    say("starting the rest; that may take minutes")
     start(node, *others, anew=is_anew)
     wait_until_well(node, *others)
     begun.is_open = True

@@ -15,7 +15,7 @@ from scripts.node.node import Container, Node
 from scripts.node.tools import printable
 
 READY_SECONDS = 1200.0
-"""Weights of a hundred gigabytes take their time."""
+"""What has a hundred gigabytes to load takes its time."""
 
 MOST_RESTARTS = 3
 

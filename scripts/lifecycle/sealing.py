@@ -133,7 +133,7 @@ def sealed(out: IO[bytes], how: Passphrase | Recipient, memory: Path) -> Iterato
                 ]
                 process = start([*common, *slow, "--symmetric"], how, subprocess.PIPE, out)
             case Recipient(file):
-                to = ["--trust-model", "always", "--recipient-file", str(file), "--encrypt"]
+                to = ["--always-trust", "--recipient-file", str(file), "--encrypt"]
                 process = start([*common, *to], None, subprocess.PIPE, out)
         assert process.stdin
         try:

@@ -10,6 +10,7 @@ import argparse
 import fcntl
 import hashlib
 import json
+import os
 import shutil
 import sys
 from collections.abc import Iterator
@@ -56,6 +57,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="backup", description=__doc__)
     parser.add_argument("keep", nargs="?", choices=["keep"], help="leave the copy beside the store")
     arguments = parser.parse_args()
+    os.umask(0o077)
     try:
         settings = read_settings(StoreSettings)
         if arguments.keep:

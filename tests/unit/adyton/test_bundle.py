@@ -43,7 +43,8 @@ def test_bundle_names_nothing(bundle: Path) -> None:
         for path in bundle.parents[1].rglob("*")
         if path.is_file()
     }
-    for words in (["--help"], ["doctor", "--help"], ["prove", "--help"]):
+    commands = ("doctor", "prove", "backup", "restore", "upgrade", "uninstall")
+    for words in (["--help"], *([command, "--help"] for command in commands)):
         texts[" ".join(words)] = run(bundle, *words).stdout
 
     found = [
