@@ -15,8 +15,14 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 
-NODE_SCRIPTS = ("scripts/commands", "scripts/node", "scripts/doctor", "scripts/prove")
-NODE_COMMANDS = ("__init__.py", "__main__.py", "doctor.py", "keys.py", "prove.py")
+NODE_SCRIPTS = (
+    "scripts/commands", "scripts/node", "scripts/doctor", "scripts/harden", "scripts/lifecycle",
+    "scripts/prove", "scripts/status", "scripts/model",
+)  # fmt: skip
+NODE_COMMANDS = (
+    "__init__.py", "__main__.py", "backup.py", "doctor.py", "harden.py", "keys.py", "model.py",
+    "prove.py", "restore.py", "status.py", "uninstall.py", "upgrade.py",
+)  # fmt: skip
 HOME_COMMANDS = ("revoke.py",)
 """They are of use at home alone."""
 UNITS = ("node@.service", "node-reconcile@.service", "node-reconcile@.timer")

@@ -54,7 +54,13 @@ MACHINES = ("qemu-system-x86", "mmdebstrap", "e2fsprogs", "iproute2", "util-linu
 
 STAGES = (
     Stage("check", "style, types, import rules, shell, Compose files", needs_docker=True),
-    Stage("unit", "tests without containers", paths=("tests/unit",), options=SIDE_BY_SIDE),
+    Stage(
+        "unit",
+        "tests without containers",
+        paths=("tests/unit",),
+        options=SIDE_BY_SIDE,
+        packages=("gnupg",),  # encrypts backups
+    ),
     Stage(
         "screens",
         "what users see, drawn into .test/screens for eyes to judge, light and dark",
@@ -104,7 +110,8 @@ STAGES = (
         images=EVERYTHING,
         paths=("tests/integration",),
         options=("--ignore=tests/integration/test_tunnel_flood.py", *TWO_AT_ONCE),
-        packages=("openssh-client", "openssh-server"),  # sshd: what `deploy` logs in to
+        # gnupg seals backups; `deploy` logs in to sshd.
+        packages=("gnupg", "openssh-client", "openssh-server"),
     ),
     Stage(
         "flood",

@@ -74,6 +74,7 @@ class Node:
         self.kind = kind
         self.tools = tools
         self.root = root
+        self.options = options
         self.golden: dict[str, str] = {}
         """Rulesets as they should be, by their containers' ids."""
         self.files = tuple(Path(file) for file in files) or (root / kind.file,)

@@ -7,6 +7,7 @@ import signal
 import sys
 from contextlib import AbstractContextManager, AsyncExitStack, nullcontext
 from functools import partial
+from pathlib import Path
 
 import uvicorn
 
@@ -40,6 +41,9 @@ KEEP_FAILED_SECONDS = 24 * 3600
 """So long a failed ask can be tried again."""
 
 HOUSEKEEPING_SECONDS = 60
+
+HEARD = Path("/tmp/wire")
+"""On a tmpfs of this container."""
 
 
 def main() -> int:
@@ -143,7 +147,7 @@ async def _run(settings: GatewaySettings) -> None:
             list(house.models),
             settings.summaries,
         )
-        app = build_app(inbox, outbox, settings.link_token)
+        app = build_app(inbox, outbox, settings.link_token, HEARD)
         server = _Server(
             uvicorn.Config(
                 app,

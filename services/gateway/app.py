@@ -3,10 +3,12 @@
 Errors are JSON, `{"error": sentence}`, and never repeat what was sent.
 """
 
+import contextlib
 import hmac
 import logging
 import time
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Annotated
 
 from fastapi import FastAPI, HTTPException, Query, Request, Response
@@ -48,8 +50,11 @@ MOST_DOCUMENT_BYTES = 21 * 1024 * 1024
 WARN_SECONDS = 60.0
 
 
-def build_app(inbox: Inbox, outbox: Outbox, link_token: str) -> FastAPI:
-    """Build the application; its collaborators are started and stopped by the caller."""
+def build_app(inbox: Inbox, outbox: Outbox, link_token: str, heard: Path | None = None) -> FastAPI:
+    """Build the application; its collaborators are started and stopped by the caller.
+
+    `heard`: a file for the version of the wire that the relay speaks, for whoever upgrades a node.
+    """
 
     app = FastAPI(
         openapi_url=None,
@@ -74,6 +79,9 @@ def build_app(inbox: Inbox, outbox: Outbox, link_token: str) -> FastAPI:
     async def events(
         request: Request, away_seconds: Annotated[int, Query(ge=0)] = 0
     ) -> StreamingResponse:
+        if heard:
+            with contextlib.suppress(OSError):  # a full tmpfs must not stop the messages
+                heard.write_text(request.headers[VERSION_HEADER], encoding="ascii")
         is_current = int(request.headers[VERSION_HEADER]) > 1
         stream = outbox.stream(
             takes_files=is_current, away_seconds=min(away_seconds, MOST_AWAY_SECONDS)

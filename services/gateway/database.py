@@ -69,6 +69,33 @@ class Database:
             return True
         return False
 
+    def bytes(self) -> int:
+        """Count what all pages of the file take."""
+        (size,) = self._row(
+            "SELECT page_count * page_size FROM pragma_page_count, pragma_page_size"
+        )
+        return int(size)
+
+    def copy_to(self, file: Path) -> None:
+        """Write what is committed into a new file, encrypted with the same key, without free pages.
+
+        Others may write meanwhile: the copy is of the moment when it began. Raises StoreError.
+        """
+        try:
+            self._db.execute("VACUUM INTO ?", (str(file),))
+        except apsw.Error as error:
+            raise StoreError(f"copying the store: {_remedy(error)}") from None
+
+    def check(self) -> int:
+        """Read every page and every index. Returns the version. Raises StoreError."""
+        try:
+            found = [row[0] for row in self._db.execute("PRAGMA integrity_check(1)")]
+            if found != ["ok"]:
+                raise apsw.CorruptError
+            return int(self._db.pragma("user_version"))
+        except apsw.Error as error:
+            raise StoreError(f"checking the store: {_remedy(error)}") from None
+
     def _row(self, sql: str, values: tuple[Any, ...] = ()) -> tuple[Any, ...]:
         return next(iter(self._db.execute(sql, values)))
 

@@ -32,7 +32,8 @@ def _check_address(value: str) -> str:
     return value
 
 
-def _check_key(value: str) -> str:
+def check_key(value: str) -> str:
+    """Pass a store's key on. Raises ValueError."""
     if not re.fullmatch(r"[0-9a-f]{64}", value):
         raise ValueError("give 64 hexadecimal digits (openssl rand -hex 32)")
     return value
@@ -148,7 +149,7 @@ class GatewaySettings(Settings):
     link_port: Port = 8080
     link_token: LinkToken
     store_file: Path = Path("/var/lib/gateway/store.db")
-    store_key: Annotated[str, AfterValidator(_check_key)]
+    store_key: Annotated[str, AfterValidator(check_key)]
     engine_socket: Path = Path("/run/engine/engine.sock")
     engine_slots: Annotated[int, _between(1, 1024)] = 16
     context_tokens: Annotated[int, _between(256, 10_000_000)] = 8192

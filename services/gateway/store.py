@@ -52,6 +52,9 @@ _OF_CHAT = "reply_id IN (SELECT id FROM replies WHERE chat_id = ? AND thread_id 
 
 INVITATION_SECONDS = 24 * 3600
 
+SKIPPED = 10_000_000
+"""More numbers than a store gives out between two backups."""
+
 HARD_CUT_UNITS = 4096
 """UTF-16 units at which a client cuts what is too long for one message, wherever that is."""
 
@@ -1158,6 +1161,45 @@ class Store(Database):
             " ON CONFLICT DO UPDATE SET value = value + 1 RETURNING value"
         )
         return int(epoch)
+
+    # Restoring
+
+    def skip_numbers(self, mark: int) -> None:
+        """Let no number be given again that was given since this store was copied; a transaction.
+
+        The relay, and buttons that stand in chats, know asks, replies and streams by their numbers.
+        `mark` is kept, and says which copy this is.
+        """
+        with self.transaction():
+            for table in ("asks", "replies"):
+                self._db.execute(
+                    "INSERT INTO sqlite_sequence SELECT ?, 0"
+                    " WHERE NOT EXISTS(SELECT 1 FROM sqlite_sequence WHERE name = ?)",
+                    (table, table),
+                )
+                self._db.execute(
+                    "UPDATE sqlite_sequence SET seq = seq + ? WHERE name = ?", (SKIPPED, table)
+                )
+            self._db.execute(
+                "INSERT INTO counters VALUES('epoch', ?)"
+                " ON CONFLICT DO UPDATE SET value = value + excluded.value",
+                (SKIPPED,),
+            )
+            self._db.execute("INSERT OR REPLACE INTO counters VALUES('restored', ?)", (mark,))
+
+    def restored_from(self) -> int | None:
+        """The mark of the copy that this store began as; None if it is none."""
+        row = self._db.execute("SELECT value FROM counters WHERE name = 'restored'").fetchone()
+        return int(row[0]) if row else None
+
+    def is_unused(self) -> bool:
+        """Tell whether nobody has ever written to it."""
+        (is_used,) = self._row(
+            "SELECT EXISTS(SELECT 1 FROM updates) OR EXISTS(SELECT 1 FROM turns)"
+            " OR EXISTS(SELECT 1 FROM asks) OR EXISTS(SELECT 1 FROM usage)"
+            " OR EXISTS(SELECT 1 FROM guests)"
+        )
+        return not is_used
 
 
 def _written(buttons: Iterable[Button]) -> str:

@@ -16,7 +16,7 @@ from services.namespace import HOLDER, Namespace
 from services.relay.addressing import Identity
 from services.relay.backoff import Backoff
 from services.relay.inbox import PATIENCE_SECONDS, BadToken, Inbox
-from services.relay.link import open_link
+from services.relay.link import HEARD, open_link
 from services.relay.marks import MarkedUsers
 from services.relay.menus import Menus
 from services.relay.notices import Notices
@@ -72,7 +72,7 @@ async def run(
             settings.telegram_ca_file,
         )
         stack.push_async_callback(bot.session.close)
-        link = open_link(settings.link_address, settings.link_port, settings.link_token)
+        link = open_link(settings.link_address, settings.link_port, settings.link_token, HEARD)
         stack.push_async_callback(link.close)
         pacing, presence, menus = Pacing(), Presence(), Menus(bot)
         outbox = Outbox(bot, link, pacing, presence, Tenure(), menus)

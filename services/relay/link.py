@@ -2,8 +2,9 @@
 
 import logging
 from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from functools import partial
+from pathlib import Path
 from typing import TypeVar
 from urllib.parse import quote
 
@@ -33,6 +34,9 @@ CALL_SECONDS = 15.0
 
 BRING_SECONDS = 300.0
 """A document of 20 MB at 100 kB/s, and the time that reading it takes."""
+
+HEARD = Path("/tmp/wire")
+"""On a tmpfs of this container."""
 
 SILENCE_SECONDS = 25.0
 """The stream is dead after this long: the gateway shows a sign of life every 10 s."""
@@ -65,8 +69,10 @@ class Link:
     it answers 426; then the version before is spoken, until the next stream tries the newest again.
     """
 
-    def __init__(self, session: aiohttp.ClientSession) -> None:
+    def __init__(self, session: aiohttp.ClientSession, heard: Path | None = None) -> None:
+        """`heard`: a file for the version that the gateway takes, for whoever upgrades a node."""
         self._session = session
+        self._heard = heard
         self._version = VERSION
         self._has_complained = False
 
@@ -140,6 +146,9 @@ class Link:
                     if response.status != 200:
                         raise LinkDown
                     self._has_complained = False
+                    if self._heard:
+                        with suppress(OSError):  # a full tmpfs must not stop the messages
+                            self._heard.write_text(str(version), encoding="ascii")
                     async with aclosing(_decoded(response.content)) as events:
                         async for event in events:
                             yield event
@@ -243,11 +252,11 @@ async def _decoded(content: aiohttp.StreamReader) -> AsyncGenerator[Event]:
                 yield event
 
 
-def open_link(address: str, port: int, token: str) -> Link:
-    """Build the link; whoever calls closes it."""
+def open_link(address: str, port: int, token: str, heard: Path | None = None) -> Link:
+    """Build the link; whoever calls closes it. `heard`: see Link."""
     session = aiohttp.ClientSession(
         f"http://{address}:{port}",
         headers={"Authorization": f"Bearer {token}"},
         connector=aiohttp.TCPConnector(limit=100),
     )
-    return Link(session)
+    return Link(session, heard)

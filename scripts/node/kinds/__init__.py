@@ -20,6 +20,10 @@ class Kind:
     """Whether it calls the other node (and so publishes nothing) or is called."""
     checks: tuple[str, ...]
     """Modules of checks that only this kind has."""
+    keeper: str = ""
+    """The service that keeps a store; none where nothing is stored."""
+    store: str = ""
+    """The volume that the store is in, as the Compose file calls it."""
 
 
 def kinds() -> dict[str, Kind]:

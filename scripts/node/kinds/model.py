@@ -8,4 +8,6 @@ KIND = Kind(
     mark="gateway",
     dials=True,
     checks=("scripts.doctor.model.gpu", "scripts.doctor.model.engine"),
+    keeper="gateway",
+    store="store",
 )

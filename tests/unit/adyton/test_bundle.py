@@ -43,7 +43,10 @@ def test_bundle_names_nothing(bundle: Path) -> None:
         for path in bundle.parents[1].rglob("*")
         if path.is_file()
     }
-    for words in (["--help"], ["doctor", "--help"], ["keys", "--help"], ["prove", "--help"]):
+    commands = (bundle / "scripts/commands").glob("*.py")
+    names = sorted(path.stem for path in commands if not path.stem.startswith("_"))
+    assert {"backup", "doctor", "keys", "prove", "upgrade"} <= set(names)
+    for words in (["--help"], *([name, "--help"] for name in names)):
         texts[" ".join(words)] = run(bundle, *words).stdout
 
     found = [

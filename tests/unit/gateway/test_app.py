@@ -4,13 +4,14 @@ from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
-from services.gateway.app import MOST_BYTES
+from services.gateway.app import MOST_BYTES, build_app
 from services.gateway.store import StoreError
-from services.wire import VERSION, VERSION_HEADER, Batch, Receipts
+from services.wire import VERSION, VERSION_HEADER, Batch, Event, Hello, Receipts
 from tests.unit.fakes import USER, message
-from tests.unit.gateway.served import Gateway, serve
+from tests.unit.gateway.served import LINK, Gateway, serve
 
 CANARY = "canary that nobody repeats"
 
@@ -107,6 +108,23 @@ async def test_relay_of_the_version_before_is_served(gateway: Gateway) -> None:
     response = await gateway.client.post("/chat", json=body, headers=headers)
 
     assert response.json()["receipts"][0]["outcome"] == "accepted"
+
+
+async def test_version_that_the_relay_speaks_is_noted(gateway: Gateway, tmp_path: Path) -> None:
+    """Whoever upgrades this node reads there what the other one still speaks."""
+
+    async def stream(**_: object) -> AsyncGenerator[Event]:
+        yield Hello(epoch=1, undelivered=())
+
+    gateway.outbox.stream = stream  # type: ignore[method-assign]  # one that ends
+    app = build_app(gateway.inbox, gateway.outbox, LINK, tmp_path / "wire")
+    headers = {"Authorization": f"Bearer {LINK}", VERSION_HEADER: str(VERSION - 1)}
+    async with httpx.AsyncClient(
+        transport=httpx.ASGITransport(app), base_url="http://gateway", headers=headers
+    ) as client:
+        assert (await client.get("/events")).status_code == 200
+
+    assert (tmp_path / "wire").read_text() == str(VERSION - 1)
 
 
 async def test_other_version_is_said_on_both_sides(

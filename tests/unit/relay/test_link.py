@@ -3,8 +3,9 @@
 import json
 import logging
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -47,14 +48,16 @@ class FakeGateway:
 
 
 @asynccontextmanager
-async def linked(*speaks: int) -> AsyncGenerator[tuple[FakeGateway, Link]]:
+async def linked(
+    *speaks: int, heard: Path | None = None
+) -> AsyncGenerator[tuple[FakeGateway, Link]]:
     gateway = FakeGateway(set(speaks))
     app = web.Application()
     app.router.add_route("*", "/{path:.*}", gateway.handle)
     runner = web.AppRunner(app)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
-    link = open_link("127.0.0.1", runner.addresses[0][1], TOKEN)
+    link = open_link("127.0.0.1", runner.addresses[0][1], TOKEN, heard)
     try:
         yield gateway, link
     finally:
@@ -85,6 +88,19 @@ async def test_gateway_of_the_same_version_is_told_everything() -> None:
         )  # fmt: skip
         assert await events_of(link) == [Hello(epoch=1, undelivered=(), guests=(8,))]
         assert gateway.refused == []
+
+
+@pytest.mark.parametrize(("speaks", "heard"), [((1, 2), "2"), ((1,), "1"), ((9,), None)])
+async def test_version_that_the_gateway_takes_is_noted(
+    tmp_path: Path, speaks: tuple[int, ...], heard: str | None
+) -> None:
+    """Whoever upgrades this node reads there what the other one still speaks."""
+    async with linked(*speaks, heard=tmp_path / "wire") as (_, link):
+        with suppress(LinkDown):
+            await events_of(link)
+
+    assert ((tmp_path / "wire").read_text() if heard else None) == heard
+    assert (tmp_path / "wire").exists() is bool(heard)
 
 
 async def test_older_gateway_is_spoken_to_in_its_version() -> None:

@@ -1,0 +1,207 @@
+"""Writes an encrypted backup of this node into one file, while the node goes on.
+
+In it are the settings, the secrets, and the store where the node has one, as it was when the backup
+began. `backup verify` decrypts a backup, here or elsewhere, and checks that all of it is there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import IO
+
+from scripts.commands import VERSION
+from scripts.lifecycle import CannotDo, archive, home
+from scripts.lifecycle.archive import Manifest, entry_of
+from scripts.lifecycle.keeper import Keeper, keeper_of
+from scripts.lifecycle.running import alone, say, stop
+from scripts.lifecycle.sealing import (
+    Passphrase,
+    Recipient,
+    new_passphrase,
+    opened_file,
+    passphrase_for,
+    sealed,
+    unsealed,
+)
+from scripts.node.arguments import add_node_arguments, node_of
+from scripts.node.node import Node
+from scripts.node.tools import CannotLook, Tools
+
+ABOUT = "write an encrypted backup of the node into one file, or check one"
+
+EXAMPLES = """\
+examples:
+  %(prog)s                                   asks for a passphrase; the file is named by the time
+  %(prog)s --recipient key.asc --out b.gpg   for the owner of a public key, such as from a timer
+  %(prog)s --stop                            stops the node's keeper first: to move the node
+  %(prog)s verify b.gpg"""
+
+COULD_NOT = 1
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = EXAMPLES % {"prog": parser.prog}
+    add_node_arguments(parser)
+    parser.add_argument("--out", type=Path, metavar="FILE", help="a new file, or - for the output")
+    who = parser.add_mutually_exclusive_group()
+    who.add_argument("--passphrase-file", type=Path, metavar="FILE",
+                     help="its first line opens the backup; asked for if not given")  # fmt: skip
+    who.add_argument("--recipient", type=Path, metavar="FILE",
+                     help="a GnuPG public key, whose owner alone can open the backup")  # fmt: skip
+    parser.add_argument("--stop", action="store_true",
+                        help="stop what writes first and leave it so, for the last backup "
+                        "before a move")  # fmt: skip
+    parser.add_argument("--dry-run", action="store_true", help="say what would be in it")
+    actions = parser.add_subparsers(dest="action", metavar="verify")
+    check = actions.add_parser("verify", help="decrypt a backup and check that it is whole")
+    check.add_argument("file", type=Path)
+    # A default of None would take back what was given before the word `verify`.
+    check.add_argument("--passphrase-file", type=Path, metavar="FILE", default=argparse.SUPPRESS)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    tools = Tools()
+    try:
+        if arguments.action == "verify":
+            return verify(tools, arguments.file, arguments.passphrase_file)
+        node = node_of(arguments, tools)
+        env_file = Path(arguments.env_file[0]) if arguments.env_file else node.root / home.SETTINGS
+        files = home.files_of(node, env_file)
+        if arguments.dry_run:
+            print(plan(node, files))
+            return 0
+        with alone(node.root):
+            how = (
+                Recipient(arguments.recipient)
+                if arguments.recipient
+                else new_passphrase(arguments.passphrase_file)
+            )
+            out = arguments.out or Path(f"{node.kind.name}-{now():%Y%m%d-%H%M%S}.backup.gpg")
+            made = back_up(node, files, out, how, is_final=arguments.stop)
+    except (CannotDo, CannotLook) as why:
+        print(f"No backup: {why}.", file=sys.stderr)
+        return COULD_NOT
+    say(f"written to {out}: {describe(made)}")
+    if arguments.stop and node.kind.keeper:
+        say(
+            f"{node.kind.keeper} is stopped; `systemctl disable --now node@{node.project}` "
+            "keeps it so, also when the machine is started again"
+        )
+    return 0
+
+
+def plan(node: Node, files: dict[str, Path]) -> str:
+    """What a backup would hold. Raises CannotDo."""
+    names = sorted(home.read_all(files))
+    lines = [f"Would back up {', '.join(names)}."]
+    if missing := sorted(set(files) - set(names)):
+        lines.append(f"Not there: {', '.join(missing)}.")
+    if keeper := keeper_of(node):
+        state = "as it is now" if node.kind.keeper in node.running else "which is not in use"
+        lines.append(f"Would copy the store in the volume {keeper.volume}, {state}.")
+    return "\n".join(lines)
+
+
+def back_up(
+    node: Node, files: dict[str, Path], out: Path, how: Passphrase | Recipient, *, is_final: bool
+) -> Manifest:
+    """Write a backup. Returns its manifest. Raises CannotDo, CannotLook; then nothing is left."""
+    keeper = keeper_of(node)
+    contents = home.read_all(files)
+    manifest = Manifest(
+        node.kind.name,
+        VERSION,
+        now().isoformat(timespec="seconds"),
+        {name: entry_of(content) for name, content in contents.items()},
+    )
+    with new_file(out) as file:
+        if keeper is None:
+            with sealed(file, how, node.tools.memory) as pipe:
+                archive.write(pipe, manifest, contents, None)
+            return manifest
+        if not keeper.has_volume():
+            raise CannotDo(f"there is no volume {keeper.volume}: start the node first")
+        if is_final:
+            stop_for_good(node, keeper)
+        say("copying the store; the node goes on" if not is_final else "copying the store")
+        with keeper.copy() as (schema, entry, store):
+            manifest = Manifest(
+                manifest.node,
+                manifest.version,
+                manifest.made_at,
+                {**manifest.files, archive.STORE: entry},
+                schema,
+                is_final,
+            )
+            with sealed(file, how, node.tools.memory) as pipe:
+                archive.write(pipe, manifest, contents, store)
+    return manifest
+
+
+def stop_for_good(node: Node, keeper: Keeper) -> None:
+    """Stop what writes to the store, and what would start it again. Raises CannotDo."""
+    timer = f"node-reconcile@{node.project}.timer"
+    if node.tools.run("systemctl", "is-active", "--quiet", timer).code == 0:
+        node.tools.run("systemctl", "stop", timer, timer.replace(".timer", ".service"))
+    say(f"stopping {keeper.service}")
+    stop(node, keeper.service)
+
+
+@contextmanager
+def new_file(path: Path) -> Iterator[IO[bytes]]:
+    """A file that is there under its name only when all of it is on the disk. Raises CannotDo."""
+    if str(path) == "-":
+        yield sys.stdout.buffer
+        sys.stdout.buffer.flush()
+        return
+    if path.exists():
+        raise CannotDo(f"{path} is there already: give another name with --out")
+    part = path.with_name(f".{path.name}.part")
+    try:
+        part.unlink(missing_ok=True)
+        with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    except OSError as error:
+        raise CannotDo(f"writing {path}: {error.strerror}: choose another place") from None
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def verify(tools: Tools, file: Path, passphrase_file: Path | None) -> int:
+    """Read a backup to its end, and say what it is. Raises CannotDo."""
+    passphrase = passphrase_for(file, passphrase_file)
+    with (
+        opened_file(file) as opened,
+        unsealed(opened, passphrase, tools.memory) as stream,
+    ):
+        manifest, _ = archive.read(stream, lambda *_: None)
+    print(f"{file} is whole: {describe(manifest)}.")
+    return 0
+
+
+def describe(manifest: Manifest) -> str:
+    """What a backup is of and what is in it, for a sentence."""
+    small = len(manifest.files) - bool(manifest.store)
+    words = [
+        f"the {manifest.node} node's, of {manifest.made_at}, with {small} settings and secrets"
+    ]
+    if manifest.store:
+        size = f"{manifest.store.bytes / 1e6:.1f} MB"
+        words.append(f" and the store ({size}, version {manifest.schema})")
+    if manifest.final:
+        words.append(", the last one before a move")
+    return "".join(words)
+
+
+def now() -> datetime:
+    return datetime.now(UTC)

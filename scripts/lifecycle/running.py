@@ -1,0 +1,137 @@
+"""Owns starting and stopping a node's containers, and waiting for them, without others meddling."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from scripts.lifecycle import CannotDo
+from scripts.node.node import Container, Node
+from scripts.node.tools import printable
+
+READY_SECONDS = 1200.0
+"""What has a hundred gigabytes to load takes its time."""
+
+MOST_RESTARTS = 3
+
+SAY_SECONDS = 15.0
+
+
+def say(what: str) -> None:
+    """Progress, apart from what a command has to tell."""
+    print(f"... {what}", file=sys.stderr, flush=True)
+
+
+@contextlib.contextmanager
+def alone(root: Path) -> Iterator[None]:
+    """Keep two of these commands from changing one node at a time. Raises CannotDo."""
+    descriptor = os.open(root, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError:
+        raise CannotDo("another command is changing this node: wait for its end") from None
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def unmended(node: Node) -> Iterator[None]:
+    """Keep the timer that brings containers back from doing so; afterwards it goes on."""
+    timer = f"node-reconcile@{node.project}.timer"
+    was_active = node.tools.run("systemctl", "is-active", "--quiet", timer).code == 0
+    if was_active:
+        # The look that may be under way ends before this returns.
+        node.tools.run("systemctl", "stop", timer, timer.replace(".timer", ".service"))
+    try:
+        yield
+    finally:
+        if was_active:
+            node.tools.run("systemctl", "start", timer)
+
+
+def compose(node: Node, *command: str, seconds: float = 300) -> None:
+    """Call Compose for the node. Raises CannotDo."""
+    said = node.tools.run(*node.compose, *command, seconds=seconds)
+    node.refresh()
+    if said.code != 0:
+        raise CannotDo(f"`docker compose {' '.join(command)}`: {said.why}")
+
+
+def stop(node: Node, *services: str) -> None:
+    """Stop services that run, with time to close what they have open. Raises CannotDo."""
+    running = [service for service in services if service in node.running]
+    if running:
+        compose(node, "stop", "--timeout", "30", *running)
+
+
+def start(node: Node, *services: str, anew: bool = False) -> None:
+    """Start services, or all, out of the images that are here. Raises CannotDo.
+
+    `anew`: also those that Compose takes for unchanged, whose files are not.
+    """
+    force = ["--force-recreate"] if anew else []
+    compose(node, "up", "--detach", "--no-build", "--pull", "never", *force, *services)
+
+
+def wait_until_well(
+    node: Node,
+    *services: str,
+    seconds: float = READY_SECONDS,
+    sleep: Callable[[float], None] = time.sleep,
+) -> None:
+    """Wait until services, or all, are running and healthy. Raises CannotDo with what one said."""
+    wanted = services or tuple(node.services)
+    began = said_at = time.monotonic()
+    while True:
+        node.refresh()
+        waiting = [service for service in wanted if not is_well(node.containers.get(service))]
+        if not waiting:
+            return
+        for service in waiting:
+            if why := why_hopeless(node.containers.get(service)):
+                raise CannotDo(f"{service} {why}. {last_words(node, service)}")
+        now = time.monotonic()
+        if now - began > seconds:
+            raise CannotDo(
+                f"{waiting[0]} was not ready within {seconds:.0f} s. {last_words(node, waiting[0])}"
+            )
+        if now - said_at > SAY_SECONDS:
+            said_at = now
+            say(f"waiting for {', '.join(waiting)}, {now - began:.0f} s so far")
+        sleep(1.0)
+
+
+def is_well(container: Container | None) -> bool:
+    return bool(container and container.is_running and container.health in ("healthy", "none"))
+
+
+def why_hopeless(container: Container | None) -> str:
+    """Why it makes no sense to wait any longer; nothing while it does."""
+    if container is None:
+        return ""
+    if container.health == "unhealthy":
+        return "is unhealthy"
+    if int(container.raw.get("RestartCount") or 0) >= MOST_RESTARTS:
+        return "does not stay up"
+    return ""
+
+
+def last_words(node: Node, service: str) -> str:
+    """What a container has said last, for a sentence."""
+    container = node.containers.get(service)
+    if not container:
+        return "Its container is not there: see `docker compose ps -a`"
+    said = node.tools.run("docker", "logs", "--tail", "5", container.id)
+    lines = [line for line in f"{said.out}{said.err}".splitlines() if line.strip()]
+    return f"It said: {printable(lines[-1])[:400]}" if lines else "It said nothing"
+
+
+def shown(paths: Sequence[str]) -> str:
+    """A list for a sentence."""
+    return ", ".join(paths) or "nothing"
