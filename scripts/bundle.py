@@ -15,8 +15,10 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 
-NODE_SCRIPTS = ("scripts/commands", "scripts/node", "scripts/doctor", "scripts/prove")
-NODE_COMMANDS = ("__init__.py", "__main__.py", "doctor.py", "prove.py")
+NODE_SCRIPTS = (
+    "scripts/commands", "scripts/node", "scripts/doctor", "scripts/prove", "scripts/model",
+)  # fmt: skip
+NODE_COMMANDS = ("__init__.py", "__main__.py", "doctor.py", "prove.py", "model.py")
 UNITS = ("node@.service", "node-reconcile@.service", "node-reconcile@.timer")
 
 
@@ -59,7 +61,8 @@ def node_scripts(*, with_model: bool) -> Iterator[tuple[Path, str]]:
                 continue
             if with_model or "model" not in name:
                 yield path, name
-    for name in ("scripts/__init__.py", "scripts/python.sh", "scripts/reconcile"):
+    own = ("scripts/steps.py",) if with_model else ()
+    for name in ("scripts/__init__.py", "scripts/python.sh", "scripts/reconcile", *own):
         yield ROOT / name, name
     yield ROOT / "scripts/adyton", "scripts/node-admin"
 
