@@ -6,6 +6,7 @@ import io
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 import tarfile
@@ -14,7 +15,8 @@ from pathlib import Path
 import pytest
 
 from scripts.bundle import MODEL, RELAY, pack
-from scripts.commands.__main__ import main
+from scripts.commands import model as command
+from scripts.commands.__main__ import Parser, main
 from scripts.model import WeightsFailed
 from scripts.model.settings import change, read_settings
 from scripts.model.store import Model, place_of
@@ -347,6 +349,39 @@ def test_only_the_model_nodes_bundle_has_it(tmp_path: Path) -> None:
     assert "= 128 KiB a token" in there.stdout
     assert elsewhere.returncode == 64
     assert not list((tmp_path / "opt/relay").rglob("*model*"))
+
+
+def documented() -> list[str]:
+    """Every call of the command in the documentation and in its own examples."""
+    files = ("docs/operations.md", "README.md", "README.ru.md", "scripts/commands/model.py")
+    text = "\n".join((ROOT / name).read_text(encoding="utf-8") for name in files)
+    calls = re.findall(
+        r"(?:`|^ +)(?:(?:\./)?scripts/(?:adyton|node-admin) )?model "
+        r"((?:fetch|list|verify|use|fits)\b[^`\n]*)",
+        text,
+        re.MULTILINE,
+    )
+    return sorted({call.partition("#")[0].strip(" \"") for call in calls})
+
+
+@pytest.mark.parametrize("call", documented())
+def test_documented_calls_are_understood(call: str) -> None:
+    """No option is shown that does not exist."""
+    parser = Parser()
+    command.add_arguments(parser)
+    words = shlex.split(call)
+
+    needs_more = len(words) == 1 and words[0] in ("fetch", "use", "fits")
+
+    assert parser.parse_args(words + ["NAME"] * needs_more).action == words[0]
+
+
+def test_documentation_shows_every_action() -> None:
+    """At least once each: the search above finds them."""
+    assert len(documented()) > 12
+    assert {call.split()[0] for call in documented()} == {
+        *("fetch", "list", "verify", "use", "fits")
+    }
 
 
 @pytest.mark.parametrize("action", ["fetch", "list", "verify", "use", "fits"])

@@ -145,13 +145,18 @@ def test_file_that_changes_half_way_is_begun_anew(call: Call) -> None:
 @pytest.mark.parametrize(("etags", "ranges"), [(False, True), (True, False), (False, False)])
 def test_servers_that_cannot_go_on(call: Call, etags: bool, ranges: bool) -> None:
     """Without a tag or without ranges a file of unknown digest is fetched from its beginning."""
-    content = gguf({"general.architecture": "one"}, bytes(99_000))
-    hub = Hub({"w.gguf": content}, etags=etags, ranges=ranges, faults=[("cut", 60_000)])
+    old, new = (gguf({"general.architecture": it}, bytes(99_000)) for it in ("one", "two"))
+    hub = Hub({"w.gguf": old}, etags=etags, ranges=ranges, faults=[("cut", 60_000)])
     with running(hub):
-        model = call(f"{hub.url}/files/w.gguf")
+
+        def change(seconds: float) -> None:
+            hub.files["w.gguf"] = new
+
+        order = Order(f"{hub.url}/files/w.gguf")
+        model = fetch(order, call.place, Progress(call.said), change)
 
     assert model is not None
-    assert (model.folder / "w.gguf").read_bytes() == content
+    assert (model.folder / "w.gguf").read_bytes() == new
 
 
 @pytest.mark.parametrize("name", ["m-2.safetensors", "config.json"])
