@@ -153,7 +153,11 @@ def run(arguments: argparse.Namespace) -> int:
         return int(arguments.act(arguments))
     except WeightsFailed as why:
         print(f"{why}.", file=sys.stderr)
-        return COULD_NOT
+    except OSError as error:  # a disk or its rights, wherever that shows
+        where = error.filename or "The disk"
+        print(f"{where} cannot be used ({error.strerror}): mend that, or run this as root.",
+              file=sys.stderr)  # fmt: skip
+    return COULD_NOT
 
 
 def run_fetch(arguments: argparse.Namespace) -> int:

@@ -131,10 +131,23 @@ class Downloads:
             if total is not None:
                 ensure_room(part.parent, total - begin)
                 self._progress.expect(wanted.name, total)
-            _mark(part).write_text(_tag(answer), encoding="ascii")
+            if begin == 0:
+                part.unlink(missing_ok=True)  # before the new tag, which would vouch for it
+            _mark(part).write_text(_tag(answer) or (tag if begin else ""), encoding="ascii")
             self._write(answer, part, begin, total)
 
     def _write(self, answer: Answer, part: Path, begin: int, total: int | None) -> None:
+        try:
+            begin = self._copy(answer, part, begin, total)
+        except OSError as error:
+            raise WeightsFailed(
+                f"{part} cannot be written ({error.strerror}): mend that and run it again to go on"
+            ) from None
+        if total is not None and begin < total:
+            raise Passing("the connection broke off")
+
+    def _copy(self, answer: Answer, part: Path, begin: int, total: int | None) -> int:
+        """Write what comes, from `begin` on; returns how far that is."""
         with part.open("r+b" if part.exists() else "wb") as file:
             file.truncate(begin)
             file.seek(begin)
@@ -149,8 +162,7 @@ class Downloads:
             finally:
                 file.flush()
                 os.fsync(file.fileno())
-        if total is not None and begin < total:
-            raise Passing("the connection broke off")
+        return begin
 
     def _check(self, wanted: Wanted, part: Path) -> str:
         """The digest of what is on the disk. Raises WeightsFailed if it is not the right one."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import deque
 from collections.abc import Callable
@@ -27,6 +28,7 @@ class Progress:
         self._samples: deque[tuple[float, int]] = deque()
         self._shown = now()
         self._is_drawn = False
+        self._lock = threading.Lock()  # several files are checked at once
 
     def expect(self, name: str, count: int) -> None:
         """A file will have so many bytes."""
@@ -41,9 +43,10 @@ class Progress:
 
     def checked(self, count: int) -> None:
         """So much more was read again for its digest."""
-        self._checked += count
-        if self._is_due():
-            self._show(f"checking: {size(self._checked)}{self._speed(self._checked, 0)}")
+        with self._lock:
+            self._checked += count
+            if self._is_due():
+                self._show(f"checking: {size(self._checked)}{self._speed(self._checked, 0)}")
 
     def say(self, line: str) -> None:
         """A line that stays."""
