@@ -361,7 +361,7 @@ def documented() -> list[str]:
         text,
         re.MULTILINE,
     )
-    return sorted({call.partition("#")[0].strip(" \"") for call in calls})
+    return sorted({call.partition("#")[0].strip(' "') for call in calls})
 
 
 @pytest.mark.parametrize("call", documented())
