@@ -68,11 +68,13 @@ def node_scripts(*, with_model: bool) -> Iterator[tuple[Path, str]]:
                 continue
             if with_model or "model" not in name:
                 yield path, name
+    own = ("scripts/steps.py",) if with_model else ()
     for name in (
         "scripts/__init__.py",
         "scripts/keys.py",
         "scripts/python.sh",
         "scripts/reconcile",
+        *own,
     ):
         yield ROOT / name, name
     yield ROOT / "scripts/adyton", "scripts/node-admin"

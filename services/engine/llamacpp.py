@@ -16,6 +16,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from services.engine.digests import BadWeights, check_digests
 from services.log import start_logging
 
 log = logging.getLogger("services.engine.llamacpp")  # this module runs as __main__
@@ -27,7 +28,9 @@ def main() -> int:
     try:
         settings = read_settings(os.environ)
         clear_socket(settings.socket)
-    except BadSetting as error:
+        for folder in {file.parent for file in (settings.weights, settings.projector) if file}:
+            check_digests(folder)
+    except (BadSetting, BadWeights) as error:
         print(error, file=sys.stderr)
         return BAD_SETTING
     start_logging("INFO")

@@ -13,6 +13,12 @@ main() {
   name=${ENGINE_NAME:-${weights##*/}}
   context_tokens=$(number CONTEXT_TOKENS "${CONTEXT_TOKENS:-2048}" 256 1048576)
   slots=$(number ENGINE_SLOTS "${ENGINE_SLOTS:-8}" 1 1024)
+  chosen=$(chosen_flags) # an assignment, so that a bad value ends the script
+
+  # All of the weights are read, several files at once: README.md says what that costs.
+  if [ -e "$weights/SHA256SUMS" ]; then
+    python3 "$(dirname "$0")/digests.py" "$weights"
+  fi
 
   # vLLM binds the socket without unlinking what a killed one left, and never sets its mode.
   umask 007
@@ -34,10 +40,42 @@ main() {
     tell_gpus "$(dirname "$socket")/gpu" &
   fi
 
-  # shellcheck disable=SC2086 # ENGINE_FLAGS is a list of words
+  # shellcheck disable=SC2086 # both are lists of words
   exec vllm serve "$weights" --served-model-name "$name" --uds "$socket" \
     --max-model-len "$context_tokens" --max-num-seqs "$slots" \
-    --scheduling-policy priority --disable-uvicorn-access-log ${ENGINE_FLAGS:-}
+    --scheduling-policy priority --disable-uvicorn-access-log $chosen ${ENGINE_FLAGS:-}
+}
+
+# chosen_flags: prints the flags of those settings that are set; vLLM has its own word for the others.
+# Every value is assigned first: a bad one ends the script from an assignment alone.
+chosen_flags() {
+  gpus=$(number GPU_COUNT "${GPU_COUNT:-1}" 1 64)
+  quantization=$(word QUANTIZATION "${QUANTIZATION:-}" "a method of vLLM's, such as fp8")
+  cache=$(word KV_CACHE "${KV_CACHE:-}" "auto or fp8")
+  batch=${BATCH_TOKENS:+$(number BATCH_TOKENS "$BATCH_TOKENS" 256 1048576)}
+  share=${GPU_MEMORY:-}
+  case $share in
+    '' | 0.[1-9] | 0.[1-9][0-9]) ;;
+    *) fail "GPU_MEMORY is \"$share\": give a share of the GPU's memory between 0.1 and 0.99" ;;
+  esac
+  [ "$gpus" -eq 1 ] || flag --tensor-parallel-size "$gpus"
+  flag --quantization "$quantization"
+  flag --kv-cache-dtype "$cache"
+  flag --gpu-memory-utilization "$share"
+  flag --max-num-batched-tokens "$batch"
+}
+
+# flag NAME VALUE: prints both, or nothing where there is no value.
+flag() {
+  [ -z "$2" ] || echo "$1 $2"
+}
+
+# word NAME VALUE SUCH_AS: prints VALUE if it is one word or nothing.
+word() {
+  case $2 in
+    *[!a-z0-9_-]* | -*) fail "$1 is \"$2\": give $3, or nothing" ;;
+    *) echo "$2" ;;
+  esac
 }
 
 # tell_gpus FILE: for the gateway, which has no GPU to ask; as long as the engine lives.

@@ -38,6 +38,12 @@ DRIVER_OLD = failure(
     "The driver ({driver}) offers CUDA {offered}, and the engine's image needs {needed}.",
     "Upgrade the driver, or take an older image with VLLM_VERSION.",
 )
+TAKEN = failure(
+    "gpu-memory-taken",
+    "Of the {total} MiB of GPU {index} other programs hold {taken}, and the engine wants {wanted} "
+    "for itself. They are: {programs}",
+    "End those programs, or let the engine take a smaller share with GPU_MEMORY in .env.",
+)
 HOT = warning(
     "gpu-hot",
     "GPU {index} is at {degrees} degrees.",
@@ -45,7 +51,9 @@ HOT = warning(
 )
 
 HOT_DEGREES = 87
-FIELDS = "index,name,driver_version,memory.used,memory.total,temperature.gpu"
+FIELDS = "index,name,driver_version,memory.used,memory.total,temperature.gpu,uuid"
+APPS = "gpu_uuid,pid,used_memory,process_name"
+USUAL_SHARE = 0.92  # vLLM's own (gpu_memory_utilization)
 
 
 def look(node: Node) -> Iterator[Finding]:
@@ -79,10 +87,11 @@ def of_cards(node: Node, cards: list[list[str]], wanted: int) -> Iterator[Findin
     if len(cards) < max(wanted, 1):
         yield TOO_FEW.found(wanted=max(wanted, 1), count=len(cards))
         return
-    for index, name, driver, used, total, degrees in cards:
+    for index, name, driver, used, total, degrees, _ in cards:
         if degrees.isdigit() and int(degrees) >= HOT_DEGREES:
             yield HOT.found(index=index, degrees=degrees)
         yield ok(f"GPU {index}: {name}, {used} of {total} MiB in use, driver {driver}.")
+    yield from of_memory(node, cards)
     needed, offered = needed_cuda(node), offered_cuda(node)
     if needed and offered and offered < needed:
         yield DRIVER_OLD.found(
@@ -90,6 +99,40 @@ def of_cards(node: Node, cards: list[list[str]], wanted: int) -> Iterator[Findin
             offered=".".join(map(str, offered)),
             needed=".".join(map(str, needed)),
         )
+
+
+def of_memory(node: Node, cards: list[list[str]]) -> Iterator[Finding]:
+    """Before the engine serves: vLLM does not start where less is free than it wants."""
+    engine = node.containers.get("engine")
+    if engine is not None and engine.is_running and engine.health == "healthy":
+        return
+    own: set[str] = set()
+    if engine is not None and engine.is_running:
+        own = set(node.tools.run("docker", "top", engine.id, "-eo", "pid").out.split())
+    share = node.setting("engine", "GPU_MEMORY")
+    wanted_share = float(share) if re.fullmatch(r"0\.[0-9]{1,2}", share) else USUAL_SHARE
+    apps = programs(node)
+    for index, _, _, used, total, _, card in cards:
+        if not (used.isdigit() and total.isdigit()):
+            continue
+        here = [app for app in apps if app[0] == card]
+        if any(pid in own and not held.isdigit() for _, pid, held, _ in here):
+            continue  # a driver that does not tell programs apart
+        taken = int(used) - sum(int(held) for _, pid, held, _ in here if pid in own)
+        wanted = round(int(total) * wanted_share)
+        if taken > int(total) - wanted:
+            names = [f"{name} ({held} MiB)" for _, pid, held, name in here if pid not in own]
+            words = ", ".join(names) or "none that the driver names."
+            yield TAKEN.found(index=index, total=total, taken=taken, wanted=wanted, programs=words)
+
+
+def programs(node: Node) -> list[list[str]]:
+    """Programs that compute: card, process, MiB, name."""
+    said = node.tools.run(
+        "nvidia-smi", f"--query-compute-apps={APPS}", "--format=csv,noheader,nounits"
+    )
+    rows = [[cell.strip() for cell in row.split(",", 3)] for row in said.out.splitlines()]
+    return [row for row in rows if len(row) == 4] if said.code == 0 else []
 
 
 def needed_cuda(node: Node) -> tuple[int, ...] | None:
@@ -132,8 +175,8 @@ def of_toolkit(node: Node) -> Iterator[Finding]:
 CHECK = Check(
     "GPU",
     "On the model node, where the Compose files in use ask for a GPU: the driver, the number of "
-    "GPUs, whether the driver is new enough for the engine's image, and whether Docker can hand "
-    "them to a container.",
-    (NO_DRIVER, DRIVER_BROKEN, TOO_FEW, NO_TOOLKIT, DRIVER_OLD, HOT),
+    "GPUs, whether other programs hold memory that the engine wants, whether the driver is new "
+    "enough for the engine's image, and whether Docker can hand them to a container.",
+    (NO_DRIVER, DRIVER_BROKEN, TOO_FEW, NO_TOOLKIT, DRIVER_OLD, TAKEN, HOT),
     look,
 )

@@ -41,7 +41,9 @@ PLACES = (
     *("/run/egress", "/run/engine", "/weights", "/var/lib/gateway", "/launch"),
     *("/twin/tmp", "/twin/run", "/twin/cache"),
 )
-FILES = ("/etc/resolv.conf", "/run/env", "/run/env.example", "/launch/vllm.sh")
+FILES = (
+    "/etc/resolv.conf", "/run/env", "/run/env.example", "/launch/digests.py", "/launch/vllm.sh",
+)  # fmt: skip
 
 
 def works(attempt: Callable[..., object], *arguments: object) -> bool:

@@ -12,7 +12,7 @@ from scripts.doctor.model import engine, gpu
 from scripts.node.tools import Said
 from tests.unit.adyton.recorded import Nodes
 
-CARDS = "0, NVIDIA GeForce RTX 4090, 570.133.07, 20123, 24564, {degrees}\n"
+CARDS = "0, NVIDIA GeForce RTX 4090, 570.133.07, 20123, 24564, {degrees}, GPU-5ba4538b\n"
 SUMMARY = "| NVIDIA-SMI 570.133.07   Driver Version: 570.133.07   CUDA Version: {cuda} |\n"
 BROKEN = "NVIDIA-SMI has failed because it couldn't communicate with the NVIDIA driver."
 WITH_RUNTIME = json.dumps(
@@ -81,6 +81,50 @@ def test_more_gpus_asked_for_than_there_are(node: Nodes) -> None:
     reservations["devices"][0]["count"] = 2
 
     assert node.problems(gpu.CHECK) == {"gpu-too-few"}
+
+
+@pytest.mark.parametrize(
+    ("state", "apps", "used", "is_taken"),
+    [
+        # The engine serves: what is taken is its own.
+        ({}, "GPU-5ba4538b, 71, 20100, vllm\n", 20123, False),
+        # It loads, or fails again and again, and its own share does not count.
+        ({"Health": {"Status": "starting"}}, "GPU-5ba4538b, 71, 20100, vllm\n", 20123, False),
+        ({"Health": {"Status": "starting"}}, "GPU-5ba4538b, 9, 8000, game\n", 8100, True),
+        ({"Status": "restarting"}, "GPU-5ba4538b, 9, 8000, game\n", 8100, True),
+        ({"Status": "restarting"}, "GPU-other, 9, 8000, game\n", 1100, False),
+        # A desktop is no program that computes, and takes memory all the same.
+        ({"Status": "exited"}, "", 2100, True),
+        ({"Health": {"Status": "starting"}}, "GPU-5ba4538b, 71, [N/A], vllm\n", 20123, False),
+    ],
+)
+def test_memory_that_others_hold(
+    node: Nodes, state: dict[str, object], apps: str, used: int, is_taken: bool
+) -> None:
+    """Found before the engine fails by it, with the programs' names."""
+    node.containers.clear()
+    node.services = {"engine": node.services["engine"]}
+    node.containers.append(Nodes(node.tools.proc.parent, "model").add("engine", **state))
+    node.tools.answers |= {
+        "nvidia-smi --query-gpu": CARDS.format(degrees=61).replace("20123", str(used)),
+        "nvidia-smi --query-compute-apps": apps,
+        "docker top id-of-engine": "PID\n71\n72\n",
+    }
+
+    found = [it for it in node.find(gpu.CHECK) if it.problem]
+
+    assert [it.problem for it in found] == (["gpu-memory-taken"] if is_taken else [])
+    assert not is_taken or not apps or "game (8000 MiB)" in found[0].text
+
+
+def test_smaller_share_leaves_others_their_memory(node: Nodes) -> None:
+    """GPU_MEMORY, as the Compose files give it to the engine."""
+    node.containers[0]["State"]["Status"] = "exited"
+    taken = node.problems(gpu.CHECK)
+    node.services["engine"]["environment"] = {"GPU_MEMORY": "0.15"}
+
+    assert taken == {"gpu-memory-taken"}
+    assert node.problems(gpu.CHECK) == set()
 
 
 def test_machine_without_a_gpu_on_purpose(node: Nodes) -> None:

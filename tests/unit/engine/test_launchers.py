@@ -1,11 +1,14 @@
 """What starts an engine refuses bad settings in one sentence, and passes on the good ones."""
 
+import hashlib
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+from services.engine.digests import BadWeights, check_digests
 
 ROOT = Path(__file__).resolve().parents[3]
 BAD_SETTINGS = [
@@ -35,6 +38,128 @@ def test_says_which_setting_is_wrong(
     assert done.stderr.startswith(f'{setting} is "{value}": ')
     assert ": give " in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("GPU_COUNT", "all"),
+        ("GPU_COUNT", "0"),
+        ("QUANTIZATION", "fp8 --port 80"),
+        ("QUANTIZATION", "--port"),
+        ("KV_CACHE", "*"),
+        ("GPU_MEMORY", "1"),
+        ("GPU_MEMORY", "0.05"),
+        ("BATCH_TOKENS", "255"),
+    ],
+)
+def test_says_which_setting_of_the_gpu_is_wrong(setting: str, value: str, launch: "Launch") -> None:
+    """Neither vLLM nor a second flag gets to see it."""
+    done = launch("vllm", {setting: value})
+
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith(f'{setting} is "{value}": give ')
+    assert done.stderr.count("\n") == 1
+
+
+def test_settings_of_the_gpu_become_flags(launch: "Launch") -> None:
+    """Several cards, smaller weights, a smaller cache, its share of the memory, its steps."""
+    settings = {
+        "GPU_COUNT": "2",
+        "QUANTIZATION": "fp8",
+        "KV_CACHE": "fp8",
+        "GPU_MEMORY": "0.85",
+        "BATCH_TOKENS": "4096",
+        "ENGINE_FLAGS": "--last",
+    }
+
+    flags = launch("vllm", settings).stdout.split("--disable-uvicorn-access-log\n")[1].split()
+
+    assert flags == [
+        *("--tensor-parallel-size", "2", "--quantization", "fp8", "--kv-cache-dtype", "fp8"),
+        *("--gpu-memory-utilization", "0.85", "--max-num-batched-tokens", "4096", "--last"),
+    ]
+
+
+def record(folder: Path) -> None:
+    """Write the digests of a folder's files, as `sha256sum * >SHA256SUMS` does."""
+    lines = [
+        f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}\n"
+        for path in sorted(folder.iterdir())
+    ]
+    (folder / "SHA256SUMS").write_text("".join(lines), encoding="utf-8")
+
+
+def spoil(path: Path) -> None:
+    path.write_bytes(b"other" + path.read_bytes())
+
+
+def link(path: Path) -> None:
+    path.rename(path.parent.parent / "elsewhere")
+    path.symlink_to(path.parent.parent / "elsewhere")
+
+
+AMISS: list[tuple[Callable[[Path], object], str]] = [
+    (spoil, "{name} differs from what was fetched"),
+    (lambda path: path.unlink(), "{name} is missing"),
+    (link, "{name} is not an ordinary file"),
+    (lambda path: (path.parent / "more.bin").touch(), "more.bin is not named in SHA256SUMS"),
+    (
+        lambda path: (path.parent / "SHA256SUMS").write_text(f"abc  {path.name}\n"),
+        "SHA256SUMS is damaged",
+    ),
+    (lambda path: (path.parent / "SHA256SUMS").write_text(""), "SHA256SUMS is damaged"),
+]
+
+
+@pytest.mark.parametrize(("change", "says"), AMISS)
+def test_weights_that_are_not_those_recorded(
+    change: Callable[[Path], object], says: str, tmp_path: Path
+) -> None:
+    """Missing, other, too many, not a file, or without digests that can be read."""
+    file = recorded_model("vllm", tmp_path)
+    assert check_digests(file.parent) == 2
+
+    change(file)
+
+    with pytest.raises(BadWeights, match=says.format(name=file.name)):
+        check_digests(file.parent)
+
+
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_refuses_weights_that_are_not_those_recorded(
+    launcher: str, tmp_path: Path, launch: "Launch"
+) -> None:
+    """At every start: one sentence with the file and the remedy, and no engine."""
+    file = recorded_model(launcher, tmp_path)
+    spoil(file)
+
+    weights = file if launcher == "llamacpp" else file.parent
+    done = launch(launcher, {"ENGINE_WEIGHTS": str(weights)})
+
+    assert (done.returncode, done.stdout) == (2, "")
+    assert f"{file.name} differs from what was fetched" in done.stderr
+    assert "`model fetch`" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_weights_as_recorded_are_served(tmp_path: Path, launch: "Launch") -> None:
+    """What lies beside them for the operator is no part of them."""
+    folder = recorded_model("vllm", tmp_path).parent
+    (folder / "fetched.json").write_text("{}", encoding="utf-8")
+
+    assert launch("vllm", {"ENGINE_WEIGHTS": str(folder)}).stdout.startswith("serve\n")
+
+
+def recorded_model(launcher: str, folder: Path) -> Path:
+    """One of the files of a model with digests."""
+    model = folder / "recorded"
+    model.mkdir()
+    (model / "config.json").write_text("{}", encoding="utf-8")
+    file = model / ("w.gguf" if launcher == "llamacpp" else "w.safetensors")
+    file.write_bytes(bytes(100_000))
+    record(model)
+    return file
 
 
 def test_projector_that_is_not_there_is_named(launch: "Launch") -> None:
