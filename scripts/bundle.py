@@ -15,8 +15,15 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 
-NODE_SCRIPTS = ("scripts/commands", "scripts/node", "scripts/doctor", "scripts/prove")
-NODE_COMMANDS = ("__init__.py", "__main__.py", "doctor.py", "prove.py")
+NODE_SCRIPTS = (
+    "scripts/commands",
+    "scripts/node",
+    "scripts/doctor",
+    "scripts/harden",
+    "scripts/prove",
+)
+NODE_COMMANDS = ("__init__.py", "__main__.py", "doctor.py", "harden.py", "prove.py")
+NODE_TEMPLATES = "scripts/harden/files"
 UNITS = ("node@.service", "node-reconcile@.service", "node-reconcile@.timer")
 
 
@@ -53,7 +60,9 @@ MODEL = Bundle(
 def node_scripts(*, with_model: bool) -> Iterator[tuple[Path, str]]:
     """The scripts that look after a node: each file, and its path on the node."""
     for folder in NODE_SCRIPTS:
-        for path in sorted((ROOT / folder).rglob("*.py")):
+        for path in sorted((ROOT / folder).rglob("*")):
+            if path.suffix != ".py" and path.parent != ROOT / NODE_TEMPLATES:
+                continue
             name = str(path.relative_to(ROOT))
             if folder == "scripts/commands" and path.name not in NODE_COMMANDS:
                 continue

@@ -20,6 +20,8 @@ class Kind:
     """Whether it calls the other node (and so publishes nothing) or is called."""
     checks: tuple[str, ...]
     """Modules of checks that only this kind has."""
+    held: tuple[str, ...] = ()
+    """Packages that are never upgraded unattended: how their names begin."""
 
 
 def kinds() -> dict[str, Kind]:

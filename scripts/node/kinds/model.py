@@ -8,4 +8,7 @@ KIND = Kind(
     mark="gateway",
     dials=True,
     checks=("scripts.doctor.model.gpu", "scripts.doctor.model.engine"),
-)
+    # A driver and a kernel that do not fit each other leave the machine without its GPU.
+    held=("linux-image", "linux-headers", "linux-modules", "nvidia", "libnvidia", "libcuda", "cuda",
+          "xserver-xorg-video-nvidia", "firmware-nvidia"),
+)  # fmt: skip
