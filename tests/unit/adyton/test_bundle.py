@@ -43,7 +43,7 @@ def test_bundle_names_nothing(bundle: Path) -> None:
         for path in bundle.parents[1].rglob("*")
         if path.is_file()
     }
-    for words in (["--help"], ["doctor", "--help"], ["prove", "--help"]):
+    for words in (["--help"], ["doctor", "--help"], ["prove", "--help"], ["harden", "--help"]):
         texts[" ".join(words)] = run(bundle, *words).stdout
 
     found = [
@@ -54,6 +54,7 @@ def test_bundle_names_nothing(bundle: Path) -> None:
     ]
 
     assert len(texts) > 30
+    assert str(bundle / "scripts/harden/files/firewall.nft") in texts
     assert found == []
 
 

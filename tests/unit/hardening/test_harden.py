@@ -109,6 +109,17 @@ def test_rollback_of_a_second_run_keeps_the_first(machine: Machine) -> None:
     assert machine.census() == before
 
 
+def test_undo_goes_back_beyond_every_run(machine: Machine) -> None:
+    """To what was there before the first one, however many were confirmed."""
+    census, states = machine.census(), machine.states()
+    apply_and_confirm(machine, RELAY)
+    apply_and_confirm(machine, dataclasses.replace(RELAY, ssh_from=("198.18.0.0/24",)))
+
+    command.undo(machine.host, arguments("--undo", "--yes"))  # type: ignore[arg-type]  # a namespace
+
+    assert (machine.census(), machine.states()) == (census, states)
+
+
 def test_what_nobody_wants_any_more_is_as_at_first(machine: Machine) -> None:
     """Names that are opened again are asked for as before."""
     apply_and_confirm(machine, RELAY)
@@ -181,7 +192,9 @@ def test_rules_of_others_are_never_flushed(machine: Machine, settings: Settings)
     written = machine.text("etc/nftables.conf")
     command.undo(machine.host, arguments("--undo", "--yes"))  # type: ignore[arg-type]  # a namespace
 
-    assert "flush" not in "".join(line for line in written.splitlines() if not line.lstrip().startswith("#"))
+    assert "flush" not in "".join(
+        line for line in written.splitlines() if not line.lstrip().startswith("#")
+    )
     assert not any("flush" in given for given in machine.tools.given if "harden" not in given)
     assert not any("flush" in word for call in machine.tools.calls for word in call)
 
@@ -283,7 +296,7 @@ def test_command_waits_for_its_confirmation(
         log_in(machine, began=2000)
         rollback.confirm(machine.host, PROCESS)
 
-    monkeypatch.setattr(command.time, "sleep", confirm)
+    monkeypatch.setattr("time.sleep", confirm)
     assert call(machine, "--yes", "--resolver", "192.0.2.53", "--ssh-port", "2222") == 0
     assert "harden confirm" in capsys.readouterr().out
     assert "tcp dport { 2222 } accept" in machine.text("etc/nftables.conf")
@@ -295,7 +308,7 @@ def test_command_waits_for_its_confirmation(
 def test_command_says_that_all_went_back(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     """With a status of its own."""
     census = machine.census()
-    monkeypatch.setattr(command.time, "sleep", lambda seconds: rollback.take_back(machine.host))
+    monkeypatch.setattr("time.sleep", lambda seconds: rollback.take_back(machine.host))
 
     assert call(machine, "--yes", "--resolver", "192.0.2.53") == command.TAKEN_BACK
 
@@ -460,7 +473,7 @@ def test_own_way_in_stays_open(
 ) -> None:
     """Whoever calls is among those who may call then."""
     log_in(machine, began=900)
-    monkeypatch.setattr(command.os, "getpid", lambda: PROCESS)
+    monkeypatch.setattr("os.getpid", lambda: PROCESS)
 
     words = ("--dry-run", "--resolver", "192.0.2.53", "--ssh-from", source)
     if refused:
