@@ -194,8 +194,11 @@ def take_back(host: Host) -> int:
             print("Nothing waits to be taken back.")
             return 0
         problems = rollback.take_back(host)
-    if problems:
-        raise Failed(f"not all is as before: {'; '.join(problems)}")
+        left = Snapshot(host, PENDING).exists
+    if left:
+        raise Failed(f"not all is as before: {'; '.join(problems)}; mend that, and run this again")
+    for problem in problems:
+        say(f"But {problem}: look at that.")
     print("Taken back: everything is as before.")
     return 0
 
@@ -218,7 +221,7 @@ def undo(host: Host, arguments: argparse.Namespace) -> int:
             signal.signal(signal.SIGHUP, signal.SIG_IGN)
         maintenance.close_window(host)
         problems = original.restore()
-        if problems:
+        if not original.is_restored():
             raise Failed(
                 f"not all is as it was at first: {'; '.join(problems)}; mend that, and run this "
                 "again"
@@ -228,6 +231,8 @@ def undo(host: Host, arguments: argparse.Namespace) -> int:
         with contextlib.suppress(OSError):
             host.path(HOME).rmdir()
     say("Restored: this host is as it was before the first run.")
+    for problem in problems:
+        say(f"But {problem}: look at that.")
     return 0
 
 

@@ -9,11 +9,13 @@ from scripts.harden.host import Host, Refused
 from scripts.harden.maintenance import RESOLV, is_open
 from scripts.harden.part import File, Part, template
 from scripts.harden.settings import Settings
+from scripts.harden.states import State
 
 HOSTS = "/etc/hosts"
 BEGIN, END = "# harden: begin", "# harden: end"
 DHCPCD = "/etc/dhcpcd.conf"
 NO_HOOK = "nohook resolv.conf"
+RESOLVED = "systemd-resolved.service"
 
 
 def first_resolver(host: Host) -> str:
@@ -32,6 +34,7 @@ def first_resolver(host: Host) -> str:
 def want(host: Host, settings: Settings) -> Part:
     """Raises Refused while a window is open, or where none could ever be opened."""
     files = [File(HOSTS, hosts(host, settings), None)]
+    states: list[State] = []
     if settings.names == "closed":
         if is_open(host):
             raise Refused("a maintenance window is open: `harden maintenance close` first")
@@ -41,12 +44,15 @@ def want(host: Host, settings: Settings) -> Part:
                 "ADDRESS"
             )
         files += [File(RESOLV, template("resolv-closed.conf")), *against_leases(host)]
+        if host.has_unit(RESOLVED):  # it is asked by other ways than by resolv.conf, too
+            states += [State("unit", RESOLVED, "inactive"), State("at boot", RESOLVED, "disabled")]
     return Part(
         "names",
         "Nothing is resolved but in a maintenance window."
         if settings.names == "closed"
         else "This host knows its own name and those that are pinned.",
         files=tuple(files),
+        states=tuple(states),
     )
 
 

@@ -54,9 +54,14 @@ def disarm(host: Host) -> None:
 
 
 def take_back(host: Host) -> list[str]:
-    """As before the run that waits; returns what was not restored. The lock is the caller's."""
+    """As before the run that waits; returns what went wrong. The lock is the caller's.
+
+    What was there is forgotten only when it is there again: otherwise the next boot tries it anew.
+    """
     pending = Snapshot(host, PENDING)
     problems = pending.restore() if pending.exists else []
+    if pending.exists and not pending.is_restored():
+        return problems
     pending.delete()
     disarm(host)
     if not Snapshot(host, ORIGINAL).exists:

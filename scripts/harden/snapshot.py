@@ -151,6 +151,12 @@ class Snapshot:
             and place.read_bytes() == (self.folder / "kept" / entry.kept).read_bytes()
         )
 
+    def is_restored(self) -> bool:
+        """Whether all files and states are as they were."""
+        return all(self.is_as_it_was(entry) for entry in self.files) and all(
+            read(self._host, kind, name) == value for kind, name, value in self.states
+        )
+
     def restore(self) -> list[str]:
         """Everything as it was: states, files, then what has to read them again.
 

@@ -57,9 +57,10 @@ def read_enabled(host: Host, name: str) -> str:
 def put_enabled(host: Host, name: str, value: str) -> None:
     if value == "masked":
         host.do("systemctl", "mask", name)
-    elif value in ("enabled", "disabled"):
-        host.run("systemctl", "unmask", name)
-        host.do("systemctl", value.removesuffix("d"), name)
+        return
+    host.run("systemctl", "unmask", name)
+    # What is to be no unit at all again must not leave a link behind.
+    host.do("systemctl", "enable" if value == "enabled" else "disable", name)
 
 
 def read_active(host: Host, name: str) -> str:

@@ -103,6 +103,9 @@ class FakeTools(Tools):
         match words:
             case ["is-enabled", unit]:
                 said = self.enabled.get(unit, "")
+                if "harden" in unit and not (self.root / "etc/systemd/system" / unit).exists():
+                    assert said != "enabled", "a link is left that leads nowhere"
+                    said = "not-found"
                 return Said(0 if said == "enabled" else 1, said)
             case ["is-active", unit]:
                 said = "active" if unit in self.active else "inactive"
@@ -161,7 +164,8 @@ class Machine:
         for name in ("nft", "sshd", "fail2ban-client", "unattended-upgrade", "dockerd"):
             self.write(f"usr/sbin/{name}", "")
         self.write("usr/lib/systemd/systemd-timesyncd", "")
-        self.write("usr/lib/systemd/system/docker.service", "")
+        for unit in ("docker", "systemd-resolved"):
+            self.write(f"usr/lib/systemd/system/{unit}.service", "")
         user = max(1000, os.geteuid())
         daemon = "daemon:x:1:1::/:/usr/sbin/nologin"
         ops = f"ops:x:{user}:{user}::/home/ops:/bin/bash"
@@ -192,8 +196,10 @@ class Machine:
         self.write("proc/self/mountinfo", "")
         self.tools.enabled |= {"nftables.service": "disabled", "fail2ban.service": "enabled",
                                "apt-daily.timer": "enabled", "apt-daily-upgrade.timer": "enabled",
-                               "systemd-timesyncd.service": "enabled"}  # fmt: skip
-        self.tools.active |= {"fail2ban.service", "apt-daily.timer", "systemd-timesyncd.service"}
+                               "systemd-timesyncd.service": "enabled",
+                               "systemd-resolved.service": "enabled"}  # fmt: skip
+        self.tools.active |= {"fail2ban.service", "apt-daily.timer"}
+        self.tools.active |= {"systemd-timesyncd.service", "systemd-resolved.service"}
 
     def write(self, name: str, text: str, mode: int = 0o644) -> None:
         path = self.root / name

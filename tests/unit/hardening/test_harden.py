@@ -124,6 +124,7 @@ def test_what_nobody_wants_any_more_is_as_at_first(machine: Machine) -> None:
     """Names that are opened again are asked for as before."""
     apply_and_confirm(machine, RELAY)
     assert machine.text("etc/resolv.conf").count("127.0.0.1\n") == 1
+    assert names.RESOLVED not in machine.tools.active
 
     apply_and_confirm(machine, dataclasses.replace(RELAY, names="open"))
 
@@ -131,6 +132,7 @@ def test_what_nobody_wants_any_more_is_as_at_first(machine: Machine) -> None:
     assert machine.text("etc/dhcpcd.conf") == "hostname\n"
     assert not (machine.root / f"etc/systemd/system/{maintenance.TIMER}").exists()
     assert machine.tools.enabled["apt-daily.timer"] == "enabled"
+    assert names.RESOLVED in machine.tools.active
 
 
 def test_way_back_is_armed_before_anything_is_changed(machine: Machine) -> None:
@@ -173,6 +175,20 @@ def test_failure_on_the_way_takes_everything_back(machine: Machine, failing: str
     if failing == "sshd -t":
         reloads = [it for it in machine.tools.calls if "ssh.service" in it]
         assert machine.tools.calls.index(("sshd", "-t")) < machine.tools.calls.index(reloads[0])
+
+
+def test_way_back_is_kept_until_it_is_gone(machine: Machine) -> None:
+    """What cannot be restored now is restored by the next try, by hand or at the next boot."""
+    census, states = machine.census(), machine.states()
+    apply(machine, RELAY)
+    machine.tools.failing = {"systemctl stop nftables"}
+    assert "it does not" in rollback.take_back(machine.host)[0]
+    assert rollback.TIMER in machine.tools.active
+    machine.tools.failing = set()
+
+    assert rollback.take_back(machine.host) == []
+
+    assert (machine.census(), machine.states()) == (census, states)
 
 
 def test_sshd_that_does_not_read_the_file_is_noticed(machine: Machine) -> None:
