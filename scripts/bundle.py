@@ -25,6 +25,7 @@ NODE_COMMANDS = (
 )  # fmt: skip
 HOME_COMMANDS = ("revoke.py",)
 """They are of use at home alone."""
+NODE_TEMPLATES = "scripts/harden/files"
 UNITS = ("node@.service", "node-reconcile@.service", "node-reconcile@.timer")
 
 
@@ -61,7 +62,9 @@ MODEL = Bundle(
 def node_scripts(*, with_model: bool) -> Iterator[tuple[Path, str]]:
     """The scripts that look after a node: each file, and its path on the node."""
     for folder in NODE_SCRIPTS:
-        for path in sorted((ROOT / folder).rglob("*.py")):
+        for path in sorted((ROOT / folder).rglob("*")):
+            if path.suffix != ".py" and path.parent != ROOT / NODE_TEMPLATES:
+                continue
             name = str(path.relative_to(ROOT))
             commands = NODE_COMMANDS + (HOME_COMMANDS if with_model else ())
             if folder == "scripts/commands" and path.name not in commands:

@@ -144,6 +144,13 @@ STAGES = (
 )
 BY_NAME = (
     Stage(
+        "hardening",
+        "`harden` on a whole virtual machine: back, confirmed, rebooted, attacked, undone",
+        paths=("tests/hardening",),
+        options=("-o", "faulthandler_timeout=0", "-s", "-v"),
+        packages=(*MACHINES, "openssh-client"),
+    ),
+    Stage(
         "vllm",
         "the real vLLM, CPU build; torch's build for CPUs must be to be had (WHEELS, see .env)",
         needs_docker=True,

@@ -24,6 +24,8 @@ class Kind:
     """The service that keeps a store; none where nothing is stored."""
     store: str = ""
     """The volume that the store is in, as the Compose file calls it."""
+    held: tuple[str, ...] = ()
+    """Packages that are never upgraded unattended: how their names begin."""
 
 
 def kinds() -> dict[str, Kind]:

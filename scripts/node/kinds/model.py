@@ -10,4 +10,9 @@ KIND = Kind(
     checks=("scripts.doctor.model.gpu", "scripts.doctor.model.engine"),
     keeper="gateway",
     store="store",
-)
+    # A driver and a kernel that do not fit each other leave the machine without its GPU.
+    held=(
+        "linux-image", "linux-headers", "linux-modules", "nvidia", "libnvidia", "libcuda", "cuda",
+        "xserver-xorg-video-nvidia", "firmware-nvidia",
+    ),
+)  # fmt: skip

@@ -45,7 +45,7 @@ def test_bundle_names_nothing(bundle: Path) -> None:
     }
     commands = (bundle / "scripts/commands").glob("*.py")
     names = sorted(path.stem for path in commands if not path.stem.startswith("_"))
-    assert {"backup", "doctor", "keys", "prove", "upgrade"} <= set(names)
+    assert {"backup", "doctor", "harden", "keys", "prove", "upgrade"} <= set(names)
     for words in (["--help"], *([name, "--help"] for name in names)):
         texts[" ".join(words)] = run(bundle, *words).stdout
 
@@ -57,6 +57,7 @@ def test_bundle_names_nothing(bundle: Path) -> None:
     ]
 
     assert len(texts) > 30
+    assert str(bundle / "scripts/harden/files/firewall.nft") in texts
     assert found == []
 
 

@@ -1,0 +1,301 @@
+"""One whole machine is hardened: what can be called from outside, before and after, and back.
+
+The tests follow one another on the same machine, since a boot costs a minute of a core.
+"""
+
+import queue
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from tests.hardening.conftest import (
+    ATTACKER,
+    ATTACKER_V6,
+    BOOT_SECONDS,
+    MACHINE,
+    MACHINE_V6,
+    World,
+)
+from tests.vm.network import Namespace
+
+PORTS = (22, 80, 443, 2375, 2376, 8080, 9000, 51820)
+"""What is there, what Docker would listen on, and some that nobody has."""
+LEFT_OPEN = [22, 8080, 9000]
+TUNNEL = 51820
+HARDEN = "cd /opt/relay && scripts/node-admin harden"
+DONE = "is taken back in"
+PATIENCE_SECONDS = 900  # on a machine that does other things meanwhile
+SCAN_SECONDS = 20
+
+CENSUS = r"""
+cd /
+find etc usr/local root var/lib/node-harden -xdev -printf '%p %y %m %U:%G %l\n' 2>/dev/null | sort
+find /etc /root -xdev -type f -exec sha256sum {} + | sort -k2
+systemctl list-unit-files --no-legend --state=enabled,masked | sort
+systemctl is-active nftables fail2ban ssh docker systemd-timesyncd
+systemctl is-active apt-daily.timer apt-daily-upgrade.timer
+nft --stateless list table inet host 2>&1
+sysctl kernel.sysrq kernel.kptr_restrict kernel.core_pattern
+sysctl net.ipv4.conf.all.rp_filter net.ipv4.conf.all.send_redirects
+sshd -T
+docker info --format '{{.LiveRestoreEnabled}}'
+"""
+
+
+@pytest.fixture(scope="module")
+def before(world: World) -> str:
+    """Everything that undoing must bring back."""
+    wait_until(lambda: scan(world.attacker) == (LEFT_OPEN, LEFT_OPEN), "its ports are open")
+    return census(world)
+
+
+def test_everything_is_open_at_first(world: World, before: str) -> None:
+    """The positive control: this scan finds what is there, in IPv4 and IPv6."""
+    assert scan(world.attacker) == (LEFT_OPEN, LEFT_OPEN)
+    assert tunnel_answers(world.attacker)
+    assert "kernel.sysrq" in before
+
+
+def test_dry_run_changes_nothing(world: World, before: str) -> None:
+    """It shows what it would do."""
+    done = world.run(f"{HARDEN} --dry-run", seconds=PATIENCE_SECONDS)
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "+PasswordAuthentication no" in done.stdout
+    assert "sysctl kernel.sysrq" in done.stdout
+    assert census(world) == before
+
+
+def test_unconfirmed_run_goes_back(world: World, before: str) -> None:
+    """Though its own connection is still open, and another login over that one does not count."""
+    shared = ("-o", "ControlMaster=auto", "-o", f"ControlPath={world.state}/shared")
+    with applying(world, "--seconds 90", *shared) as lines:
+        expect(lines, DONE)
+        assert scan(world.attacker) == ([22], [22])
+        again = world.run(f"{HARDEN} confirm", *shared)
+        assert "this connection is older than the change" in again.stderr
+        expect(lines, "Not confirmed")
+
+    assert census(world) == before
+    wait_until(lambda: scan(world.attacker) == (LEFT_OPEN, LEFT_OPEN), "its ports are open again")
+
+
+def test_lost_connection_changes_nothing_of_that(world: World, before: str) -> None:
+    """The way back is the machine's own."""
+    with applying(world, "--seconds 40") as lines:
+        expect(lines, DONE)
+    wait_until(lambda: "node-harden" not in census(world), "it has gone back", pause=5)
+
+    assert census(world) == before
+
+
+def test_confirmed_run_stays(world: World, before: str) -> None:
+    """A connection that came after it has shown that one still gets in."""
+    containers = world.machine.run("docker ps -q --no-trunc | sort; pgrep -x httpd | sort")
+    with applying(world, "--seconds 900") as lines:
+        expect(lines, DONE)
+        done = world.run(f"{HARDEN} confirm", seconds=PATIENCE_SECONDS)
+        assert done.returncode == 0, done.stdout + done.stderr
+        expect(lines, "it stays")
+
+    assert world.machine.run("docker ps -q --no-trunc | sort; pgrep -x httpd | sort") == containers
+    assert not world.machine.run("systemctl list-unit-files --no-legend 'node-harden-rollback*'")
+
+
+def test_second_run_has_nothing_to_change(world: World) -> None:
+    """And asks for nothing."""
+    hardened = census(world)
+
+    done = world.run(HARDEN, seconds=PATIENCE_SECONDS)
+
+    assert (done.returncode, done.stdout) == (0, "Nothing to change.\n"), done.stdout + done.stderr
+    assert census(world) == hardened
+
+
+def test_scan_finds_ssh_and_nothing_else(world: World) -> None:
+    """In IPv4 and IPv6, of the host's own and of what Docker publishes; the tunnel is there."""
+    assert scan(world.attacker) == ([22], [22])
+    assert tunnel_answers(world.attacker)
+    assert "dropped in: " in world.machine.run("journalctl -k --no-pager")
+    assert "dropped to a container: " in world.machine.run("journalctl -k --no-pager")
+
+
+def test_passwords_are_not_taken(world: World) -> None:
+    """What a stranger is offered is a key, and no other way."""
+    told = ssh_of(world.attacker, MACHINE, "-v")
+
+    assert "Authentications that can continue: publickey\n" in told
+
+
+def test_names_are_closed_but_in_a_window(world: World) -> None:
+    """A reboot would close it, too: it is no file that changes."""
+    assert "nameserver 127.0.0.1" in world.machine.run("cat /etc/resolv.conf")
+    done = world.run(f"{HARDEN} maintenance open --minutes 30", seconds=PATIENCE_SECONDS)
+    assert done.returncode == 0, done.stderr
+    assert "nameserver 198.18.7.1" in world.machine.run("cat /etc/resolv.conf")
+    world.run(f"{HARDEN} maintenance close", seconds=PATIENCE_SECONDS)
+    assert "nameserver 127.0.0.1" in world.machine.run("cat /etc/resolv.conf")
+
+
+def test_reboot_changes_nothing(world: World) -> None:
+    """What was confirmed stays."""
+    boot = world.machine.boot_id()
+    world.machine.tell("systemctl --no-block reboot")
+    wait_until(
+        lambda: world.machine.ask("cat /proc/sys/kernel/random/boot_id") not in (None, boot + "\n"),
+        "it has booted", BOOT_SECONDS,
+    )  # fmt: skip
+    wait_until(lambda: tunnel_answers(world.attacker), "its container is up", BOOT_SECONDS)
+
+    assert scan(world.attacker) == ([22], [22])
+    done = world.run(HARDEN, seconds=PATIENCE_SECONDS)
+    assert done.stdout == "Nothing to change.\n", done.stdout + done.stderr
+
+
+def test_brute_force_is_banned(world: World) -> None:
+    """The attacker's address alone, on all ports; the operator still gets in."""
+    wait_until(
+        lambda: world.machine.ask("fail2ban-client status sshd") is not None, "fail2ban is up"
+    )
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while ATTACKER not in world.machine.run("fail2ban-client get sshd banip"):
+        assert time.monotonic() < deadline, world.machine.run("journalctl -u ssh -n 30 --no-pager")
+        ssh_of(world.attacker, MACHINE)
+
+    assert open_ports(world.attacker, ATTACKER, MACHINE, [22]) == []
+    assert open_ports(world.attacker, ATTACKER_V6, MACHINE_V6, [22]) == [22]
+    assert world.run("true").returncode == 0
+
+
+def test_undo_restores_everything(world: World, before: str) -> None:
+    """Every file, mode and state; and nothing of its own is left."""
+    done = world.run(f"{HARDEN} --undo --yes", seconds=PATIENCE_SECONDS)
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert census(world) == before
+    world.machine.run("fail2ban-client unban --all")
+    wait_until(lambda: scan(world.attacker) == (LEFT_OPEN, LEFT_OPEN), "its ports are open again")
+
+
+# What is done and seen
+
+
+def census(world: World) -> str:
+    return world.machine.run(CENSUS, PATIENCE_SECONDS)
+
+
+@contextmanager
+def applying(world: World, words: str, *options: str) -> Iterator["queue.Queue[str | None]"]:
+    """`harden` over a connection of its own; its lines, and None at its end."""
+    process = subprocess.Popen(
+        world.ssh(*options, command=f"{HARDEN} --yes {words}"),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    lines: queue.Queue[str | None] = queue.Queue()
+
+    def read() -> None:
+        assert process.stdout is not None
+        for line in process.stdout:
+            lines.put(line)
+        lines.put(None)
+
+    reader = threading.Thread(target=read, daemon=True)
+    reader.start()
+    try:
+        yield lines
+    finally:
+        process.kill()
+        process.wait()
+        reader.join()
+        assert process.stdout is not None
+        process.stdout.close()
+
+
+def expect(lines: "queue.Queue[str | None]", words: str) -> None:
+    """Wait for a line; fails with what came instead."""
+    seen: list[str] = []
+    while True:
+        line = lines.get(timeout=PATIENCE_SECONDS)
+        assert line is not None, f"it ended without `{words}`:\n{''.join(seen[-40:])}"
+        seen.append(line)
+        if words in line:
+            return
+
+
+def wait_until(
+    holds: Callable[[], bool], what: str, seconds: float = PATIENCE_SECONDS, pause: float = 1
+) -> None:
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline, f"not within {seconds:.0f} s: {what}"
+        time.sleep(pause)
+
+
+def scan(who: Namespace) -> tuple[list[int], list[int]]:
+    """Which of PORTS accept a connection, in IPv4 and in IPv6."""
+    return (
+        open_ports(who, ATTACKER, MACHINE, PORTS),
+        open_ports(who, ATTACKER_V6, MACHINE_V6, PORTS),
+    )
+
+
+def open_ports(who: Namespace, source: str, target: str, ports: Iterable[int]) -> list[int]:
+    """Calls all at once; those that do not answer are given time for it."""
+
+    def connect() -> list[int]:
+        accepted: list[int] = []
+
+        def call(port: int) -> None:
+            try:
+                with socket.create_connection((target, port), SCAN_SECONDS, (source, 0)):
+                    accepted.append(port)
+            except OSError:
+                pass
+
+        callers = [threading.Thread(target=in_here(who, call, port)) for port in ports]
+        for caller in callers:
+            caller.start()
+        for caller in callers:
+            caller.join()
+        return sorted(accepted)
+
+    return connect()
+
+
+def in_here(who: Namespace, call: Callable[[int], None], port: int) -> Callable[[], None]:
+    return lambda: who.do(lambda: call(port))
+
+
+def tunnel_answers(who: Namespace) -> bool:
+    """From one port always: what stands in for the tunnel answers the first that calls it."""
+
+    def ask() -> bool:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asker:
+            asker.bind((ATTACKER, 40000))
+            asker.settimeout(SCAN_SECONDS)
+            try:
+                asker.sendto(b"is somebody there?\n", (MACHINE, TUNNEL))
+                return asker.recvfrom(100)[0].startswith(b"is somebody there?")
+            except OSError:
+                return False
+
+    return who.do(ask)
+
+
+def ssh_of(who: Namespace, target: str, *options: str) -> str:
+    """A login of somebody without a key; what ssh says."""
+    command = [
+        *(*who.enter, "ssh", "-F", "none", "-o", "StrictHostKeyChecking=no", *options),
+        *("-o", "UserKnownHostsFile=/dev/null", "-o", "IdentityFile=none"),
+        *("-o", "BatchMode=yes", "-o", "ConnectTimeout=20", f"root@{target}", "true"),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_SECONDS)
+    assert done.returncode != 0
+    return done.stderr.replace("\r", "")
