@@ -15,8 +15,10 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 
-NODE_SCRIPTS = ("scripts/commands", "scripts/node", "scripts/doctor", "scripts/prove")
-NODE_COMMANDS = ("__init__.py", "__main__.py", "doctor.py", "prove.py")
+NODE_SCRIPTS = (
+    "scripts/commands", "scripts/node", "scripts/doctor", "scripts/prove", "scripts/status",
+)  # fmt: skip
+NODE_COMMANDS = ("__init__.py", "__main__.py", "doctor.py", "prove.py", "status.py")
 UNITS = ("node@.service", "node-reconcile@.service", "node-reconcile@.timer")
 
 

@@ -20,6 +20,8 @@ class Kind:
     """Whether it calls the other node (and so publishes nothing) or is called."""
     checks: tuple[str, ...]
     """Modules of checks that only this kind has."""
+    panels: tuple[str, ...] = ()
+    """Modules of what `status` shows of this kind alone."""
 
 
 def kinds() -> dict[str, Kind]:

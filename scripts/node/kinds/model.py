@@ -8,4 +8,5 @@ KIND = Kind(
     mark="gateway",
     dials=True,
     checks=("scripts.doctor.model.gpu", "scripts.doctor.model.engine"),
+    panels=("scripts.status.model.work",),
 )

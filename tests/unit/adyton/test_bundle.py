@@ -43,7 +43,7 @@ def test_bundle_names_nothing(bundle: Path) -> None:
         for path in bundle.parents[1].rglob("*")
         if path.is_file()
     }
-    for words in (["--help"], ["doctor", "--help"], ["prove", "--help"]):
+    for words in (["--help"], ["doctor", "--help"], ["prove", "--help"], ["status", "--help"]):
         texts[" ".join(words)] = run(bundle, *words).stdout
 
     found = [
