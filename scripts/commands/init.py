@@ -20,6 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from scripts.bundle import MODEL, RELAY, ROOT, Bundle, fill_in, pack
+from scripts.hop import COMPOSE_FILE as HOP_COMPOSE_FILE
+from scripts.hop import BadProvider, read_provider
 from scripts.keys import (
     KeysFailed,
     make_preshared_key,
@@ -42,8 +44,8 @@ TOGETHER = {"LINK_PORT", "TUNNEL_ADDRESS", "TUNNEL_PEER_ADDRESS", "TUNNEL_MTU"}
 
 LOCAL = {"SECRETS", "ENV_FILE", "COMPOSE_FILE"}
 
-LASTING = ("store_key", "bot_token")
-"""These outlive a rotation: one opens what is stored, the other is BotFather's to change."""
+LASTING = ("store_key", "bot_token", "hop")
+"""These outlive a rotation: one opens what is stored, others are BotFather's or a provider's."""
 
 PRIVACY = """\
 Before you tell anybody:
@@ -130,6 +132,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     for question in QUESTIONS:
         parser.add_argument(f"--{question.name}", metavar="ANSWER", help=question.says)
     parser.add_argument("--token-file", type=Path, metavar="FILE", help="holds the bot's token")
+    parser.add_argument(
+        "--hop",
+        metavar="FILE",
+        help="a WireGuard provider's file, for a second hop at home; `none`: without it again",
+    )
     for node in ("relay", "model"):
         parser.add_argument(
             f"--{node}",
@@ -170,6 +177,7 @@ def run(arguments: argparse.Namespace) -> int:
         if not keys or arguments.rotate:
             keys = make_secrets() | {name: keys[name] for name in LASTING if name in keys}
         keys = {**keys, "bot_token": token_from(arguments.token_file, keys.get("bot_token", ""))}
+        keys |= hop_from(arguments.hop)
         files = {
             "answers.json": json.dumps({**answers, **more, "secrets": keys}, indent=1).encode(),
             "relay.tar": pack(RELAY, *relay_part(answers, more["relay"], keys)),
@@ -260,6 +268,20 @@ def token_from(file: Path | None, kept: str) -> str:
             print(f"  {why}.")
 
 
+def hop_from(file: str | None) -> dict[str, str]:
+    """The provider's file that was given, to be kept; nothing if none was. Raises BadAnswer."""
+    if file is None:
+        return {}
+    if file == "none":
+        return {"hop": ""}
+    try:
+        text = Path(file).read_text(encoding="utf-8")
+        read_provider(text)
+    except (OSError, UnicodeDecodeError, BadProvider) as why:
+        raise BadAnswer(f"--hop {file}: {why}") from None
+    return {"hop": text}
+
+
 def make_secrets() -> dict[str, str]:
     return {
         "relay_private_key": make_private_key(),
@@ -295,6 +317,10 @@ def model_part(
         "WEIGHTS": answers["weights"],
     }
     own = {"store_key": keys["store_key"], "tunnel_private_key": keys["model_private_key"]}
+    if keys.get("hop"):
+        hop_settings, hop_secrets = read_provider(keys["hop"])
+        settings |= hop_settings | {"COMPOSE_FILE": f"{MODEL.compose_file}:{HOP_COMPOSE_FILE}"}
+        own |= hop_secrets
     return fill_example(MODEL, settings, more), own | shared(keys)
 
 

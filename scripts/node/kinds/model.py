@@ -7,6 +7,6 @@ KIND = Kind(
     file="compose.gpu.yml",
     mark="gateway",
     dials=True,
-    checks=("scripts.doctor.model.gpu", "scripts.doctor.model.engine"),
-    panels=("scripts.status.model.work",),
+    checks=("scripts.doctor.model.gpu", "scripts.doctor.model.engine", "scripts.doctor.model.hop"),
+    panels=("scripts.status.model.work", "scripts.status.model.hop"),
 )
