@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from scripts.doctor.finding import Check, Finding, failure, ok, warning
-from scripts.node.node import UPLINK, Container, Node
+from scripts.node.node import HOP, UPLINK, Container, Node
 from scripts.node.rules import interfaces
 from scripts.node.tools import CannotLook
 
@@ -32,7 +32,7 @@ FALLBACK = warning(
 TUNNEL = "wg0"
 NEW_TUNNEL = "wg-new"
 """What an uplink is making, before it hands it over."""
-HOP = "wg-hop"
+HOP_INTERFACE = "wg-hop"
 NEW_HOP = "hop-new"
 """What leads out of an uplink without a network, and the same before it is adopted."""
 FALLBACKS = {
@@ -74,9 +74,9 @@ def allowed(node: Node, service: str, container: Container, there: set[str]) -> 
     networks = node.services[service].get("networks") or {}
     if networks:
         by_docker = sorted(name for name in there if name.startswith("eth"))[: len(networks)]
-        return {"lo", NEW_TUNNEL, NEW_HOP, *by_docker}
+        return {"lo", NEW_HOP if service == HOP else NEW_TUNNEL, *by_docker}
     if service == UPLINK:
-        return {"lo", HOP, NEW_HOP, NEW_TUNNEL}
+        return {"lo", HOP_INTERFACE, NEW_HOP, NEW_TUNNEL}
     if node.holder_of(service) or is_holder(node, service):
         return {"lo", TUNNEL, NEW_TUNNEL}
     return {"lo"}

@@ -6,10 +6,8 @@ from collections.abc import Iterator
 
 from scripts.doctor.finding import Check, Finding, failure, not_applicable, ok
 from scripts.doctor.tunnel import STALE_SECONDS
-from scripts.node.node import UPLINK, Node
+from scripts.node.node import HOP, UPLINK, Node
 from scripts.node.tools import CannotLook
-
-SERVICE = "hop"
 
 DOWN = failure(
     "hop-down",
@@ -25,11 +23,11 @@ UNHEARD = failure(
 
 
 def look(node: Node) -> Iterator[Finding]:
-    if SERVICE not in node.services:
+    if HOP not in node.services:
         yield not_applicable("The tunnel leaves without a hop.")
         return
-    if SERVICE not in node.running:
-        yield DOWN.found(service=SERVICE)
+    if HOP not in node.running:
+        yield DOWN.found(service=HOP)
         return
     age = handshake_age(node)
     if age is not None and age <= STALE_SECONDS:
@@ -46,7 +44,7 @@ def handshake_age(node: Node) -> int | None:
     Told by the container of the process that carries it, or by the uplink, where the kernel does.
     """
     for service, name in (
-        (SERVICE, "handshake_age_seconds"),
+        (HOP, "handshake_age_seconds"),
         (UPLINK, "hop_handshake_age_seconds"),
     ):
         if service not in node.running:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from scripts.doctor.model.hop import SERVICE, handshake_age
+from scripts.doctor.model.hop import handshake_age
 from scripts.doctor.tunnel import STALE_SECONDS
+from scripts.node.node import HOP
 from scripts.status.facts import Fact, Tone, duration
 
 if TYPE_CHECKING:
@@ -16,13 +17,13 @@ NAME, TITLE = "hop", "Hop"
 
 def look(looker: Looker) -> list[Fact] | None:
     node = looker.node
-    if SERVICE not in node.services:
+    if HOP not in node.services:
         return None
-    if SERVICE not in node.running:
-        text = f"{SERVICE} does not run: nothing leaves."
+    if HOP not in node.running:
+        text = f"{HOP} does not run: nothing leaves."
         return [Fact("problem", "not running", "", text, Tone.BAD)]
     at, age = looker.seldom("hop", lambda: (looker.now, handshake_age(node)))
-    endpoint = node.setting(SERVICE, "HOP_ENDPOINT")
+    endpoint = node.setting(HOP, "HOP_ENDPOINT")
     if age is not None:
         age += max(0, round(looker.now - at))
     text = "never" if age is None else f"{duration(age)} ago"

@@ -292,9 +292,32 @@ def run(folder: Path, script: str, commands: str) -> list[str]:
     return called.read_text(encoding="utf-8").splitlines() if called.exists() else []
 
 
-def test_interface_is_handed_to_no_namespace_but_the_uplinks(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("home", "is_handed"), [("uplink", True), ("self", False), ("1", False)])
+def test_interface_is_handed_to_no_namespace_but_the_uplinks(
+    tmp_path: Path, home: str, is_handed: bool
+) -> None:
     """Neither to the hop's own nor to the holder's, whoever has the process id by now."""
-    assert run(tmp_path, "hop", "uplink=$$; ! hand_over_hop") == []
+    for name in ("uplink", "self", "1"):
+        (tmp_path / "proc" / name / "ns").mkdir(parents=True)
+        (tmp_path / "proc" / name / "ns/net").touch()
+    (tmp_path / "proc/uplink/ns/net").unlink()
+    if home == "uplink":
+        (tmp_path / "proc/uplink/ns/net").touch()
+    else:
+        (tmp_path / "proc/uplink/ns/net").hardlink_to(tmp_path / "proc" / home / "ns/net")
+    function = "$(declare -f hand_over_hop | sed 's,/proc/\\([a-z1$]*\\)/ns,proc/\\1/ns,g')"
+
+    called = run(
+        tmp_path, "hop", f'cd {tmp_path}; eval "{function}"; uplink=uplink; hand_over_hop || true'
+    )
+
+    assert [it.partition("/fd/")[0] for it in called] == (
+        ["ip link set hop-new netns /proc/self"] if is_handed else []
+    )
+
+
+def test_interface_of_an_uplink_that_is_gone_stays(tmp_path: Path) -> None:
+    """The hop tries again."""
     assert run(tmp_path, "hop", "uplink=999999999; ! hand_over_hop 2>/dev/null") == []
 
 
