@@ -38,6 +38,8 @@ class Bundle:
     compose_file: str
     example: str
     """Its example settings."""
+    overlays: tuple[str, ...] = ()
+    """Compose files that may be added to it."""
     sources: tuple[str, ...] = ()
     """Folders that its images are built from, where it builds them itself."""
     owners: tuple[tuple[str, int], ...] = ()
@@ -54,6 +56,7 @@ MODEL = Bundle(
     "model",
     "compose.gpu.yml",
     ".env.gpu.example",
+    overlays=("compose.gpu.hop.yml",),
     sources=("services", "wireguard", "requirements"),
     owners=(("link_token", 10003), ("store_key", 10003)),
 )
@@ -147,7 +150,7 @@ def _quoted(value: str) -> str:
 
 
 def _files(bundle: Bundle) -> Iterator[tuple[Path, str]]:
-    for name in (bundle.compose_file, bundle.example, "wireguard/resolv.conf"):
+    for name in (bundle.compose_file, *bundle.overlays, bundle.example, "wireguard/resolv.conf"):
         yield ROOT / name, name
     yield from node_scripts(with_model=bundle.node == "model")
     for folder in bundle.sources:

@@ -27,6 +27,7 @@ OVERLAYS = {
     ),
     "compose.gpu.yml": (
         ".env.gpu.example",
+        "compose.gpu.hop.yml",
         "services/engine/llamacpp.yml",
         "services/engine/vllm-cpu.yml",
         "tests/stubs/engine.yml",
@@ -129,7 +130,12 @@ def compose(files: Sequence[str], env_file: str) -> subprocess.CompletedProcess[
     command = ["docker", "compose", "--project-directory", str(ROOT), "--env-file", env_file]
     for file in files:
         command += ["-f", str(ROOT / file)]
-    extra = {"SUBNET": "198.18.0", "INTERNET": "internet"}
+    extra = {
+        "SUBNET": "198.18.0",
+        "INTERNET": "internet",
+        # Of an overlay that insists on them, which only few operators need.
+        **dict.fromkeys(("HOP_ADDRESS", "HOP_ENDPOINT", "HOP_PEER_KEY"), "set"),
+    }
     return subprocess.run(
         [*command, "config", "-q"],
         cwd=ROOT,

@@ -60,7 +60,7 @@ outside_interfaces() {
 }
 
 is_outside() { # /sys/class/net/NAME
-  [[ ${1##*/} != lo && ${1##*/} != wg-new && -e $1/address ]]
+  [[ ${1##*/} != lo && ${1##*/} != wg-new && ${1##*/} != hop-new && -e $1/address ]]
 }
 
 # Which interfaces those are, by numbers that never come twice; starts no process.

@@ -6,24 +6,50 @@
 # dead wg0 may still be there (kernel WireGuard's outlives the uplink) and because no rule lets wg-new through.
 readonly new_interface=wg-new interface=wg0
 
+# The same for the interface that leads out of the uplink where a hop carries it: made by `hop`, adopted by the uplink.
+readonly new_hop=hop-new hop_interface=wg-hop
+
 # Only the uplink is given the private key.
 readonly private_key=/run/secrets/tunnel_private_key preshared_key=/run/secrets/tunnel_preshared_key
 
+# Only the hop is given this one.
+readonly hop_private_key=/run/secrets/hop_private_key hop_preshared_key=/run/secrets/hop_preshared_key
+
 # The holder is process 1 of the shared process namespace; everybody may read what interfaces its namespace has.
 holder_has() { # INTERFACE
+  process_has 1 "$1"
+}
+
+process_has() { # PID INTERFACE
   local line
-  while read -r line; do
-    [[ $line != "$1:"* ]] || return 0
-  done </proc/1/net/dev
+  { while read -r line; do
+    [[ $line != "$2:"* ]] || return 0
+  done <"/proc/$1/net/dev"; } 2>/dev/null
   return 1
 }
 
-is_kernel_wireguard() {
+# The uplink's first process, from a container that shares its process namespace: the parent of a container's first
+# process is outside of it.
+find_uplink() { # VARIABLE
+  local path parent
+  local -a words
+  for path in /proc/[0-9]*; do
+    mapfile -d '' -t words <"$path/cmdline" || continue
+    [[ ${words[1]-} == /usr/local/bin/uplink ]] || continue
+    read -r _ _ _ parent _ <"$path/stat" || continue
+    [[ $parent == 0 ]] || continue
+    printf -v "$1" '%s' "${path##*/}"
+    return 0
+  done 2>/dev/null
+  return 1
+}
+
+is_kernel_wireguard() { # INTERFACE
   local line
-  [[ -e /sys/class/net/$interface/uevent ]] || return 1
+  [[ -e /sys/class/net/$1/uevent ]] || return 1
   while read -r line; do
     [[ $line != DEVTYPE=wireguard ]] || return 0
-  done <"/sys/class/net/$interface/uevent"
+  done <"/sys/class/net/$1/uevent"
   return 1
 }
 

@@ -21,6 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from scripts.bundle import MODEL, RELAY, ROOT, defaults, fill_in, images, pack
+from scripts.hop import COMPOSE_FILE as HOP_COMPOSE_FILE
+from scripts.hop import BadProvider, read_provider
 from scripts.keys import (
     KeysFailed,
     make_preshared_key,
@@ -52,8 +54,8 @@ LOCAL = {"SECRETS", "ENV_FILE", "COMPOSE_FILE", "TUNNEL_ADDRESS", "TUNNEL_PEER_A
 
 BUNDLES = {"relay": RELAY, "model": MODEL}
 
-LASTING = ("store_key", "bot_token")
-"""These outlive a rotation: one opens what is stored, the other is BotFather's to change."""
+LASTING = ("store_key", "bot_token", "hop")
+"""These outlive a rotation: one opens what is stored, others are BotFather's or a provider's."""
 
 PRIVACY = """\
 Before you tell anybody:
@@ -184,6 +186,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     for question in QUESTIONS:
         parser.add_argument(f"--{question.name}", metavar="ANSWER", help=question.says)
     parser.add_argument("--token-file", type=Path, metavar="FILE", help="holds the bot's token")
+    parser.add_argument(
+        "--hop",
+        metavar="FILE",
+        help="a WireGuard provider's file, for a second hop at home; `none`: without it again",
+    )
     for node in ("relay", "model", "both"):
         of = f"the {node} node, out of its example" if node != "both" else " and ".join(BOTH)
         parser.add_argument(
@@ -226,6 +233,7 @@ def run(arguments: argparse.Namespace) -> int:
             for part in ("relay", "model", "both")
         }
         keys = secrets_of(arguments, node, kept)
+        keys = keys | hop_from(arguments.hop)
         peer_key = check_peer_key(arguments.peer_key or str(kept.get("peer_key", "")))
         alone = {"node": node, "peer_key": peer_key} if node else {}
         files = {
@@ -397,6 +405,20 @@ def token_from(file: Path | None, kept: str) -> str:
             print(f"  {why}.")
 
 
+def hop_from(file: str | None) -> dict[str, str]:
+    """The provider's file that was given, to be kept; nothing if none was. Raises BadAnswer."""
+    if file is None:
+        return {}
+    if file == "none":
+        return {"hop": ""}
+    try:
+        text = Path(file).read_text(encoding="utf-8")
+        read_provider(text)
+    except (OSError, UnicodeDecodeError, BadProvider) as why:
+        raise BadAnswer(f"--hop {file}: {why}") from None
+    return {"hop": text}
+
+
 def make_secrets() -> dict[str, str]:
     return {
         "relay_private_key": make_private_key(),
@@ -419,7 +441,8 @@ def archive(
     own = {"tunnel_private_key": f"{node}_private_key"} | {name: name for name in names}
     found = {name: keys[key] for name, key in own.items() if key in keys}
     shared = {name: keys[name] for name in SHARED}
-    return pack(BUNDLES[node], fill_example(node, settings, more), found | shared)
+    hop = read_provider(keys["hop"])[1] if node == "model" and keys.get("hop") else {}
+    return pack(BUNDLES[node], fill_example(node, settings, more), found | shared | hop)
 
 
 def relay_part(
@@ -447,6 +470,9 @@ def model_part(
         "TUNNEL_PEER_KEY": peer_key_of(keys, "relay", peer_key),
         "WEIGHTS": answers["weights"],
     }
+    if keys.get("hop"):
+        settings |= read_provider(keys["hop"])[0]
+        settings["COMPOSE_FILE"] = f"{MODEL.compose_file}:{HOP_COMPOSE_FILE}"
     return settings, ("store_key",)
 
 

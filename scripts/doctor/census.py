@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from scripts.doctor.finding import Check, Finding, failure, ok, warning
-from scripts.node.node import Container, Node
+from scripts.node.node import HOP, UPLINK, Container, Node
 from scripts.node.rules import interfaces
 from scripts.node.tools import CannotLook
 
@@ -32,6 +32,9 @@ FALLBACK = warning(
 TUNNEL = "wg0"
 NEW_TUNNEL = "wg-new"
 """What an uplink is making, before it hands it over."""
+HOP_INTERFACE = "wg-hop"
+NEW_HOP = "hop-new"
+"""What leads out of an uplink without a network, and the same before it is adopted."""
 FALLBACKS = {
     *("tunl0", "sit0", "ip6tnl0", "gre0", "gretap0", "erspan0", "ip_vti0", "ip6_vti0", "ip6gre0")
 }
@@ -71,7 +74,9 @@ def allowed(node: Node, service: str, container: Container, there: set[str]) -> 
     networks = node.services[service].get("networks") or {}
     if networks:
         by_docker = sorted(name for name in there if name.startswith("eth"))[: len(networks)]
-        return {"lo", NEW_TUNNEL, *by_docker}
+        return {"lo", NEW_HOP if service == HOP else NEW_TUNNEL, *by_docker}
+    if service == UPLINK:
+        return {"lo", HOP_INTERFACE, NEW_HOP, NEW_TUNNEL}
     if node.holder_of(service) or is_holder(node, service):
         return {"lo", TUNNEL, NEW_TUNNEL}
     return {"lo"}
@@ -84,8 +89,8 @@ def is_holder(node: Node, service: str) -> bool:
 CHECK = Check(
     "namespaces",
     "What each container sees of the network: the holder and its members `lo` and `wg0` and "
-    "nothing else, an isolated service `lo` alone, the others one interface a network; and whether "
-    "members are in the namespace that the holder has now.",
+    "nothing else, an isolated service `lo` alone, an uplink behind a hop `wg-hop` too, the others "
+    "one interface a network; and whether members are in the namespace that the holder has now.",
     (EXTRA, LEFT_BEHIND, FALLBACK),
     look,
 )

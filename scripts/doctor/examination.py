@@ -64,11 +64,17 @@ def look(node: Node, check: Check) -> Iterator[Finding]:
     except CannotLook as why:
         yield could_not_look(f"{why}.")
     except Exception as error:  # a check that breaks must not hide what others find
-        where = error.__traceback__
-        while where is not None and where.tb_next is not None:
-            where = where.tb_next
-        place = f"{where.tb_frame.f_code.co_filename}:{where.tb_lineno}" if where else "?"
-        yield could_not_look(f"This check itself broke: {type(error).__name__} at {place}.")
+        yield could_not_look(
+            f"This check itself broke: {type(error).__name__} at {place_of(error)}."
+        )
+
+
+def place_of(error: BaseException) -> str:
+    """Where an exception was raised."""
+    where = error.__traceback__
+    while where is not None and where.tb_next is not None:
+        where = where.tb_next
+    return f"{where.tb_frame.f_code.co_filename}:{where.tb_lineno}" if where else "?"
 
 
 def status_of(findings: Iterable[Finding]) -> int:

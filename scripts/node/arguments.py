@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from scripts.node.kinds import Kind, kinds
@@ -33,7 +36,8 @@ def node_of(arguments: argparse.Namespace, tools: Tools) -> Node:
         options += ["--project-directory", arguments.project_directory]
 
     def make(kind: Kind) -> Node:
-        return Node(kind, tools, ROOT, tuple(options), tuple(arguments.file))
+        files = tuple(arguments.file) or files_of(arguments.env_file, kind)
+        return Node(kind, tools, ROOT, tuple(options), files)
 
     if arguments.node:
         return make(kinds()[arguments.node])
@@ -48,6 +52,21 @@ def node_of(arguments: argparse.Namespace, tools: Tools) -> Node:
     if len(here) == 1:
         return make(here[0])
     raise CannotLook("which node is meant is not clear: give --node")
+
+
+def files_of(env_files: Sequence[str], kind: Kind) -> tuple[str, ...]:
+    """The Compose files that COMPOSE_FILE in .env names, as Compose itself would take them.
+
+    None where it says nothing of this kind's own file, or cannot be read.
+    """
+    named = ""
+    for file in env_files or [str(ROOT / ".env")]:
+        with contextlib.suppress(OSError, UnicodeDecodeError):
+            text = Path(file).read_text(encoding="utf-8")
+            for match in re.finditer(r"^COMPOSE_FILE=(\S+)\s*$", text, re.MULTILINE):
+                named = match[1]
+    files = named.split(":")
+    return tuple(str(ROOT / file) for file in files) if kind.file in files else ()
 
 
 def runs_here(kind: Kind, tools: Tools) -> bool:

@@ -16,6 +16,8 @@ from scripts.node.tools import CannotLook, Said, Tools
 HOLDER = "wireguard"
 UPLINK = "uplink"
 EGRESS = "egress"
+HOP = "hop"
+"""Carries the uplink through another provider, where the Compose files have it."""
 
 
 @dataclass(frozen=True)
@@ -160,6 +162,11 @@ class Node:
             for name, container in self.running.items()
             if "NET_ADMIN" in (self.services[name].get("cap_add") or [])
         }
+
+    @property
+    def carrier(self) -> str:
+        """The service whose own packets carry the tunnel outside."""
+        return HOP if HOP in self.services else UPLINK
 
     def setting(self, service: str, name: str, default: str = "") -> str:
         """A variable of a service's environment, as the Compose files want it."""

@@ -82,7 +82,8 @@ THROWAWAY = "node-check=throwaway"
 
 def devices(node: Node, container: Container) -> str:
     """A container's interfaces that lead out of it, as nft prints those of a chain."""
-    names = [f'"{it}"' for it in sorted(interfaces(node, container) - {"lo", "wg0", "wg-new"})]
+    inside = {"lo", "wg0", "wg-new", "hop-new"}
+    names = [f'"{it}"' for it in sorted(interfaces(node, container) - inside)] or ['"lo"']
     return f"device {names[0]}" if len(names) == 1 else f"devices = {{ {', '.join(names)} }}"
 
 

@@ -56,9 +56,10 @@ def bridges_of(node: Node) -> list[Bridge]:
 
 
 def tunnels_of(node: Node) -> tuple[Tunnel, ...]:
-    """Where encrypted packets may go, as seen inside and outside of the uplink's container."""
+    """Where encrypted packets may go, as seen in the carrying container and outside of it."""
     if node.kind.dials:
-        endpoint, _, port = node.setting(UPLINK, "TUNNEL_ENDPOINT").rpartition(":")
+        name = "TUNNEL_ENDPOINT" if node.carrier == UPLINK else "HOP_ENDPOINT"
+        endpoint, _, port = node.setting(node.carrier, name).rpartition(":")
         return (Tunnel(int(port), endpoint),)
     inside = int(node.setting(UPLINK, "TUNNEL_PORT", "51820"))
     published = [
@@ -75,6 +76,7 @@ class Permitted:
     def __init__(self, node: Node, bridges: list[Bridge], tunnels: tuple[Tunnel, ...]) -> None:
         self._services = {bridge.interface: bridge.services for bridge in bridges}
         self._tunnels = tunnels
+        self._carrier = node.carrier
         self._port = int(node.setting(EGRESS, "TELEGRAM_PORT", HTTPS))
         self._resolver = node.setting(EGRESS, "RESOLVER")
         egress = node.running.get(EGRESS)
@@ -87,13 +89,13 @@ class Permitted:
         if service is None or frame.ethertype == ARP:
             return None
         kind = kind_of(frame, self._tunnels)
-        if service == UPLINK and self._is_for_the_other_node(frame, kind):
+        if service == self._carrier and self._is_for_the_other_end(frame, kind):
             return None
         if service == EGRESS and self._is_for_telegram(frame):
             return None
         return f"{service}: {kind}"
 
-    def _is_for_the_other_node(self, frame: Frame, kind: str) -> bool:
+    def _is_for_the_other_end(self, frame: Frame, kind: str) -> bool:
         """A packet of the tunnel, or a later fragment of UDP, which has no port to know it by."""
         ends = {tunnel.endpoint for tunnel in self._tunnels} - {""}
         if ends and frame.destination not in ends:

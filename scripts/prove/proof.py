@@ -119,7 +119,7 @@ def prove(node: Node, plan: Plan, say: Callable[[str], None]) -> dict[str, Any]:
         "findings": findings,
         "canaries": [told(sent, capture.seen) for sent in canaries],
         "captures": [described(seen) for seen in capture.seen],
-        "controls": list(controls(capture.seen, canaries, plan)),
+        "controls": list(controls(capture.seen, canaries, plan, node.carrier)),
         "not_looked_at": [*NOT_LOOKED_AT, *([] if plan.control else [NO_CONTROL])],
     }
     report["verdict"] = verdict_of(report)
@@ -173,11 +173,11 @@ def described(seen: Seen) -> dict[str, Any]:
 
 
 def controls(
-    seen: list[Seen], canaries: list[dict[str, Any]], plan: Plan
+    seen: list[Seen], canaries: list[dict[str, Any]], plan: Plan, carrier: str = UPLINK
 ) -> Iterator[dict[str, Any]]:
     """What shows that the capture would have seen something."""
     for it in seen:
-        if it.role.startswith("outside") or UPLINK in it.role:
+        if it.role.startswith("outside") or carrier in it.role:
             count = it.kinds["tunnel"]
             about = f"{count} packets of the node's own tunnel were seen on {it.role}"
             yield {"name": "tunnel", "about": about, "passed": count > 0}

@@ -16,6 +16,7 @@ from services.gateway.answering import Answering
 from services.gateway.app import build_app
 from services.gateway.documents import Documents
 from services.gateway.engine import open_engine
+from services.gateway.figures import Figures
 from services.gateway.gpu import GPU_FILE, read_gpus
 from services.gateway.history import History
 from services.gateway.inbox import Inbox, paste_delay
@@ -147,6 +148,7 @@ async def _run(settings: GatewaySettings) -> None:
             list(house.models),
             settings.summaries,
         )
+        figures = Figures(queue, outbox, watch, settings.store_file, settings.engine_slots)
         app = build_app(inbox, outbox, settings.link_token, HEARD)
         server = _Server(
             uvicorn.Config(
@@ -167,6 +169,7 @@ async def _run(settings: GatewaySettings) -> None:
                 group.create_task(answering.run()),
                 group.create_task(summaries.run()),
                 group.create_task(watch.run()),
+                group.create_task(figures.run()),
                 group.create_task(_keep_house(store, settings.history_seconds)),
             ]
             await server.serve()  # returns on SIGTERM and SIGINT

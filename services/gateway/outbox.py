@@ -6,6 +6,7 @@ older stream are rejected.
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
 from functools import partial
@@ -92,8 +93,15 @@ class Outbox:
         """Whether a relay follows the stream."""
         self.absence_seconds = 0.0
         """For how long the relay was cut off, by its own account; for others to note and reset."""
+        self.delivered_at = 0.0
+        """When a reply was shown last, in seconds since 1970; 0: not since the start."""
         for reply in undelivered:
             self.open(reply)
+
+    @property
+    def undelivered_count(self) -> int:
+        """How many replies are on their way."""
+        return len(self._entries)
 
     # What the answers do
 
@@ -272,6 +280,8 @@ class Outbox:
         drop = partial(self._store.drop_reply, reply_id, parts, is_shown=is_shown)
         await self._store.run(drop)
         self.forget(reply_id)
+        if is_shown:
+            self.delivered_at = time.time()
 
     def _writable(self, epoch: int, reply_id: int) -> _Entry:
         if epoch != self._epoch:

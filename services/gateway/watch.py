@@ -82,6 +82,8 @@ class Watch:
     gpus: Callable[[], Sequence[Gpu]] = tuple
     tokens_per_second: float = 0.0
     """Of the engine's answers, between the last two looks."""
+    updated_at: float = 0.0
+    """When the relay brought an update last, by `wall`; 0: not yet."""
     _troubles: dict[What, _Trouble] = field(default_factory=dict)
     _was_ready: bool = False
     _counted: tuple[float, int] | None = None
@@ -132,6 +134,8 @@ class Watch:
     def note_batch(self, batch: Batch) -> None:
         """Remember what the relay says of itself."""
         self._refused_there = batch.refused
+        if batch.updates:
+            self.updated_at = self.wall()
         self._note_strangers(batch.strangers)
 
     def _note_strangers(self, count: int) -> None:
@@ -139,6 +143,11 @@ class Watch:
         if count and now - self._strangers_since >= STRANGERS_SECONDS:
             self._strangers, self._strangers_since = 0, now
         self._strangers += count
+
+    @property
+    def is_engine_ready(self) -> bool:
+        """Whether the engine was ready at the last look."""
+        return self._counted is not None and "engine" not in self._troubles
 
     def describe(self, language: Language) -> str:
         """Say how things stand."""

@@ -75,8 +75,8 @@ async def run(
         link = open_link(settings.link_address, settings.link_port, settings.link_token, HEARD)
         stack.push_async_callback(link.close)
         pacing, presence, menus = Pacing(), Presence(), Menus(bot)
-        outbox = Outbox(bot, link, pacing, presence, Tenure(), menus)
         notices, sign = Notices(bot, pacing, clock), PollSign()
+        outbox = Outbox(bot, link, pacing, presence, Tenure(), menus, sign)
         namespace = Namespace(holder)
         users = MarkedUsers(settings.allowed_users, settings.link_token)
 

@@ -198,6 +198,8 @@ class Inbox:
                 except Rejected:
                     log.error("update refused", extra={"update": update.update_id})
         self._presence.note_taken()
+        if self._sign:
+            self._sign.came()
         self._is_asleep = False
 
     async def _send(self, updates: list[Update]) -> None:

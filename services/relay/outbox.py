@@ -18,6 +18,7 @@ from services.relay.fetching import Fetching
 from services.relay.link import Link, LinkDown, Settled
 from services.relay.menus import Menus
 from services.relay.pacing import Pacing
+from services.relay.polls import PollSign
 from services.relay.presence import Presence
 from services.relay.tenure import Tenure
 from services.wire import Closed, Event, Grown, Guests, Hello, Opened, Reply, Status
@@ -43,10 +44,12 @@ class Outbox:
         presence: Presence,
         tenure: Tenure,
         menus: Menus,
+        sign: PollSign | None = None,
     ) -> None:
         """Prepare. `presence` is told of the stream, and `menus` who the admins are; `tenure` says
-        how long to yield.
+        how long to yield; `sign` is told of replies that went.
         """
+        self._sign = sign
         self._menus = menus
         self._bot = bot
         self._link = link
@@ -180,6 +183,8 @@ class Outbox:
         while True:
             try:
                 await delivery.run()
+                if self._sign:
+                    self._sign.went()
                 break
             except Settled:
                 break

@@ -11,7 +11,10 @@ NODES = {
     "relay node": (".env.vps.example", ["compose.vps.yml"]),
     "model node": (
         ".env.gpu.example",
-        ["compose.gpu.yml", "services/engine/llamacpp.yml", "services/engine/vllm-cpu.yml"],
+        [
+            *("compose.gpu.yml", "compose.gpu.hop.yml"),
+            *("services/engine/llamacpp.yml", "services/engine/vllm-cpu.yml"),
+        ],
     ),
 }
 

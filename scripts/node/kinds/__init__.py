@@ -26,6 +26,8 @@ class Kind:
     """The volume that the store is in, as the Compose file calls it."""
     held: tuple[str, ...] = ()
     """Packages that are never upgraded unattended: how their names begin."""
+    panels: tuple[str, ...] = ()
+    """Modules of what `status` shows of this kind alone."""
 
 
 def kinds() -> dict[str, Kind]:

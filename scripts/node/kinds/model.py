@@ -7,7 +7,8 @@ KIND = Kind(
     file="compose.gpu.yml",
     mark="gateway",
     dials=True,
-    checks=("scripts.doctor.model.gpu", "scripts.doctor.model.engine"),
+    checks=("scripts.doctor.model.gpu", "scripts.doctor.model.engine", "scripts.doctor.model.hop"),
+    panels=("scripts.status.model.work", "scripts.status.model.hop"),
     keeper="gateway",
     store="store",
     # A driver and a kernel that do not fit each other leave the machine without its GPU.

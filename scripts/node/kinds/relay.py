@@ -8,4 +8,5 @@ KIND = Kind(
     mark="relay",
     dials=False,
     checks=("scripts.doctor.telegram",),
+    panels=("scripts.status.telegram",),
 )

@@ -45,7 +45,7 @@ def test_bundle_names_nothing(bundle: Path) -> None:
     }
     commands = (bundle / "scripts/commands").glob("*.py")
     names = sorted(path.stem for path in commands if not path.stem.startswith("_"))
-    assert {"backup", "doctor", "harden", "keys", "prove", "upgrade"} <= set(names)
+    assert {"backup", "doctor", "harden", "keys", "prove", "status", "upgrade"} <= set(names)
     for words in (["--help"], *([name, "--help"] for name in names)):
         texts[" ".join(words)] = run(bundle, *words).stdout
 

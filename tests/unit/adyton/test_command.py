@@ -25,7 +25,7 @@ BAD = warning("bad", "It is {how}.", "Make it good.").found(how="bad")
 
 def test_every_module_is_a_sub_command() -> None:
     """Each says what it is about and how it is called."""
-    assert {"doctor", "harden", "prove"} <= set(available())
+    assert {"doctor", "harden", "prove", "status"} <= set(available())
     for name in available():
         module = load(name)
         assert module.ABOUT

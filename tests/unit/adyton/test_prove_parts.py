@@ -14,7 +14,7 @@ from scripts.node.kinds import kinds
 from scripts.node.node import Node
 from scripts.prove import canary
 from scripts.prove.capture import Capture, Seen
-from scripts.prove.outside import Bridge, Permitted, range_of
+from scripts.prove.outside import Bridge, Permitted, range_of, tunnels_of
 from scripts.prove.packets import Frame, Tunnel, kind_of, read_frame
 from scripts.prove.proof import Plan, controls
 from scripts.prove.report import Damaged, as_text, check_whole, verdict_of
@@ -193,6 +193,35 @@ def test_uplink_may_send_the_tunnels_packets_alone(
 
     assert judge("br", frame) == forbidden
     assert judge("another", frame) is None, "nobody of ours is there"
+
+
+@pytest.mark.parametrize(
+    ("service", "to", "forbidden"),
+    [
+        ("hop", "198.18.3.4", None),
+        ("hop", "198.18.8.10", f"hop: {STRANGE}"),
+        ("uplink", "198.18.3.4", "uplink: tunnel"),
+    ],
+)
+def test_behind_a_hop_its_provider_alone_may_be_spoken_to(
+    tmp_path: Path, service: str, to: str, forbidden: str | None
+) -> None:
+    """By the hop alone; the other node's own address is a leak."""
+    nodes = Nodes(tmp_path, "model")
+    for name, setting in (("uplink", "TUNNEL_ENDPOINT"), ("hop", "HOP_ENDPOINT")):
+        nodes.add(name)
+        address = "198.18.3.4" if name == "hop" else "198.18.8.10"
+        nodes.services[name]["environment"] = {setting: f"{address}:51820"}
+    nodes.find()
+    node = Node(kinds()["model"], nodes.tools, Path("/nowhere"), (), ("compose.yml",))
+    bridge = Bridge("br", {MAC.hex(":"): service})
+    tunnels = tunnels_of(node)
+
+    judge = Permitted(node, [bridge], tunnels).judge
+
+    assert tunnels == (Tunnel(51820, "198.18.3.4"),)
+    frame = read_frame(ipv4(17, udp(40000, 51820, DATA), to=to, source="198.18.8.30"))
+    assert judge("br", frame) == forbidden
 
 
 TELEGRAM = """table inet node {

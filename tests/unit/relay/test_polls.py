@@ -30,7 +30,7 @@ def test_sign_tells_the_last_answer(tmp_path: Path, clock: Clock) -> None:
     sign = PollSign(tmp_path / "polls", clock)
 
     sign.begin()
-    assert told(tmp_path / "polls") == {"answered_at": 0, "waiting": 0, "waiting_since": 0}
+    assert set(told(tmp_path / "polls").values()) == {0}
 
     sign.answered()
     clock.now += 60
@@ -45,12 +45,25 @@ def test_sign_tells_since_when_updates_wait(tmp_path: Path, clock: Clock) -> Non
     sign.waiting(1)
     clock.now += 30
     sign.waiting(3)
-    assert told(tmp_path / "polls") == {"answered_at": 0, "waiting": 3, "waiting_since": 1000}
+    waits = told(tmp_path / "polls")
+    assert (waits["waiting"], waits["waiting_since"]) == (3, 1000)
 
     sign.waiting(0)
     clock.now += 30
     sign.waiting(2)
     assert told(tmp_path / "polls")["waiting_since"] == 1060
+
+
+def test_sign_tells_what_came_and_went_last(tmp_path: Path, clock: Clock) -> None:
+    """What came is written with the look that follows at once."""
+    sign = PollSign(tmp_path / "polls", clock)
+
+    sign.came()
+    sign.waiting(0)
+    clock.now += 9
+    sign.went()
+
+    assert told(tmp_path / "polls") | {"came_at": 1000, "went_at": 1009} == told(tmp_path / "polls")
 
 
 def test_sign_that_cannot_be_written_stops_nothing(tmp_path: Path, clock: Clock) -> None:
