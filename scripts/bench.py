@@ -28,6 +28,8 @@ class Part:
     name: str
     about: str
     environments: tuple[str, ...] = ()
+    images: tuple[setup.Images, ...] = ()
+    """Docker images; none: it needs no Docker."""
 
 
 PARTS = (
@@ -43,11 +45,18 @@ PARTS = (
     Part("history", "one turn in a long chat and a large store", ("gateway",)),
     Part("chain", "from the update to what its user sees, without tunnels", ("gateway", "relay")),
 )
+BY_NAME = (
+    Part(
+        "nodes",
+        "both nodes in Docker: the chain with tunnels, memory, starts, images; only when named",
+        images=(setup.RELAY_NODE, setup.model_node("llamacpp"), setup.STUBS),
+    ),
+)
 
 EXAMPLES = """examples:
   ./scripts/bench                      all of it, a quarter of an hour; writes docs/benchmarks.md
-  ./scripts/bench gateway relay        these parts alone
-  ./scripts/bench --quick --out /tmp/b as little as shows that it works, written elsewhere
+  ./scripts/bench gateway relay        these parts alone; the page keeps its others
+  ./scripts/bench --quick              as little as shows that it works; writes .bench/quick/
   ./scripts/bench --dry-run            what it would install and measure
 
 parts:
@@ -58,7 +67,8 @@ def main() -> int:
     """Measure. Returns 1 if a part came to no end; a missed target is a finding, not a failure."""
     end_on_sigterm()
     arguments = _parse()
-    wanted = [part for part in PARTS if not arguments.parts or part.name in arguments.parts]
+    wanted = [part for part in (*PARTS, *BY_NAME) if part.name in arguments.parts] or list(PARTS)
+    images = [image for part in wanted for image in part.images]
     names = sorted({"bench", *(name for part in wanted for name in part.environments)})
     if arguments.dry_run:
         for name in names:
@@ -67,12 +77,14 @@ def main() -> int:
             print(f"would measure {part.name}: {part.about}")
         print(f"would write {arguments.out / 'benchmarks.md'}")
         return 0
-    steps = Steps(len(names), STATE / "setup.log")
+    steps = Steps(len(names) + bool(images) * setup.step_count(images), STATE / "setup.log")
     try:
         with setup.only_one():
             for name in names:
                 with steps.step(f"Python packages: {name}") as step:
                     make_venv(step, ENVIRONMENTS / name, ROOT / "requirements" / f"{name}.txt")
+            if images:
+                setup.prepare(steps, images)
     except StepFailed as failure:
         steps.fail(failure)
         return 1
@@ -96,7 +108,7 @@ def _measure(arguments: argparse.Namespace, parts: list[str]) -> int:
 
 
 def _parse() -> argparse.Namespace:
-    listed = "\n".join(f"  {part.name:12}{part.about}" for part in PARTS)
+    listed = "\n".join(f"  {part.name:12}{part.about}" for part in (*PARTS, *BY_NAME))
     parser = argparse.ArgumentParser(
         prog="./scripts/bench",
         description="Measure what the chain costs, side by side with what it is compared with. "
@@ -110,14 +122,15 @@ def _parse() -> argparse.Namespace:
     )
     parser.add_argument("--dry-run", action="store_true", help="say what would be done")
     parser.add_argument(
-        "--out", type=Path, default=ROOT / "docs", help="where the page goes (docs/ by default)"
+        "--out", type=Path, help="where the page goes (docs/, of a quick run .bench/quick/)"
     )
     arguments = parser.parse_args()
-    known = [part.name for part in PARTS]
+    known = [part.name for part in (*PARTS, *BY_NAME)]
     for name in arguments.parts:
         if name not in known:
             parser.error(f"there is no part `{name}`: choose from {', '.join(known)}")
-    arguments.out = arguments.out.resolve()
+    default = STATE / "quick" if arguments.quick else ROOT / "docs"
+    arguments.out = (arguments.out or default).resolve()
     return arguments
 
 

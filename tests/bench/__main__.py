@@ -18,11 +18,13 @@ from typing import Any
 from tests.bench import machine
 from tests.bench.gateway import held_namespace
 from tests.bench.processes import ROOT, Environments
-from tests.bench.report import Report, shown, write_json, write_markdown
+from tests.bench.report import Report, read_parts, shown, write_json, write_markdown
 from tests.bench.results import Part
 from tests.bench.run import Run
 
 PARTS = ("formatting", "relay", "gateway", "acceptance", "fairness", "history", "chain")
+BY_NAME = ("nodes",)
+"""Those that run only when they are named."""
 
 
 def main() -> int:
@@ -39,9 +41,14 @@ def main() -> int:
     except KeyboardInterrupt:
         print("\nInterrupted: nothing is written.")
         return 1
+    results = arguments.docs / "benchmarks" / "results.json"
+    for part in parts:
+        part.measured = looked.when
+    known = read_parts(results, is_quick=run.is_quick) | {part.name: part for part in parts}
+    ordered = [known[name] for name in (*PARTS, *BY_NAME) if name in known]
     command = " ".join(["./scripts/bench", *arguments.parts, *["--quick"] * arguments.quick])
-    report = Report(looked, command, run.is_quick, time.monotonic() - began, parts)
-    write_json(report, arguments.json, arguments.docs / "benchmarks" / "results.json")
+    report = Report(looked, command, run.is_quick, time.monotonic() - began, ordered)
+    write_json(report, arguments.json, results)
     write_markdown(report, arguments.docs / "benchmarks.md", arguments.docs / "benchmarks")
     _tell(parts, arguments.docs / "benchmarks.md")
     return 1 if any(part.failure for part in parts) else 0
@@ -49,7 +56,7 @@ def main() -> int:
 
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("parts", nargs="*", choices=[*PARTS, []], metavar="PART")
+    parser.add_argument("parts", nargs="*", metavar="PART")
     parser.add_argument("--environments", type=Path, required=True)
     parser.add_argument("--work", type=Path, default=ROOT / ".bench" / "work")
     parser.add_argument("--json", type=Path, default=ROOT / ".bench" / "results.json")

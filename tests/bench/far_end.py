@@ -19,6 +19,8 @@ class FarEnd:
         """Updates so far."""
         self.connected = asyncio.Event()
         self.calls = 0
+        self.outcome = "accepted"
+        """What becomes of each update."""
 
     def say(self, event: bytes) -> None:
         """Put events on the stream, each complete with its empty line."""
@@ -34,7 +36,7 @@ class FarEnd:
             updates = orjson.loads(body)["updates"]
             self.taken += len(updates)
             receipts = [
-                {"update_id": update["update_id"], "outcome": "accepted", "notice": ""}
+                {"update_id": update["update_id"], "outcome": self.outcome, "notice": ""}
                 for update in updates
             ]
             await answer(send, orjson.dumps({"receipts": receipts}))

@@ -32,6 +32,12 @@ class Machine:
     def rows(self) -> tuple[tuple[str, str], ...]:
         return self.facts
 
+    @property
+    def when(self) -> str:
+        """Say when it was looked at, and at which commit."""
+        facts = dict(self.facts)
+        return f"{facts['date']}, commit {facts['commit']}"
+
     def as_json(self) -> dict[str, Any]:
         return dict(self.facts)
 

@@ -43,6 +43,17 @@ def write_json(report: Report, *files: Path) -> None:
         file.write_text(written, encoding="utf-8")
 
 
+def read_parts(file: Path, *, is_quick: bool) -> dict[str, Part]:
+    """Read the parts of an earlier run of the same kind; none where there was no such run."""
+    try:
+        written = json.loads(file.read_text(encoding="utf-8"))
+        if written["is_quick"] != is_quick:
+            return {}
+        return {name: Part.from_json(part) for name, part in written["parts"].items()}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+
+
 def write_markdown(report: Report, file: Path, plots: Path) -> None:
     """Write the page and its plots, which lie in a directory beside it."""
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -60,7 +71,7 @@ def page(report: Report, plots: str) -> str:
         "Written by `./scripts/bench`; edits are overwritten. Ratios are taken side by side in "
         "one run: every round measures both, one right after the other, and a figure is the "
         "median of the rounds with the least and the most beside it. Absolute figures belong to "
-        "this machine.",
+        "this machine. Parts that were run by themselves take the place of their earlier figures.",
         "",
     ]
     if report.is_quick:
@@ -99,7 +110,7 @@ def _target_row(target: Target) -> tuple[str, ...]:
 
 def _part(part: Part, plots: str) -> list[str]:
     lines = [f"## {part.title}", ""]
-    lines += [f"`./scripts/bench {part.name}`, {part.seconds:.0f} s.", ""]
+    lines += [f"`./scripts/bench {part.name}`, {part.seconds:.0f} s, {part.measured}.", ""]
     for note in part.notes:
         lines += [note, ""]
     if part.failure:

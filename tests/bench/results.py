@@ -58,6 +58,8 @@ class Part:
     tables: list[Table] = field(default_factory=list)
     plots: list[Plot] = field(default_factory=list)
     seconds: float = 0.0
+    measured: str = ""
+    """When, and at which commit: parts of one page may come from several runs."""
     failure: str = ""
     """Why it came to no end; then the rest is what it had by then."""
 
@@ -67,3 +69,17 @@ class Part:
         for target, shown in zip(self.targets, written["targets"], strict=True):
             shown["is_met"] = target.is_met
         return written
+
+    @classmethod
+    def from_json(cls, written: dict[str, Any]) -> Part:
+        """Read what `as_json` wrote. Raises TypeError or KeyError where it was not that."""
+        targets = [
+            Target(*(one["name"], Spread(**one["spread"]), one["unit"], one["bound"], one["limit"]))
+            for one in written["targets"]
+        ]
+        plots = [
+            Plot(**{**one, "lines": {k: [(x, y) for x, y in v] for k, v in one["lines"].items()}})
+            for one in written["plots"]
+        ]
+        tables = [Table(**one) for one in written["tables"]]
+        return cls(**{**written, "targets": targets, "plots": plots, "tables": tables})

@@ -27,7 +27,7 @@ def describe() -> Part:
 
 async def measure(run: Run, part: Part) -> None:
     """Measure inside the relay's environment."""
-    rounds = str(run.choose(7, 2))
+    rounds = str(run.choose(5, 2))
     module = "tests.bench.inside.formatting"
     out = await run_inside(run.environments.python("relay"), module, rounds)
     seen = json.loads(out)

@@ -222,7 +222,7 @@ def _last_number(log: Path) -> int:
 
 
 async def _measure_streaming(run: Run, part: Part) -> None:
-    chats, seconds = run.choose(1000, 100), run.choose(45, 6)
+    chats, seconds = run.choose(1000, 100), run.choose(40, 6)
     lags = run.directory / "lags.json"
     async with _between_stubs(run, lags) as (process, telegram, far_end):
         spent, calls = process.cpu_seconds(), telegram.calls

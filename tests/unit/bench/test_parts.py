@@ -2,7 +2,7 @@
 
 import pytest
 
-from scripts.bench import ENVIRONMENTS, PARTS, ROOT
+from scripts.bench import BY_NAME, ENVIRONMENTS, PARTS, ROOT
 from tests.bench import __main__ as bench
 from tests.bench.inside.formatting import streamed, text_of, whole
 from tests.bench.parts.chain import _judge
@@ -13,13 +13,14 @@ from tests.bench.telegram import BenchTelegram, Shown
 def test_the_command_offers_the_parts_that_there_are() -> None:
     """In the same order; each environment has its lock."""
     assert tuple(part.name for part in PARTS) == bench.PARTS
-    for part in PARTS:
+    assert tuple(part.name for part in BY_NAME) == bench.BY_NAME
+    for part in (*PARTS, *BY_NAME):
         for name in ("bench", *part.environments):
             assert (ROOT / "requirements" / f"{name}.txt").exists()
     assert ENVIRONMENTS.is_relative_to(ROOT / ".bench")
 
 
-@pytest.mark.parametrize("name", bench.PARTS)
+@pytest.mark.parametrize("name", [*bench.PARTS, *bench.BY_NAME])
 def test_each_part_says_what_it_is_about(name: str) -> None:
     """Under its own name, with how it was measured."""
     part = bench.part_of(name).describe()

@@ -7,7 +7,7 @@ import pytest
 
 from tests.bench.figures import Spread
 from tests.bench.machine import Machine
-from tests.bench.report import MISSED, Report, page, shown, write_json
+from tests.bench.report import MISSED, Report, page, read_parts, shown, write_json
 from tests.bench.results import Part, Plot, Table, Target
 
 
@@ -100,3 +100,20 @@ def test_the_json_says_which_targets_are_met(tmp_path: Path) -> None:
 def test_numbers_have_three_digits_that_matter(value: float, text: str) -> None:
     """More would pretend."""
     assert shown(value) == text
+
+
+def test_parts_are_read_as_they_were_written(tmp_path: Path) -> None:
+    """A part that is run alone joins the figures of the others; quick ones stay apart."""
+    plot = Plot("a-plot", "A", "x", "y", {"one": [(1.0, 2.0), (3.0, 4.0)]}, has_log_x=True)
+    table = Table("T", ("a", "b"), [("x", 1.5)])
+    part = Part("start", "Start", ["How."], [target(1.0)], [table], [plot], 3.0, "today")
+    file = tmp_path / "results.json"
+    write_json(report(part), file)
+
+    read = read_parts(file, is_quick=False)
+
+    assert page(report(*read.values()), "p") == page(report(part), "p")
+    assert read["start"].plots == [plot]
+    assert read["start"].targets == part.targets
+    assert read_parts(file, is_quick=True) == {}
+    assert read_parts(tmp_path / "none.json", is_quick=False) == {}
