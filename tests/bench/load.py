@@ -48,19 +48,23 @@ class Completions:
         answer = Answer(program, time.monotonic())
         connection = await self._address.connect()
         self._open.add(connection)
+        refusals: list[str] = []
 
         def take(data: bytes) -> None:
             if data == b"[DONE]":
                 return
-            for choice in orjson.loads(data)["choices"]:
+            chunk = orjson.loads(data)
+            if "error" in chunk:
+                refusals.append(str(chunk["error"]))
+            for choice in chunk.get("choices", ()):
                 if text := choice["delta"].get("content"):
                     answer.grow(text)
 
         try:
             request = write_request("POST", path, self._headers, orjson.dumps(body))
             status, _ = await connection.call(request, Frames(take))
-            if status != 200:
-                raise Broken(f"status {status}")
+            if status != 200 or refusals:
+                raise Broken(f"status {status}: {' '.join(refusals)[:200]}")
         finally:
             self._open.discard(connection)
             connection.close()
@@ -80,7 +84,8 @@ class Round:
     """That came within the window."""
     all_tokens: int = 0
     """That came at any time of the round."""
-    failures: int = 0
+    failures: list[str] = field(default_factory=list)
+    """Why asks failed, one for each."""
     incomplete: int = 0
     """Answers that were not all that the engine had said."""
 
@@ -114,21 +119,20 @@ async def run_round(
     the warm-up, so that they do not march in step.
     """
     seen: list[Answer] = []
-    failures = 0
+    failures: list[str] = []
     begin = time.monotonic() + warm_seconds
     end = begin + seconds
     chance = random.Random(1)
 
     async def chat(number: int, mine: Sequence[Program]) -> None:
-        nonlocal failures
         await asyncio.sleep(chance.random() * warm_seconds)
         turn = 0
         while time.monotonic() < end:
             try:
                 seen.append(await ask(number, mine[turn % len(mine)]))
-            except Exception:
+            except Exception as error:
                 # Whatever it is, it is a failure of what is measured, and is counted as one.
-                failures += 1
+                failures.append(f"{type(error).__name__}: {error}")
                 await asyncio.sleep(0.05)
             turn += 1
 
@@ -136,7 +140,9 @@ async def run_round(
     return collect(seen, begin, end, failures)
 
 
-def collect(seen: Sequence[Answer], begin: float, end: float, failures: int = 0) -> Round:
+def collect(
+    seen: Sequence[Answer], begin: float, end: float, failures: Sequence[str] = ()
+) -> Round:
     """Take what falls into the window."""
     counted = [answer for answer in seen if answer.sent < end and answer.first >= begin]
     return Round(
@@ -144,6 +150,6 @@ def collect(seen: Sequence[Answer], begin: float, end: float, failures: int = 0)
         counted,
         sum(count for one in seen for at, count in one.marks if begin <= at < end),
         sum(count for one in seen for _, count in one.marks),
-        failures,
+        list(failures),
         sum(one.text.count(" ") != one.program.tokens for one in counted),
     )

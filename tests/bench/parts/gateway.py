@@ -66,6 +66,14 @@ class Subject:
     cpu_microseconds: dict[str, list[float]] = field(default_factory=dict)
     """A token."""
     resident_mib: float = 0.0
+    given_up: set[str] = field(default_factory=set)
+    """The scenarios in which it could not be measured."""
+
+    def give_up(self, scenario: Scenario) -> None:
+        """Leave out a scenario: half of the rounds would be compared with all of the others'."""
+        self.given_up.add(scenario.name)
+        self.rounds.pop(scenario.name, None)
+        self.cpu_microseconds.pop(scenario.name, None)
 
     async def measure(self, scenario: Scenario, seconds: float) -> None:
         """Measure one round."""
@@ -73,7 +81,8 @@ class Subject:
         seen = await run_round(self.ask, scenario.programs(), seconds)
         spent = self.process.cpu_seconds() - before
         if not seen.answers:
-            raise NotReady(f"{self.name}: no answer in a round, {seen.failures} failures")
+            why = seen.failures[0] if seen.failures else "none began in time"
+            raise NotReady(f"no answer in a round, {len(seen.failures)} failures; {why}")
         self.rounds.setdefault(scenario.name, []).append(seen)
         cost = spent / seen.all_tokens * 1e6
         self.cpu_microseconds.setdefault(scenario.name, []).append(cost)
@@ -115,13 +124,15 @@ async def measure(run: Run, part: Part) -> None:
             for number in range(rounds):
                 turn = number % len(subjects)
                 for subject in [*subjects[turn:], *subjects[:turn]]:
+                    if scenario.name in subject.given_up:
+                        continue
                     try:
                         await subject.measure(scenario, seconds)
                     except NotReady as error:
                         if subject in subjects[:2]:
                             raise
-                        subjects.remove(subject)
-                        part.notes.append(f"{subject.name} is left out of this run: {error}.")
+                        subject.give_up(scenario)
+                        part.notes.append(f"{subject.name}, {scenario.title}: {error}.")
                     run.say(f"{scenario.name} {number + 1}/{rounds}: {subject.name}")
     _report(part, subjects)
 
@@ -189,6 +200,7 @@ async def _running_litellm(run: Run, engine_port: int, core: int) -> AsyncIterat
         f"      api_base: http://127.0.0.1:{engine_port}/v1\n"
         "      api_key: none\n"
         f"general_settings:\n  master_key: {LITELLM_KEY}\n"
+        "router_settings:\n  num_retries: 0\n  disable_cooldowns: true\n"
     )
     program = run.environments.program("bench-litellm", "litellm")
     argv = [run.environments.python("bench-litellm"), program, "--config", str(config)]
@@ -237,7 +249,7 @@ def _report(part: Part, subjects: Sequence[Subject]) -> None:
             *("µs", "at most", 30),
         ),
     ]
-    for other in others:
+    for other in [one for one in others if HEAVY.name not in one.given_up]:
         cpu = ratios(gateway.cpu_microseconds[HEAVY.name], other.cpu_microseconds[HEAVY.name])
         resident = ratios([gateway.resident_mib], [other.resident_mib])
         part.targets += [
@@ -271,6 +283,7 @@ def _report(part: Part, subjects: Sequence[Subject]) -> None:
                     for share in shares
                 ]
                 for one in subjects
+                if LIGHT.name not in one.given_up
             },
             has_log_x=True,
         )
@@ -300,6 +313,8 @@ def _table(scenario: Scenario, subjects: Sequence[Subject]) -> Table:
     direct = subjects[0]
     rows: list[tuple[str | float, ...]] = []
     for one in subjects:
+        if scenario.name in one.given_up:
+            continue
         rounds = one.rounds[scenario.name]
         rows.append(
             (
@@ -314,7 +329,7 @@ def _table(scenario: Scenario, subjects: Sequence[Subject]) -> Table:
                 Spread.of([it.total_seconds(0.5) for it in rounds]).median,
                 Spread.of(one.cpu_microseconds[scenario.name]).median,
                 str(sum(len(it.answers) for it in rounds)),
-                str(sum(it.failures for it in rounds)),
+                str(sum(len(it.failures) for it in rounds)),
                 str(sum(it.incomplete for it in rounds)),
             )
         )

@@ -103,12 +103,13 @@ async def test_a_round_counts_its_window(tmp_path: Path) -> None:
         seen = await run_round(client.ask, [[Program(5, rate=500.0)]] * 3, 0.2, 0.05)
 
     assert len(seen.answers) >= 6
-    assert seen.failures == seen.incomplete == 0
+    assert seen.failures == []
+    assert seen.incomplete == 0
     assert 0 < seen.tokens <= seen.all_tokens
     assert seen.first_milliseconds(0.5) > 0
 
     gone = await run_round(Completions(address).ask, [[Program(5)]], 0.1, 0.0)
-    assert gone.failures > 0
+    assert gone.failures
     assert gone.answers == []
 
 
@@ -166,3 +167,15 @@ async def test_answers_are_read_in_pieces_of_any_size(size: int) -> None:
 class _Wall(asyncio.Transport):
     def write(self, data: bytes | bytearray | memoryview) -> None:
         """Go nowhere."""
+
+
+async def _refuse(_scope: Scope, _receive: Receive, send: Send) -> None:
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": b'data: {"error": "too busy"}\n\n'})
+
+
+async def test_an_error_in_a_stream_is_a_failure(tmp_path: Path) -> None:
+    """Proxies answer 200 and say it later."""
+    async with serving(_refuse, tmp_path / "busy.sock"):
+        with pytest.raises(Broken, match="too busy"):
+            await Completions(Address(tmp_path / "busy.sock")).ask(0, Program(3))
