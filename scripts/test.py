@@ -288,23 +288,23 @@ def make_ready(steps: Steps, stages: tuple[Stage, ...]) -> None:
             setup.ready_docker(steps)
 
 
-def make_venv(step: Step) -> None:
+def make_venv(step: Step, venv: Path = VENV, requirements: Path = REQUIREMENTS) -> None:
     """A virtual environment with exactly the locked packages; made anew when the lock changes."""
-    mark = VENV / "made-from"
-    digest = hashlib.sha256(f"{sys.version} {ROOT}".encode() + REQUIREMENTS.read_bytes())
+    mark = venv / "made-from"
+    digest = hashlib.sha256(f"{sys.version} {ROOT}".encode() + requirements.read_bytes())
     if mark.exists() and mark.read_text(encoding="utf-8") == digest.hexdigest():
         step.say("up to date")
         return
-    if VENV.exists():
-        shutil.rmtree(VENV)
+    if venv.exists():
+        shutil.rmtree(venv)
     python = sys.executable
     if step.attempt([python, "-c", "import ensurepip, venv"]) != 0:
         setup.apt_install(step, ["python3-venv"], "installing Python's venv")
-    step.run([python, "-m", "venv", str(VENV)], doing="making a virtual environment")
+    step.run([python, "-m", "venv", str(venv)], doing="making a virtual environment")
     step.run(
-        [str(VENV / "bin/python"), "-m", "pip", "install", "--disable-pip-version-check"]
-        + ["--require-hashes", "--no-deps", "-r", str(REQUIREMENTS)],
-        doing="installing the packages of requirements/test.txt",
+        [str(venv / "bin/python"), "-m", "pip", "install", "--disable-pip-version-check"]
+        + ["--require-hashes", "--no-deps", "-r", str(requirements)],
+        doing=f"installing the packages of requirements/{requirements.name}",
         remedy="Check that a package index is reachable (pip's own settings apply).",
     )
     mark.write_text(digest.hexdigest(), encoding="utf-8")

@@ -48,8 +48,8 @@ def test_nothing_is_left(machine: Machine, capsys: pytest.CaptureFixture[str]) -
     assert machine.call("uninstall", "--yes") == 0
 
     out = capsys.readouterr().out
-    listed = ("model-gateway-1", "model_store", "model_weights", "node/gateway:1")
-    listed += ("node/gateway:before-upgrade", "node@model.service", str(machine.home))
+    listed = ["model-gateway-1", "model_store", "model_weights", "node/gateway:1"]
+    listed += ["node/gateway:before-upgrade", "node@model.service", str(machine.home)]
     for name in listed:
         assert name in out
     assert "Looked again: nothing of that is left." in out
