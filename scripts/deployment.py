@@ -42,7 +42,8 @@ done
 
 IMAGES = """\
 for name in "$@"; do
-  docker image inspect --format '{{.Id}}' "$name" 2>/dev/null || echo none
+  id=$(docker image inspect --format '{{.Id}}' "$name" 2>/dev/null)
+  echo "${id:-none}"
 done
 """
 

@@ -599,8 +599,8 @@ def carrying(nodes: Sequence[str], occasion: Occasion, *, makes_keys: bool) -> l
             f"As root, {'on the VPS' if node == 'relay' else 'at home'}:",
             f"  tar -xpf {node}.tar -C / && cd /opt/{node} && {keys}docker compose up -d{anew}",
         ]
-    again = f" for {' and '.join(sorted(nodes))}" if len(nodes) > 1 else ""
-    return [*lines, f"`deploy {min(nodes)} HOST` does so over SSH{again}."]
+    calls = " and ".join(f"`deploy {node} HOST`" for node in sorted(nodes))
+    return [*lines, f"{calls} {'do' if len(nodes) > 1 else 'does'} so over SSH."]
 
 
 def of_one_node(out: Path, node: str, occasion: Occasion, peer_key: str) -> list[str]:

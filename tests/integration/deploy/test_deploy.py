@@ -253,21 +253,22 @@ def test_dead_proxy_means_that_nothing_connects(
         around = f"mount --bind {hostile} ~root/.ssh && mount --bind {hostile} /etc/ssh"
         around += f" && cp {hostile}/config {hostile}/ssh_config"
         Path("~root/.ssh").expanduser().mkdir(mode=0o700, exist_ok=True)
-        control = ["unshare", "--mount", "sh", "-ec", f"{around}; ssh -N -f control; :"]
-        subprocess.run(control, check=False, capture_output=True, timeout=60)
-        before = host.count
-        assert before, "control: the configuration does lead to the host, and keeps a way open"
-        command = [str(ROOT / "scripts/adyton"), "deploy", "relay", address, "--out", str(nodes)]
-        command += ["--identity", str(vps.identity), "--host-key", vps.fingerprint()]
-        command += ["--proxy", dead]
-        inside = f"{around}; exec {shlex.join(command)}"
+        control = ["unshare", "--mount", "sh", "-ec", f"{around}; ssh -N -f anybody"]
+        subprocess.run(control, check=True, stderr=subprocess.DEVNULL, timeout=60)
+        try:
+            before = host.count
+            assert before, "control: the configuration does lead to the host, and keeps a way open"
+            command = [str(ROOT / "scripts/adyton"), "deploy", "relay", address]
+            command += ["--out", str(nodes), "--identity", str(vps.identity)]
+            command += ["--host-key", vps.fingerprint(), "--proxy", dead]
+            inside = ["unshare", "--mount", "sh", "-ec", f"{around}; exec {shlex.join(command)}"]
 
-        done = subprocess.run(
-            ["unshare", "--mount", "sh", "-ec", inside], capture_output=True, text=True, timeout=120
-        )
+            done = subprocess.run(inside, capture_output=True, text=True, timeout=120)
 
-        assert done.returncode == 1, done.stdout
-        assert host.count == before
+            assert done.returncode == 1, done.stdout
+            assert host.count == before
+        finally:
+            subprocess.run(["ssh", "-S", str(tmp_path / "c"), "-O", "exit", "x"], check=True)
     said = done.stdout + done.stderr
     assert f"through the proxy {dead}" in said
     assert "no connection is made without it" in said
