@@ -53,18 +53,25 @@ def parse_proxy(text: str) -> Proxy:
         parts = urlsplit(text)
         kind, port = kinds.get(parts.scheme), parts.port
     except ValueError:
-        kind, port = None, None
-    if kind is None or not parts.hostname or parts.path.strip("/") or parts.query:
+        parts, kind, port = urlsplit(""), None, None
+    user, password = unquote(parts.username or ""), unquote(parts.password or "")
+    is_long = max(len(user.encode()), len(password.encode())) > 255  # RFC 1929 has no room
+    if kind is None or not parts.hostname or parts.path.strip("/") or parts.query or is_long:
         raise WeightsFailed(
             "the proxy's address is not understood: give one such as socks5h://127.0.0.1:9050 "
             "or http://127.0.0.1:8080"
         )
-    user, password = unquote(parts.username or ""), unquote(parts.password or "")
     return Proxy(kind, parts.hostname, port or DEFAULT_PORTS[kind], user, password)
 
 
 def dial(host: str, port: int, proxy: Proxy | None, seconds: float) -> socket.socket:
-    """A connection to a host. Raises OSError; ProxyFailed where the proxy is to blame."""
+    """A connection to a host. Raises OSError; ProxyFailed where the proxy is to blame.
+
+    Raises UnicodeError for what cannot be a host's name, before anything is opened.
+    """
+    name = host.encode("idna")
+    if len(name) > 253:
+        raise UnicodeError("a host's name has at most 253 signs")
     if proxy is None:
         return socket.create_connection((host, port), seconds)
     try:
@@ -75,7 +82,7 @@ def dial(host: str, port: int, proxy: Proxy | None, seconds: float) -> socket.so
         ) from None
     try:
         if proxy.kind == "socks5":
-            _ask_socks(connection, host, port, proxy)
+            _ask_socks(connection, name, port, proxy)
         else:
             _ask_http(connection, host, port, proxy)
     except ProxyFailed:
@@ -87,10 +94,7 @@ def dial(host: str, port: int, proxy: Proxy | None, seconds: float) -> socket.so
     return connection
 
 
-def _ask_socks(connection: socket.socket, host: str, port: int, proxy: Proxy) -> None:
-    name = host.encode("idna")
-    if len(name) > 255:
-        raise ProxyFailed(f"the name {host[:40]}… is too long for a SOCKS proxy")
+def _ask_socks(connection: socket.socket, name: bytes, port: int, proxy: Proxy) -> None:
     connection.sendall(b"\x05\x02\x00\x02" if proxy.user else b"\x05\x01\x00")
     version, method = _read(connection, 2, proxy)
     if version != 5:
@@ -107,7 +111,7 @@ def _ask_socks(connection: socket.socket, host: str, port: int, proxy: Proxy) ->
     _, answer, _, kind = _read(connection, 4, proxy)
     if answer != 0:
         why = REFUSALS.get(answer, f"its answer is {answer}")
-        raise ProxyFailed(f"the proxy {proxy} did not connect to {host}: {why}")
+        raise ProxyFailed(f"the proxy {proxy} did not connect to {name.decode()}: {why}")
     length = {1: 4, 4: 16}.get(kind) or _read(connection, 1, proxy)[0]
     _read(connection, length + 2, proxy)
 

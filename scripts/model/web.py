@@ -96,6 +96,9 @@ class Web:
                 f"{host} does not show a certificate that this machine trusts "
                 f"({error.verify_message}): check the address and the clock"
             ) from None
+        except UnicodeError:
+            connection.close()
+            raise WeightsFailed(f"{host[:80]} cannot be a host's name: check the address") from None
         except (OSError, http.client.HTTPException) as error:
             connection.close()
             raise Passing(_words(error)) from None

@@ -11,6 +11,7 @@ import random
 import socket
 import ssl
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from scripts.model.fetch import Order, fetch, proxy_of
 from scripts.model.progress import Progress
 from scripts.model.store import Model, models_in
 from services.engine.digests import check_digests
-from tests.unit.adyton.hub import COMMIT, Hub, Socks, proxying, running
+from tests.unit.adyton.hub import COMMIT, Hub, Socks, proxying, pump, running
 from tests.unit.adyton.weights import gguf, model_files, tensors
 
 TAKEN = {
@@ -510,6 +511,7 @@ def test_certificate_of_another_is_refused(authority: trustme.CA, call: Call) ->
         ("127.0.0.1:9050", "not understood: give one such as socks5h"),
         ("ftp://127.0.0.1:1", "not understood"),
         ("socks5h://127.0.0.1:99999", "not understood"),
+        ("socks5h://[127.0.0.1", "not understood"),
         ("socks5h://user:word@127.0.0.1", "everybody on this machine could read"),
     ],
 )
@@ -517,6 +519,14 @@ def test_odd_proxies_are_refused(given: str, says: str) -> None:
     """Rather than going without."""
     with pytest.raises(WeightsFailed, match=says):
         proxy_of(given, {})
+
+
+@pytest.mark.parametrize("host", ["a..example", "x" * 64 + ".example", "a." * 130 + "example"])
+def test_hosts_that_cannot_be(call: Call, host: str) -> None:
+    """Neither here nor at the proxy."""
+    for proxy in (None, proxy_of("socks5h://127.0.0.1:9", {})):
+        with pytest.raises(WeightsFailed, match="cannot be a host's name"):
+            call("maker/Small-1", f"https://{host}", proxy=proxy)
 
 
 def test_proxy_of_the_environment_counts() -> None:
@@ -541,10 +551,6 @@ def test_http_proxy_is_asked_to_connect(authority: trustme.CA, call: Call) -> No
 @contextlib.contextmanager
 def connecting(port: int, requests: list[bytes]) -> Iterator[str]:
     """An HTTP proxy that connects to one port, whatever is asked for."""
-    import threading
-
-    from tests.unit.adyton.hub import _pump
-
     listener = socket.create_server(("127.0.0.1", 0))
 
     def serve(client: socket.socket) -> None:
@@ -554,9 +560,9 @@ def connecting(port: int, requests: list[bytes]) -> Iterator[str]:
         requests.append(head.split(b"\r\n")[0])
         client.sendall(b"HTTP/1.1 200 Connected\r\n\r\n")
         with client, socket.create_connection(("127.0.0.1", port)) as server:
-            back = threading.Thread(target=_pump, args=(server, client), daemon=True)
+            back = threading.Thread(target=pump, args=(server, client), daemon=True)
             back.start()
-            _pump(client, server)
+            pump(client, server)
             back.join()
 
     def accept() -> None:
