@@ -209,6 +209,10 @@ MODEL: Mapping[str, Rule] = {
     ),
     "ADMINS": matching(r"[\s,]*[1-9][0-9]{0,15}(\s*,[\s,]*[1-9][0-9]{0,15})*[\s,]*", USER_IDS),
     "TUNNEL_ENDPOINT": anything,
+    "HOP_ENDPOINT": anything,
+    "HOP_PEER_KEY": public_key,
+    "HOP_ADDRESS": destination("give this node's IPv4 address within the hop"),
+    "HOP_MTU": packet_size,
     "WEIGHTS": matching(
         r"[A-Za-z0-9][\w.-]{0,99}", "give the name of the model's folder, such as Qwen3-8B"
     ),
@@ -244,7 +248,13 @@ MODEL: Mapping[str, Rule] = {
     "HISTORY_DAYS": whole(0, 36_500),
     "ENGINE_SILENCE_SECONDS": whole(1, 3600),
     "ENGINE_FLAGS": anything,
-    "GPU_COUNT": matching("all|[1-9][0-9]?", "give a number of GPUs, or all"),
+    "GPU_COUNT": whole(1, 64),
+    "QUANTIZATION": matching("[A-Za-z0-9_.-]+", "give a method of vLLM's, such as fp8"),
+    "KV_CACHE": matching("[A-Za-z0-9_.-]+", "give auto or fp8"),
+    "BATCH_TOKENS": whole(256, 1_048_576),
+    "GPU_MEMORY": matching(
+        r"0\.([1-9][0-9]?|[1-9])", "give a share of the GPU's memory between 0.1 and 0.99"
+    ),
     "VLLM_VERSION": TAG,
     "LOG_LEVEL": LOG_LEVEL,
     "BASE_PY311": anything,

@@ -76,9 +76,7 @@ def run(arguments: argparse.Namespace) -> int:
 def names_of(root: Path) -> list[str]:
     """The keys that the node in a folder has, out of those that are made on nodes."""
     compose = [path for path in sorted(root.glob("compose.*.yml")) if path.is_file()]
-    if len(compose) != 1:
-        return []
-    text = compose[0].read_text(encoding="utf-8")
+    text = "".join(path.read_text(encoding="utf-8") for path in compose)
     return [name for name in MADE_HERE if re.search(rf"^  {name}: {{ file:", text, re.MULTILINE)]
 
 
