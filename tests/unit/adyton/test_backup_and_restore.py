@@ -6,11 +6,13 @@ import io
 import subprocess
 import sys
 import tarfile
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
-from scripts.lifecycle import running
+from scripts.lifecycle import CannotDo, archive, running
+from scripts.lifecycle.archive import Manifest, entry_of
 from tests.unit.adyton.machine import CANARY, PASSPHRASE, Machine
 from tests.unit.fakes import KEY
 
@@ -47,9 +49,9 @@ def test_backup_holds_all_and_shows_nothing(
     file = machine.back_up()
 
     assert file.stat().st_mode & 0o777 == 0o600
-    with tarfile.open(fileobj=io.BytesIO(decrypted(file))) as archive:
-        names = archive.getnames()
-        store = archive.extractfile("store.db")
+    with tarfile.open(fileobj=io.BytesIO(decrypted(file))) as packed:
+        names = packed.getnames()
+        store = packed.extractfile("store.db")
         assert store
         content = store.read()
     assert names[0] == "manifest.json"
@@ -401,3 +403,14 @@ def test_only_one_command_at_a_time(machine: Machine) -> None:
     with running.alone(machine.home):
         assert machine.call("backup", "--out", str(machine.folder / "b.gpg"),
                             "--passphrase-file", str(machine.passphrase_file())) == 1  # fmt: skip
+
+
+def test_archive_whose_digests_do_not_fit_is_refused(tmp_path: Path) -> None:
+    """Somebody with the public key can make an archive; one that was changed is none of ours."""
+    manifest = Manifest("model", "1", "now", {".env": entry_of(b"USERS=7")})
+    for content, is_whole in ((b"USERS=7", True), (b"USERS=8", False), (b"USERS=70", False)):
+        written = io.BytesIO()
+        archive.write(written, manifest, {".env": content}, None)
+        written.seek(0)
+        with nullcontext() if is_whole else pytest.raises(CannotDo, match="damaged"):
+            assert archive.read(written, lambda *_: None)[1] == {".env": content}
