@@ -13,6 +13,7 @@ import pytest
 
 from scripts.lifecycle import CannotDo, archive, running
 from scripts.lifecycle.archive import Manifest, entry_of
+from tests.conftest import ROOT
 from tests.unit.adyton.machine import CANARY, PASSPHRASE, Machine
 from tests.unit.fakes import KEY
 
@@ -396,6 +397,24 @@ def test_backup_of_the_other_node_is_refused(
     assert machine.restore(theirs) == 1
 
     assert machine.said() == [CANARY]
+
+
+def test_backup_that_is_piped_on(machine: Machine) -> None:
+    """Nothing but the backup comes out; the rest is told beside it."""
+    program = (
+        "import sys; from pathlib import Path; from scripts.node import arguments;"
+        f"arguments.ROOT = Path({str(machine.home)!r});"
+        "from scripts.commands.__main__ import main; sys.exit(main())"
+    )
+    words = ["backup", "--out", "-", "--passphrase-file", str(machine.passphrase_file())]
+    done = subprocess.run([sys.executable, "-c", program, *words], capture_output=True, cwd=ROOT)
+
+    assert done.returncode == 0, done.stderr
+    assert b"written to -" in done.stderr
+    file = machine.folder / "piped.gpg"
+    file.write_bytes(done.stdout)
+    sealed = ("--passphrase-file", str(machine.passphrase_file()))
+    assert machine.call("backup", "verify", str(file), *sealed) == 0
 
 
 def test_only_one_command_at_a_time(machine: Machine) -> None:
