@@ -118,7 +118,7 @@ def test_messages_come_in_when_all_is_known_to_run(machine: Machine) -> None:
         ("up", {"uplink"}),
         ("stop", {"uplink"}),
         ("up", {"wireguard", "gateway", "engine"}),
-        ("up", set()),
+        ("up", {"uplink"}),
     ]
 
 
