@@ -76,6 +76,8 @@ def uninstall(arguments: argparse.Namespace, node: Node) -> int:
     found = {kind.name: kind.find() for kind in kinds}
     for name, items in found.items():
         print(f"{name}: {', '.join(items) or 'none'}")
+    if backups := [path.name for path in node.root.glob("*.gpg") if found["files"]]:
+        print(f"In that folder, and going with it: {', '.join(backups)}. Move them away first.")
     print(f"\n{STAYS}\n")
     if not any(found.values()):
         print("There is nothing to remove.")

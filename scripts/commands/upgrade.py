@@ -311,7 +311,7 @@ def bring_up(node: Node, begun: Upgrade, keeper: Keeper | None) -> None:
     wait_until_well(node, *others)
     begun.is_open = True
     begun.write_down()
-    start(node)
+    start(node, UPLINK, anew=True)  # the holder that it was tried in may be another one by now
     wait_until_well(node)
 
 

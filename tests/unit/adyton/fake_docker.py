@@ -67,25 +67,16 @@ class FakeDocker:
         self._listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._listening.bind(f"\0fake-docker-{os.getpid()}-{id(self)}")
         self._listening.listen()
-        self._thread = threading.Thread(target=self._serve, daemon=True)
-        self._thread.start()
+        threading.Thread(target=self._serve, daemon=True).start()
 
     @property
     def client(self) -> str:
         """The program that is `docker` on PATH."""
         return CLIENT.format(python=sys.executable, address=self._listening.getsockname())
 
-    def close(self) -> None:
-        self._listening.shutdown(socket.SHUT_RDWR)
-        self._thread.join()
-        self._listening.close()
-
     def _serve(self) -> None:
         while True:
-            try:
-                connection, _ = self._listening.accept()
-            except OSError:
-                return
+            connection, _ = self._listening.accept()
             threading.Thread(target=self._answer, args=(connection,), daemon=True).start()
 
     def _answer(self, connection: socket.socket) -> None:
@@ -100,24 +91,28 @@ class FakeDocker:
             while len(words) < length:
                 words += connection.recv(length - len(words))
             _, *arguments = words.decode().split("\0")
-            code = 0
-            try:
-                # A copy that streams must not keep others waiting.
-                if arguments[0] not in ("exec", "run"):
-                    with self._lock:
-                        out.write(self._do(arguments).encode())
-                else:
-                    self._run(arguments, read, out)
-            except (Refused, StoreError) as why:
-                err.write(f"{why}\n".encode())
-                code = 2
-            except BaseException as error:
-                err.write(f"{type(error).__name__}: {error}\n".encode())
-                code = 3
+            code = self.answer(arguments, read, out, err)
             with contextlib.suppress(BrokenPipeError):
                 out.flush()
                 err.flush()
             connection.sendall(bytes([code]))
+
+    def answer(self, words: list[str], read: IO[bytes], out: IO[bytes], err: IO[bytes]) -> int:
+        """Do what a call says. Returns its exit status."""
+        try:
+            # A copy that streams must not keep others waiting.
+            if words[0] in ("exec", "run"):
+                self._run(words, read, out)
+            else:
+                with self._lock:
+                    out.write(self._do(words).encode())
+        except (Refused, StoreError) as why:
+            err.write(f"{why}\n".encode())
+            return 2
+        except BaseException as error:
+            err.write(f"{type(error).__name__}: {error}\n".encode())
+            return 3
+        return 0
 
     def _note(self, words: Sequence[str]) -> None:
         call = " ".join(words)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
@@ -13,6 +14,7 @@ import pytest
 from scripts.commands.__main__ import main
 from scripts.lifecycle import sealing
 from scripts.node import arguments
+from scripts.node.tools import Said, Tools
 from services.gateway.store import Piece, Store
 from tests.unit.adyton.fake_docker import FakeDocker
 from tests.unit.fakes import KEY, USER
@@ -56,6 +58,7 @@ COMPOSE: dict[str, dict[str, Any]] = {
         },
     },
 }
+RUN = Tools.run
 SYSTEMCTL = """#!/bin/sh
 echo "$@" >>"$MACHINE/units"
 case $1 in
@@ -101,6 +104,15 @@ class Machine:
         self.monkeypatch.setenv("PATH", self.path)
         self.monkeypatch.setenv("MACHINE", str(self.docker_folder))
         self.monkeypatch.setattr(arguments, "ROOT", self.home)
+        self.monkeypatch.setattr(Tools, "run", lambda *words, **more: self.ask(*words, **more))
+
+    def ask(self, tools: Tools, *command: str, **more: Any) -> Said:
+        """Run a command; Docker without a process of its own, unless something streams."""
+        if command[0] != "docker":
+            return RUN(tools, *command, **more)
+        out, err = io.BytesIO(), io.BytesIO()
+        code = self.docker.answer(list(command[1:]), io.BytesIO(), out, err)
+        return Said(code, out.getvalue().decode(), err.getvalue().decode())
 
     def write_bin(self, name: str, text: str) -> None:
         (self.bin / name).write_text(text, encoding="utf-8")

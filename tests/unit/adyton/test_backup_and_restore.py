@@ -6,11 +6,14 @@ import io
 import subprocess
 import sys
 import tarfile
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
-from scripts.lifecycle import running
+from scripts.lifecycle import CannotDo, archive, running
+from scripts.lifecycle.archive import Manifest, entry_of
+from tests.conftest import ROOT
 from tests.unit.adyton.machine import CANARY, PASSPHRASE, Machine
 from tests.unit.fakes import KEY
 
@@ -47,9 +50,9 @@ def test_backup_holds_all_and_shows_nothing(
     file = machine.back_up()
 
     assert file.stat().st_mode & 0o777 == 0o600
-    with tarfile.open(fileobj=io.BytesIO(decrypted(file))) as archive:
-        names = archive.getnames()
-        store = archive.extractfile("store.db")
+    with tarfile.open(fileobj=io.BytesIO(decrypted(file))) as packed:
+        names = packed.getnames()
+        store = packed.extractfile("store.db")
         assert store
         content = store.read()
     assert names[0] == "manifest.json"
@@ -396,8 +399,37 @@ def test_backup_of_the_other_node_is_refused(
     assert machine.said() == [CANARY]
 
 
+def test_backup_that_is_piped_on(machine: Machine) -> None:
+    """Nothing but the backup comes out; the rest is told beside it."""
+    program = (
+        "import sys; from pathlib import Path; from scripts.node import arguments;"
+        f"arguments.ROOT = Path({str(machine.home)!r});"
+        "from scripts.commands.__main__ import main; sys.exit(main())"
+    )
+    words = ["backup", "--out", "-", "--passphrase-file", str(machine.passphrase_file())]
+    done = subprocess.run([sys.executable, "-c", program, *words], capture_output=True, cwd=ROOT)
+
+    assert done.returncode == 0, done.stderr
+    assert b"written to -" in done.stderr
+    file = machine.folder / "piped.gpg"
+    file.write_bytes(done.stdout)
+    sealed = ("--passphrase-file", str(machine.passphrase_file()))
+    assert machine.call("backup", "verify", str(file), *sealed) == 0
+
+
 def test_only_one_command_at_a_time(machine: Machine) -> None:
     """Two would undo each other's work."""
     with running.alone(machine.home):
         assert machine.call("backup", "--out", str(machine.folder / "b.gpg"),
                             "--passphrase-file", str(machine.passphrase_file())) == 1  # fmt: skip
+
+
+def test_archive_whose_digests_do_not_fit_is_refused(tmp_path: Path) -> None:
+    """Somebody with the public key can make an archive; one that was changed is none of ours."""
+    manifest = Manifest("model", "1", "now", {".env": entry_of(b"USERS=7")})
+    for content, is_whole in ((b"USERS=7", True), (b"USERS=8", False), (b"USERS=70", False)):
+        written = io.BytesIO()
+        archive.write(written, manifest, {".env": content}, None)
+        written.seek(0)
+        with nullcontext() if is_whole else pytest.raises(CannotDo, match="damaged"):
+            assert archive.read(written, lambda *_: None)[1] == {".env": content}

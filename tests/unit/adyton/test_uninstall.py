@@ -64,11 +64,14 @@ def test_nothing_is_left(machine: Machine, capsys: pytest.CaptureFixture[str]) -
 def test_dry_run_only_lists(machine: Machine, capsys: pytest.CaptureFixture[str]) -> None:
     """And without somebody to ask, nothing happens."""
     before = left(machine)
+    (machine.home / "model-20270101.backup.gpg").touch()
 
     assert machine.call("uninstall", "--dry-run") == 0
     assert machine.call("uninstall") == 1
 
-    assert "give --yes" in capsys.readouterr().err
+    told = capsys.readouterr()
+    assert "going with it: model-20270101.backup.gpg. Move them away first." in told.out
+    assert "give --yes" in told.err
     assert left(machine) == before
 
 
