@@ -50,6 +50,10 @@ docker info --format '{{.LiveRestoreEnabled}}'
 @pytest.fixture(scope="module")
 def before(world: World) -> str:
     """Everything that undoing must bring back."""
+    wait_until(
+        lambda: world.machine.ask("systemctl is-system-running --wait; true") is not None,
+        "it has started everything",
+    )
     wait_until(lambda: scan(world.attacker) == (LEFT_OPEN, LEFT_OPEN), "its ports are open")
     return census(world)
 
@@ -178,7 +182,9 @@ def test_undo_restores_everything(world: World, before: str) -> None:
 
     assert done.returncode == 0, done.stdout + done.stderr
     assert census(world) == before
-    world.machine.run("fail2ban-client unban --all")
+    wait_until(
+        lambda: world.machine.ask("fail2ban-client unban --all") is not None, "fail2ban is up"
+    )
     wait_until(lambda: scan(world.attacker) == (LEFT_OPEN, LEFT_OPEN), "its ports are open again")
 
 
