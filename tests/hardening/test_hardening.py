@@ -280,11 +280,11 @@ def in_here(who: Namespace, call: Callable[[int], None], port: int) -> Callable[
 
 
 def tunnel_answers(who: Namespace) -> bool:
-    """From one port always: what stands in for the tunnel answers the first that calls it."""
+    """Whether what stands in for the tunnel, behind Docker's published port, is reached."""
 
     def ask() -> bool:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asker:
-            asker.bind((ATTACKER, 40000))
+            asker.bind((ATTACKER, 0))
             asker.settimeout(SCAN_SECONDS)
             try:
                 asker.sendto(b"is somebody there?\n", (MACHINE, TUNNEL))
