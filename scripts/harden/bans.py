@@ -16,7 +16,7 @@ def want(ssh_ports: Iterable[int]) -> Part:
     content = template("fail2ban.local", ports=",".join(map(str, ssh_ports)))
     return Part(
         "bans",
-        "Five failed logins within ten minutes, and nothing is heard for an hour, then longer.",
+        "Five failed logins within ten minutes, and no TCP is heard for an hour, then longer.",
         files=(File(FILE, content),),
         states=(State("at boot", UNIT, "enabled"), State("unit", UNIT, "active")),
         reloads=(("systemctl", "try-restart", UNIT),),

@@ -73,7 +73,8 @@ def do(host: Host, changes: Sequence[Change], say: Say) -> None:
     for change in changes:
         if change.files or change.back:
             for command in change.part.reloads:
-                say(" ".join(command))
+                is_script = "\n" in command[-1]
+                say(f"waiting for {change.part.name}" if is_script else " ".join(command))
                 host.do(*command)
     for change in changes:
         for state, _ in change.states:

@@ -19,6 +19,8 @@ def other_keeper(host: Host) -> str:
 def want(host: Host, settings: Settings) -> Part:
     if keeper := other_keeper(host):
         return Part("clock", f"Kept by {keeper}, which stays as it is.")
+    if host.run("systemd-detect-virt", "--quiet", "--container").code == 0:
+        return Part("clock", "Kept by the machine that this container is on.")
     files: tuple[File, ...] = ()
     if settings.time_servers:
         content = template("timesyncd.conf", servers=" ".join(settings.time_servers))

@@ -19,6 +19,23 @@ WANTED: dict[str, Any] = {
 LIMITED_DRIVERS = ("json-file", "local")
 LIMITS = {"max-size": "10m", "max-file": "3"}
 
+HEARD = """
+systemctl --quiet is-active docker.service || exit 0
+wanted=false
+grep -Eqs '"live-restore": *true' /etc/docker/daemon.json && wanted=true
+for _ in $(seq 100); do
+  [ "$(docker info --format '{{.LiveRestoreEnabled}}' 2>/dev/null)" != $wanted ] || exit 0
+  sleep 0.2
+done
+"""
+"""Waits until the daemon has heard what it was told: it hears of a reload, but does not answer."""
+RELOADS = (
+    ("systemctl", "try-reload-or-restart", UNIT),
+    ("sh", "-c", HEARD),
+    ("systemctl", "try-restart", UNIT),
+)
+"""Reloaded first, so that the daemon knows that its containers stay when it is restarted."""
+
 
 def want(host: Host) -> Part:
     """Raises Refused where the file cannot be amended."""
@@ -26,12 +43,7 @@ def want(host: Host) -> Part:
         "docker",
         "Containers outlive the daemon, logs are bounded, ports need no process of their own.",
         files=(File(FILE, merged(host.read(FILE)), None),),
-        # Reloaded first, so that the daemon knows that its containers stay when it is restarted.
-        reloads=(
-            (("systemctl", "try-reload-or-restart", UNIT), ("systemctl", "try-restart", UNIT))
-            if host.has_unit(UNIT)
-            else ()
-        ),
+        reloads=RELOADS if host.has_unit(UNIT) else (),
         check=check,
     )
 

@@ -135,7 +135,9 @@ def file_difference(host: Host, path: str, wanted: str, mode: int | None) -> Ite
         was = f"link to {place.readlink()}"
     elif place.exists():
         was = f"{stat.S_IMODE(place.stat().st_mode):04o}"
-    to_be = was if mode is None else f"{mode:04o}"
+    to_be = f"{mode:04o}" if mode is not None else was
+    if mode is None and was == "absent" and wanted:
+        to_be = "0644"
     lines = list(
         difflib.unified_diff(
             now.splitlines(), wanted.splitlines(), f"{path} ({was})", f"{path} ({to_be})",

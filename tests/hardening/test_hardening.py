@@ -9,6 +9,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import pytest
@@ -50,6 +51,10 @@ docker info --format '{{.LiveRestoreEnabled}}'
 @pytest.fixture(scope="module")
 def before(world: World) -> str:
     """Everything that undoing must bring back."""
+    wait_until(
+        lambda: world.machine.ask("systemctl is-system-running --wait; true") is not None,
+        "it has started everything",
+    )
     wait_until(lambda: scan(world.attacker) == (LEFT_OPEN, LEFT_OPEN), "its ports are open")
     return census(world)
 
@@ -74,7 +79,7 @@ def test_dry_run_changes_nothing(world: World, before: str) -> None:
 def test_unconfirmed_run_goes_back(world: World, before: str) -> None:
     """Though its own connection is still open, and another login over that one does not count."""
     shared = ("-o", "ControlMaster=auto", "-o", f"ControlPath={world.state}/shared")
-    with applying(world, "--seconds 90", *shared) as lines:
+    with applying(world, "--seconds 150", *shared) as lines:
         expect(lines, DONE)
         assert scan(world.attacker) == ([22], [22])
         again = world.run(f"{HARDEN} confirm", *shared)
@@ -178,7 +183,9 @@ def test_undo_restores_everything(world: World, before: str) -> None:
 
     assert done.returncode == 0, done.stdout + done.stderr
     assert census(world) == before
-    world.machine.run("fail2ban-client unban --all")
+    wait_until(
+        lambda: world.machine.ask("fail2ban-client unban --all") is not None, "fail2ban is up"
+    )
     wait_until(lambda: scan(world.attacker) == (LEFT_OPEN, LEFT_OPEN), "its ports are open again")
 
 
@@ -240,45 +247,33 @@ def wait_until(
 
 def scan(who: Namespace) -> tuple[list[int], list[int]]:
     """Which of PORTS accept a connection, in IPv4 and in IPv6."""
-    return (
-        open_ports(who, ATTACKER, MACHINE, PORTS),
-        open_ports(who, ATTACKER_V6, MACHINE_V6, PORTS),
-    )
+    with ThreadPoolExecutor() as both:
+        v4 = both.submit(open_ports, who, ATTACKER, MACHINE, PORTS)
+        v6 = both.submit(open_ports, who, ATTACKER_V6, MACHINE_V6, PORTS)
+        return v4.result(), v6.result()
 
 
 def open_ports(who: Namespace, source: str, target: str, ports: Iterable[int]) -> list[int]:
     """Calls all at once; those that do not answer are given time for it."""
 
-    def connect() -> list[int]:
-        accepted: list[int] = []
+    def call(port: int) -> bool:
+        try:
+            with socket.create_connection((target, port), SCAN_SECONDS, (source, 0)):
+                return True
+        except OSError:
+            return False
 
-        def call(port: int) -> None:
-            try:
-                with socket.create_connection((target, port), SCAN_SECONDS, (source, 0)):
-                    accepted.append(port)
-            except OSError:
-                pass
-
-        callers = [threading.Thread(target=in_here(who, call, port)) for port in ports]
-        for caller in callers:
-            caller.start()
-        for caller in callers:
-            caller.join()
-        return sorted(accepted)
-
-    return connect()
-
-
-def in_here(who: Namespace, call: Callable[[int], None], port: int) -> Callable[[], None]:
-    return lambda: who.do(lambda: call(port))
+    with ThreadPoolExecutor() as callers:
+        calls = {port: callers.submit(who.do, lambda port=port: call(port)) for port in ports}
+    return sorted(port for port, made in calls.items() if made.result())
 
 
 def tunnel_answers(who: Namespace) -> bool:
-    """From one port always: what stands in for the tunnel answers the first that calls it."""
+    """Whether what stands in for the tunnel, behind Docker's published port, is reached."""
 
     def ask() -> bool:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asker:
-            asker.bind((ATTACKER, 40000))
+            asker.bind((ATTACKER, 0))
             asker.settimeout(SCAN_SECONDS)
             try:
                 asker.sendto(b"is somebody there?\n", (MACHINE, TUNNEL))

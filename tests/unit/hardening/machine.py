@@ -45,6 +45,7 @@ class FakeTools(Tools):
     active: set[str] = field(default_factory=set)
     failing: set[str] = field(default_factory=set)
     """Commands, by their beginning, that fail."""
+    is_container: bool = False
     includes: bool = True
     """Whether sshd reads its drop-ins."""
     armed_before: list[str] = field(default_factory=list)
@@ -69,6 +70,8 @@ class FakeTools(Tools):
                 return Said(0, text) if text else Said(1, err="No such file or directory")
             case ("ssh", "-Q", question):
                 return Said(0, KNOWN[question])
+            case ("systemd-detect-virt", *_):
+                return Said(0 if self.is_container else 1)
             case ("sshd", "-T"):
                 return Said(0, self._sshd())
             case ("systemctl", *words):

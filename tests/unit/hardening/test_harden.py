@@ -537,6 +537,16 @@ def test_daemon_json_is_amended(before: str, after: dict[str, object]) -> None:
     assert docker.merged(once) == once
 
 
+def test_docker_is_restarted_when_it_has_heard_that_containers_stay(machine: Machine) -> None:
+    """A restart that comes before the reload would end them."""
+    apply(machine, RELAY)
+
+    calls = [" ".join(call) for call in machine.tools.calls]
+    heard = next(i for i, call in enumerate(calls) if "LiveRestoreEnabled" in call)
+    assert "try-reload-or-restart docker" in calls[heard - 1]
+    assert "try-restart docker" in calls[heard + 1]
+
+
 def test_amended_files_keep_their_mode(machine: Machine) -> None:
     """They are the operator's."""
     apply(machine, RELAY)
@@ -559,6 +569,21 @@ def test_encrypted_swap_may_stay(machine: Machine) -> None:
     machine.write("sys/block/zram0/backing_dev", "/dev/vda3\n")
     with pytest.raises(Refused, match="/dev/zram0"):
         swap.want(machine.host, dataclasses.replace(RELAY, swap="encrypted"))
+
+
+@pytest.mark.parametrize("other", ["container", "chronyd"])
+def test_clock_that_another_one_keeps_is_left_to_it(machine: Machine, other: str) -> None:
+    """Where timesyncd cannot run, or need not, every run would try to start it again."""
+    (machine.root / "usr/lib/systemd/systemd-timesyncd").unlink()
+    if other == "chronyd":
+        machine.write("usr/sbin/chronyd", "")
+    else:
+        machine.write("usr/lib/systemd/systemd-timesyncd", "")
+        machine.tools.is_container = True
+
+    (clock,) = (part for part in parts(machine.host, RELAY) if part.name == "clock")
+
+    assert (clock.files, clock.states) == ((), ())
 
 
 def test_only_known_algorithms_are_named(machine: Machine) -> None:
