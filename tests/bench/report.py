@@ -88,7 +88,7 @@ def _verdicts(parts: Sequence[Part]) -> list[str]:
     targets = [target for part in parts for target in part.targets]
     missed = [target for target in targets if not target.is_met]
     lines = [f"{len(targets) - len(missed)} of {len(targets)} targets are met.", ""]
-    rows = [_target_row(target) for target in targets]
+    rows = [_target_row(target) for target in sorted(targets, key=lambda one: one.is_met)]
     lines += _table(Table("", ("target", "wanted", "median", "least", "most", ""), rows))
     for part in parts:
         if part.failure:

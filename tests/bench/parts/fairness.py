@@ -92,7 +92,7 @@ def describe() -> Part:
 
 async def measure(run: Run, part: Part) -> None:
     """Measure both sides in turn, for both kinds of sizes; then users who are alike."""
-    rounds, seconds = run.choose(3, 1), run.choose(12.0, 5.0)
+    rounds, seconds = run.choose(3, 1), run.choose(10.0, 5.0)
     async with _first_come(run) as direct, _gateway(run) as fair:
         for sizes in (EQUAL, UNEQUAL):
             pairs = []

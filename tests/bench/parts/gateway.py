@@ -20,6 +20,9 @@ from tests.bench.results import Part, Plot, Table, Target
 from tests.bench.run import Run
 
 STREAMS = 32
+"""As many as the engine answers at once."""
+WAITING_CHATS = 64
+"""Twice as many: when an answer ends, the next one waits, and throughput is not latency."""
 LITELLM_KEY = "sk-bench"
 
 
@@ -31,8 +34,11 @@ class Scenario:
     title: str
     tokens: int
     rates: tuple[float, float]
+    chats: int = STREAMS
+    has_peers: bool = True
+    most_rounds: int = 100
 
-    def programs(self, streams: int = STREAMS) -> list[list[Program]]:
+    def programs(self) -> list[list[Program]]:
         """Write what each chat asks, one after the other; the same for whatever is measured."""
         chance = random.Random(self.name)
         return [
@@ -45,14 +51,23 @@ class Scenario:
                 )
                 for turn in range(20)
             ]
-            for stream in range(streams)
+            for stream in range(self.chats)
         ]
 
 
-LIGHT = Scenario("light", "32 streams of 12 to 50 tokens/s", 40, (12, 50))
-HEAVY = Scenario("heavy", "32 streams, together 3,000 tokens/s", 200, (3000 / 32, 3000 / 32))
-FULL = Scenario("full", "32 streams as fast as can be", 200, (0, 0))
-SCENARIOS = (LIGHT, HEAVY, FULL)
+LIGHT = Scenario("light", "32 chats of 12 to 50 tokens/s", 40, (12, 50))
+HEAVY = Scenario(
+    "heavy", "32 slots, together 3,000 tokens/s", 200, (3000 / 32, 3000 / 32), WAITING_CHATS
+)
+SATURATED = Scenario(
+    *("saturated", "32 slots, together 23,000 tokens/s", 400, (23e3 / 32, 23e3 / 32)),
+    *(WAITING_CHATS, False),
+)
+FULL = Scenario(
+    *("full", "32 slots as fast as can be", 400, (0, 0), WAITING_CHATS, False),
+    most_rounds=1,
+)
+SCENARIOS = (LIGHT, HEAVY, SATURATED, FULL)
 
 
 @dataclass
@@ -95,6 +110,12 @@ def describe() -> Part:
         "gateway",
         "Gateway: latency and throughput",
         [
+            "Latency: 32 chats, each asks again when it has its answer. Throughput: the engine "
+            "answers 32 at once and 64 chats ask, so that both wait for a slot, straight at the "
+            "engine as through the gateway; times to first token hold that wait.",
+            "Saturation is 23,000 tokens/s offered, what an engine of this kind gives through one "
+            "core of the machine that the target was set on; as fast as can be is reported beside "
+            "it, once, since the stub engine by itself is faster than any that is real.",
             "The stub engine is a bare ASGI program on uvicorn, uvloop and httptools. Direct is "
             "the load client straight at the engine's Unix socket; through the gateway the same "
             "client speaks the relay's side of the wire, and settles each reply as the relay does. "
@@ -121,15 +142,16 @@ async def measure(run: Run, part: Part) -> None:
             await run_round(subject.ask, LIGHT.programs(), 1.0)  # whatever is made at first use
         await drop_broken_peers(part, subjects)
         for scenario in SCENARIOS:
-            for number in range(rounds):
+            for number in range(min(rounds, scenario.most_rounds)):
                 turn = number % len(subjects)
                 for subject in [*subjects[turn:], *subjects[:turn]]:
-                    if scenario.name in subject.given_up:
+                    is_peer = subject not in subjects[:2]
+                    if scenario.name in subject.given_up or (is_peer and not scenario.has_peers):
                         continue
                     try:
                         await subject.measure(scenario, seconds)
                     except NotReady as error:
-                        if subject in subjects[:2]:
+                        if not is_peer:
                             raise
                         subject.give_up(scenario)
                         part.notes.append(f"{subject.name}, {scenario.title}: {error}.")
@@ -152,7 +174,7 @@ async def drop_broken_peers(part: Part, subjects: list[Subject]) -> None:
 async def _start(run: Run, part: Part, stack: AsyncExitStack) -> list[Subject]:
     load_core, core = cores()
     socket, port = run.directory / "engine.sock", free_port()
-    engine = await stack.enter_async_context(running_engine(run, socket, port, load_core))
+    engine = await stack.enter_async_context(running_engine(run, socket, port, load_core, STREAMS))
     subjects = [Subject("direct", Completions(Address(socket)).ask, engine)]
     gateway = await stack.enter_async_context(
         running_gateway(
@@ -239,8 +261,8 @@ def _report(part: Part, subjects: Sequence[Subject]) -> None:
             *("%", "at least", 95),
         ),
         Target(
-            "Gateway: of direct throughput at saturation",
-            _kept(gateway, direct, FULL),
+            "Gateway: of direct throughput at 23,000 tokens/s",
+            _kept(gateway, direct, SATURATED),
             *("%", "at least", 85),
         ),
         Target(
@@ -249,7 +271,7 @@ def _report(part: Part, subjects: Sequence[Subject]) -> None:
             *("µs", "at most", 30),
         ),
     ]
-    for other in [one for one in others if HEAVY.name not in one.given_up]:
+    for other in [one for one in others if HEAVY.name in one.rounds]:
         cpu = ratios(gateway.cpu_microseconds[HEAVY.name], other.cpu_microseconds[HEAVY.name])
         resident = ratios([gateway.resident_mib], [other.resident_mib])
         part.targets += [
@@ -283,7 +305,7 @@ def _report(part: Part, subjects: Sequence[Subject]) -> None:
                     for share in shares
                 ]
                 for one in subjects
-                if LIGHT.name not in one.given_up
+                if LIGHT.name in one.rounds
             },
             has_log_x=True,
         )
@@ -313,7 +335,7 @@ def _table(scenario: Scenario, subjects: Sequence[Subject]) -> Table:
     direct = subjects[0]
     rows: list[tuple[str | float, ...]] = []
     for one in subjects:
-        if scenario.name in one.given_up:
+        if scenario.name not in one.rounds:
             continue
         rounds = one.rounds[scenario.name]
         rows.append(

@@ -54,7 +54,7 @@ async def test_an_answer_keeps_its_pace(tmp_path: Path) -> None:
     assert begun
     assert ended
     assert begun[1] - begun[0] >= 0.05
-    assert ended - begun[0] >= 0.149  # however late the first was
+    assert ended - begun[0] > 0.148  # however late the first was
 
 
 async def test_a_full_engine_serves_in_the_order_of_arrival(tmp_path: Path) -> None:
@@ -117,7 +117,7 @@ async def test_an_answer_that_lacks_tokens_is_incomplete(tmp_path: Path) -> None
     """What was lost on the way is not taken for speed."""
     async with engine(tmp_path) as (_, address):
         answer = await Completions(address).ask(0, Program(6))
-    answer.text = answer.text.replace(" word", "", 1)
+    answer.text = answer.text.replace(" word2", "", 1)
 
     assert collect([answer], answer.sent, answer.ended).incomplete == 1
 

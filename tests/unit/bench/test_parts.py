@@ -5,6 +5,7 @@ import pytest
 from scripts.bench import BY_NAME, ENVIRONMENTS, PARTS, ROOT
 from tests.bench import __main__ as bench
 from tests.bench.inside.formatting import streamed, text_of, whole
+from tests.bench.parts import nodes
 from tests.bench.parts.chain import _judge
 from tests.bench.program import first_token, last_token
 from tests.bench.telegram import BenchTelegram, Shown
@@ -66,3 +67,12 @@ def test_the_text_is_as_long_as_it_says() -> None:
     assert len(text.encode()) == 3000
     assert whole(text) > 0
     assert streamed(text) > whole(text)
+
+
+def test_a_final_is_the_first_edit_that_shows_the_whole_text() -> None:
+    """It is said once more after a quiet moment, which does not count."""
+    edits = [(1.0, "Q4x"), (1.5, "Q4x says"), (2.0, "Q4x says it all"), (8.0, "Q4x says it all")]
+
+    assert nodes._first_whole(edits) == 2.0
+    assert {nodes._mark(text) for _, text in edits} == {"Q4x"}
+    assert nodes._mark("") == ""
