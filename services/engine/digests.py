@@ -1,16 +1,16 @@
 """Checks the weights of a model against their SHA-256 digests before an engine starts.
 
 `python3 digests.py FOLDER` says nothing and ends with 0 where all fits, else one sentence and 2.
-Python's standard library alone: it runs in vLLM's image, which this project does not build. A
-folder without digests (copied by hand) is not checked.
+What Debian's python3-minimal has, alone: it runs in llama.cpp's image, and in vLLM's, which this
+project does not build. A folder without digests (copied by hand) is not checked.
 """
 
 import hashlib
 import os
 import re
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Thread
 
 DIGESTS = "SHA256SUMS"
 """As `sha256sum` writes and reads it, one line a file."""
@@ -50,10 +50,11 @@ def check_digests(folder: Path) -> int:
     for name in sorted(recorded):
         if (folder / name).is_symlink() or not (folder / name).is_file():
             raise BadWeights(_sentence(folder, name, "is not an ordinary file"))
-    with ThreadPoolExecutor(min(READERS, os.cpu_count() or 1)) as pool:
-        for name, digest in pool.map(lambda name: (name, _digest(folder, name)), sorted(recorded)):
-            if digest != recorded[name]:
-                raise BadWeights(_sentence(folder, name, "differs from what was fetched"))
+    for name, digest in sorted(_digests(folder, sorted(recorded)).items()):
+        if isinstance(digest, BadWeights):
+            raise digest
+        if digest != recorded[name]:
+            raise BadWeights(_sentence(folder, name, "differs from what was fetched"))
     return len(recorded)
 
 
@@ -69,13 +70,35 @@ def read_digests(file: Path) -> dict[str, str]:
     return {match[2]: match[1] for match in matches if match}
 
 
-def _digest(folder: Path, name: str) -> str:
+def _digests(folder: Path, names: list[str]) -> dict[str, str | BadWeights]:
+    """Each file's digest, or why there is none; several are read at once."""
+    found: dict[str, str | BadWeights] = {}
+    waiting = list(names)
+
+    def read() -> None:
+        while waiting:
+            try:
+                name = waiting.pop()
+            except IndexError:  # another one was quicker
+                return
+            found[name] = _digest(folder, name)
+
+    readers = [Thread(target=read) for _ in range(min(READERS, os.cpu_count() or 1))]
+    for reader in readers:
+        reader.start()
+    for reader in readers:
+        reader.join()
+    if missing := set(names) - found.keys():
+        return {min(missing): BadWeights(_sentence(folder, min(missing), "could not be read"))}
+    return found
+
+
+def _digest(folder: Path, name: str) -> str | BadWeights:
     try:
         with (folder / name).open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
-        why = f"cannot be read ({error.strerror})"
-        raise BadWeights(_sentence(folder, name, why)) from None
+        return BadWeights(_sentence(folder, name, f"cannot be read ({error.strerror})"))
 
 
 def _sentence(folder: Path, name: str, what: str) -> str:
