@@ -59,7 +59,7 @@ STAGES = (
         "tests without containers",
         paths=("tests/unit",),
         options=SIDE_BY_SIDE,
-        packages=("gnupg",),  # encrypts backups
+        packages=("gnupg", "nftables"),  # encrypts backups; reads rulesets of the host
     ),
     Stage(
         "screens",
