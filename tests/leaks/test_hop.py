@@ -193,7 +193,7 @@ def test_vps_hears_the_provider_alone(home: Home) -> None:
     assert (answered, size) == (True, str(1 << 20))
     endpoint = attempt(home.vps.uplink, "wg", "show", "all", "endpoints")[1].split()[-1]
     assert endpoint.partition(":")[0] == f"{SUBNET}.{PROVIDER}"
-    # wireguard-go hands up to 64 KiB of datagrams over as one frame, which is what the capture sees.
+    # wireguard-go hands up to 64 KiB of datagrams over as one frame: that is what the capture sees.
     assert watch.passed > (1 << 20) // (1 << 16), "control: they were seen"
     assert watch.fragments == 0, "the packet sizes fit into one another"
     assert watch.leaks == []

@@ -7,7 +7,7 @@ a device whose far side a `Player` holds. Nothing of it is attached to any netwo
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 
@@ -20,8 +20,10 @@ from tests.leaks.behaviour.rules import (
     ENDPOINT,
     FAR6,
     FAR_HARDWARE,
+    HOP,
     NEAR6,
     NEAR_HARDWARE,
+    NOT_HOP,
     RESOLVER,
     RULESETS,
     TELEGRAM,
@@ -45,7 +47,7 @@ class Namespace:
 
 @contextmanager
 def open_namespaces(lab: Lab, keys: Keys) -> Iterator[dict[str, Namespace]]:
-    """Start what the five rulesets are for, and end the players afterwards."""
+    """Start what the six rulesets are for, and end the players afterwards."""
     with ExitStack() as stack:
         namespaces = {}
         for ruleset in RULESETS:
@@ -70,6 +72,8 @@ def open_namespaces(lab: Lab, keys: Keys) -> Iterator[dict[str, Namespace]]:
             stack.callback(player.close)
             if kind == "sidecar":
                 start_sidecar(lab, ruleset, container, player)
+            elif end == "hop":
+                start_carried_uplink(lab, keys, container, player)
             else:
                 lay_outside(player)
                 product = (
@@ -131,9 +135,37 @@ def lay_outside(player: Player) -> None:
     )
 
 
-def start_uplink(lab: Lab, keys: Keys, end: str, container: Container) -> Container:
+def start_carried_uplink(lab: Lab, keys: Keys, container: Container, player: Player) -> None:
+    """An uplink without an outside, which adopts a device as its hop.
+
+    Order: whatever has an outside comes before it, since the rules are loaded anew for what comes.
+    """
+    player.order("make_device", "other0", frames=False)
+    settings = {"HOP_ADDRESS": HOP.address, "HOP_MTU": "1420"}
+    wait_until_healthy(start_uplink(lab, keys, "dial", container, name="hop", settings=settings))
+    player.order("make_device", "hop-new", frames=False)
+    wait_until(lambda: "wg-hop" in player.run("ip", "route"), "the uplink has adopted the hop", 10)
+    player.order("rename", "hop-new", "wg-hop")
+    player.run(
+        "ip",
+        "-batch",
+        "-",
+        text=f"link set other0 up\naddress add {NOT_HOP.address}/32 dev lo\n"
+        f"address add {NEAR6.address}/64 dev wg-hop nodad\n",
+    )
+
+
+def start_uplink(
+    lab: Lab,
+    keys: Keys,
+    end: str,
+    container: Container,
+    *,
+    name: str = "",
+    settings: Mapping[str, str] | None = None,
+) -> Container:
     holder = lab.run(
-        f"holder-{end}",
+        f"holder-{name or end}",
         WIREGUARD,
         ["sidecar"],
         capabilities=["NET_ADMIN"],
@@ -142,7 +174,7 @@ def start_uplink(lab: Lab, keys: Keys, end: str, container: Container) -> Contai
     )
     wait_until_healthy(holder)
     return lab.run(
-        f"uplink-{end}",
+        f"uplink-{name or end}",
         WIREGUARD,
         ["uplink"],
         namespace_of=container,
@@ -152,6 +184,7 @@ def start_uplink(lab: Lab, keys: Keys, end: str, container: Container) -> Contai
             **tunnel_settings(end),
             "TUNNEL_PEER_KEY": keys.public["listen" if end == "dial" else "dial"],
             "TUNNEL_ENDPOINT": f"{ENDPOINT.address}:{ENDPOINT.port}",
+            **(settings or {}),
         },
         volumes=keys.volumes_of(end),
         devices=["/dev/net/tun"],

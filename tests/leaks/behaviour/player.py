@@ -66,9 +66,9 @@ class World:
         """Take steps in order; say of each whether its packet was seen where it was meant to go.
 
         Steps: `in DEVICE HEX` (from outside), `out DEVICE HEX` (a raw socket's packet through this
-        interface), `wire DEVICE HEX` (a packet socket's frame; `wire0806` claims that
-        it is ARP), `through DEVICE HEX` (from outside, meant
-        to leave again), `answer DEVICE HEX` (nothing is sent: did a packet leave whose body begins
+        interface), `wire DEVICE HEX` (a packet socket's frame, which is a mere packet for a TUN
+        device; `wire0806` claims that it is ARP), `through DEVICE HEX` (from outside, meant to
+        leave again), `answer DEVICE HEX` (nothing is sent: did a packet leave whose body begins
         so?). Waits for those that are expected to be seen.
         """
         self._look()
@@ -122,7 +122,7 @@ class World:
                 os.write(self.devices[device], packet)
             elif how.startswith("wire"):
                 # The sender says what protocol it is, and may lie.
-                claimed = int(how[4:] or packet[12:14].hex(), 16)
+                claimed = int(how[4:], 16) if how[4:] else self._protocol(device, packet)
                 self.wire.sendto(packet, (device, claimed))
             elif how == "out":
                 family = socket.AF_INET if version == 4 else socket.AF_INET6
@@ -163,6 +163,11 @@ class World:
         if how == "in" or device == "lo":
             return body in self.arrived
         return any(self._body(name, sent) == body for name, sent in self.left)
+
+    def _protocol(self, device: str, packet: bytes) -> int:
+        if device in self.has_frames:
+            return int.from_bytes(packet[12:14], "big")
+        return 0x0800 if packet[0] >> 4 == 4 else 0x86DD
 
     def _body(self, device: str, sent: bytes) -> bytes:
         return _body_of(sent[14:] if device in self.has_frames else sent)

@@ -57,6 +57,14 @@ LEARNT = re.compile(r"(flags dynamic[^}]*?)elements = \{[^}]*\}\s*")
 """Members that a set has taken up by itself."""
 
 
+CLAIMS = (
+    ("", ""),
+    ("0800", ", called IPv4"),
+    ("0806", ", called ARP"),
+    ("86dd", ", called IPv6"),
+)
+"""What the sender of a frame may say that it is; first what it truly is."""
+
 HANDSHAKE = b"\1\0\0\0" + bytes(132)
 """With 12 bytes more it is as long as WireGuard's first message, and begins like it."""
 
@@ -236,6 +244,8 @@ class Ruleset:
     outsider: str
     allows_leaving: Callable[[str, bytes], bool]
     """Whether a packet may leave by a device, as the packet alone tells."""
+    device: str = "outside"
+    """The one that the rules let something through."""
     frames: Callable[[Iterator[int]], list[tuple[str, bytes, bool]]] = lambda _: []
     """What a packet socket is made to send: what it is, the frame, whether it may leave."""
     through: tuple[tuple[str, str, End, End, int], ...] = ()
@@ -298,13 +308,13 @@ class Ruleset:
 
     def _trials_of_frames(self, ports: Iterator[int]) -> Iterator[Trial]:
         # The sender of a frame also says which protocol it is, and that is what some matches read.
-        for claim, said in (("", ""), ("0800", ", called IPv4"), ("0806", ", called ARP")):
+        for claim, said in CLAIMS:
             for about, frame, may_leave in self.frames(ports):
                 if not (claim and may_leave):
                     yield Trial(
                         f"{self.insider}, packet socket: {about}{said}",
                         may_leave,
-                        always((f"wire{claim}", "outside", frame.hex())),
+                        always((f"wire{claim}", self.device, frame.hex())),
                     )
 
     def _trials_of_forwarding(self) -> Iterator[Trial]:
@@ -326,7 +336,7 @@ class Ruleset:
             )
 
     def _trials_of_icmp(self, ports: Iterator[int]) -> Iterator[Trial]:
-        device = "outside" if self.has_outside else "wg0"
+        device = self.device
         router = End("198.18.75.1" if self.has_outside else "10.66.0.99")
         mark = secrets.token_bytes(12)
         echo = struct.pack("!HH", next(ports), 1) + mark
@@ -606,12 +616,13 @@ def flood(
     )
 
 
-# The five rulesets
+# The six rulesets
 
 TUNNEL = {"dial": End("10.66.0.2"), "listen": End("10.66.0.1")}
 UPLINK, ENDPOINT, ELSEWHERE = End("198.18.75.30"), End("198.18.75.10", 51820), End("198.18.75.22")
 TELEGRAM, RESOLVER = End("198.18.75.20", 443), End("198.18.75.53", 53)
 NEAR6, FAR6 = End("fd66::2"), End("fd66::1")
+HOP, NOT_HOP = End("10.77.0.2"), End("10.77.0.77")
 
 
 def sidecar_talks(end: Literal["dial", "listen"]) -> Callable[[Iterator[int]], list[Talk]]:
@@ -690,6 +701,7 @@ def sidecar(end: Literal["dial", "listen"]) -> Ruleset:
         insider=f"root in the {'gateway' if end == 'dial' else 'relay'}'s namespace",
         outsider="the other node",
         allows_leaving=sidecar_leaving(end),
+        device="wg0",
         through=(
             ("a stranger's packet back into the tunnel", "wg0", stranger, far, UDP),
             ("a packet from another interface into the tunnel", "other0", stranger, far, TCP),
@@ -852,6 +864,110 @@ def uplink(end: Literal["dial", "listen"]) -> Ruleset:
     )
 
 
+def hop_talks(ports: Iterator[int]) -> list[Talk]:
+    def variants(begun: Side) -> Iterator[Talk]:
+        def talk(
+            about: str,
+            device: str = "wg-hop",
+            protocol: int = UDP,
+            near: str = HOP.address,
+            far: str = ENDPOINT.address,
+            port: int = 51820,
+        ) -> Talk:
+            return Talk(about, begun, device, protocol, End(near, next(ports)), End(far, port))
+
+        yield talk("the tunnel's packets")
+        yield talk("the tunnel's packets by another interface", device="other0")
+        yield talk("TCP on the tunnel's port", protocol=TCP)
+        yield talk("an unknown protocol on the tunnel's port", protocol=EXPERIMENTAL)
+        yield talk("the tunnel's packets from another address of this side", near=NOT_HOP.address)
+        yield talk("the tunnel's packets with somebody else", far=ELSEWHERE.address)
+        yield talk("UDP on another port", port=8080)
+        yield talk("DNS by UDP", port=53)
+        yield talk("the tunnel's packets by IPv6", near=NEAR6.address, far=FAR6.address)
+
+    return [*variants("inside"), *variants("outside")]
+
+
+def hop_allows(talk: Talk, way: Way) -> bool:
+    return (
+        talk.device == "wg-hop"
+        and talk.protocol == UDP
+        and (talk.near.address, talk.far) == (HOP.address, ENDPOINT)
+        and (way == "out" or talk.begun == "inside")
+    )
+
+
+def hop_leaving(device: str, packet: bytes) -> bool:
+    if device != "wg-hop" or packet[0] >> 4 != 4 or packet[9] != UDP:
+        return False
+    is_later = struct.unpack("!H", packet[6:8])[0] & 0x1FFF
+    target = struct.unpack("!H", packet[22:24])[0]
+    return packet[12:20] == HOP.packed + ENDPOINT.packed and (bool(is_later) or target == 51820)
+
+
+def hop_frames(ports: Iterator[int]) -> list[tuple[str, bytes, bool]]:
+    """They have no Ethernet header."""
+    free = next(ports)
+    near, far = End(HOP.address, free), ENDPOINT
+    not_near, elsewhere = End(NOT_HOP.address, free), End(ELSEWHERE.address, far.port)
+    near6, far6 = End(NEAR6.address, free), End(FAR6.address, far.port)
+
+    def part(source: End, target: End, protocol: int = UDP) -> bytes:
+        return packets.ip(source, target, protocol, mark(), offset=1480)
+
+    return [
+        ("the tunnel's UDP", packets.udp(near, far, mark()), True),
+        ("UDP on another port", packets.udp(near, End(far.address, 443), mark()), False),
+        ("the tunnel's UDP from another address", packets.udp(not_near, far, mark()), False),
+        ("the tunnel's UDP to somebody else", packets.udp(near, elsewhere, mark()), False),
+        ("TCP on the tunnel's port", packets.tcp(near, far, packets.SYN, 7, 0), False),
+        ("an unknown protocol on the tunnel's port", packets.plain(near, far, mark()), False),
+        ("an echo request", packets.icmp(near, far, 8, 0, bytes(4) + mark()), False),
+        ("a later fragment of the tunnel's UDP", part(near, far), True),
+        ("a later fragment from another address", part(not_near, far), False),
+        ("a later fragment to somebody else", part(near, elsewhere), False),
+        ("a later fragment of TCP", part(near, far, TCP), False),
+        ("UDP by IPv6", packets.udp(near6, far6, mark()), False),
+        ("TCP by IPv6", packets.tcp(near6, far6, packets.SYN, 7, 0), False),
+        (
+            "IPv6 that reads like the tunnel's UDP",
+            b"\x65" + packets.udp(near, far, mark())[1:],
+            False,
+        ),
+        ("IPv6 that reads like a later fragment", b"\x65" + part(near, far)[1:], False),
+        ("nothing of IP's", bytes(1) + mark() + mark(), False),
+    ]
+
+
+def hop() -> Ruleset:
+    stranger = End(ELSEWHERE.address, 51820)
+    return Ruleset(
+        name="uplink-hop",
+        file="wireguard/rules/uplink-hop.nft",
+        variables={
+            "outside": '{ "wg-hop" }',
+            "address": HOP.address,
+            "endpoint": ENDPOINT.address,
+            "port": str(ENDPOINT.port),
+        },
+        near=HOP,
+        talks=hop_talks,
+        allows=hop_allows,
+        insider="root in the uplink's namespace",
+        outsider="the hop's provider",
+        allows_leaving=hop_leaving,
+        device="wg-hop",
+        frames=hop_frames,
+        through=(
+            ("a stranger's packet to the endpoint", "wg-hop", stranger, ENDPOINT, UDP),
+            ("a packet from another interface to it", "other0", stranger, ENDPOINT, UDP),
+        ),
+        complained_of=Talk("", "inside", "wg-hop", UDP, HOP, ENDPOINT),
+        counts=("heard", "refused_in", "refused_out"),
+    )
+
+
 def egress_talks(ports: Iterator[int]) -> list[Talk]:
     def variants(begun: Side) -> Iterator[Talk]:
         def talk(about: str, protocol: int, far: End, near: str = UPLINK.address) -> Talk:
@@ -944,5 +1060,6 @@ RULESETS = (
     sidecar("listen"),
     uplink("dial"),
     uplink("listen"),
+    hop(),
     egress(),
 )
