@@ -544,10 +544,14 @@ def _restart(cell: Cell) -> Iterator[Finding]:
 
 
 def report_of_restarted(cell: Cell) -> None:
-    deadline = time.monotonic() + 6
-    while time.monotonic() < deadline:
+    """Raises CellFailed where it stays ended; one that Docker is about to start is waited for."""
+    began = time.monotonic()
+    while (waited := time.monotonic() - began) < 30:
         if docker("logs", container_of(cell)).count('"started"') > 1:
             return
+        status = docker("inspect", "--format", "{{.State.Status}}", container_of(cell)).strip()
+        if waited > QUIET_SECONDS and status == "exited":
+            break
         time.sleep(0.2)
     raise CellFailed("it was not started again")
 
