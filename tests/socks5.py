@@ -5,13 +5,12 @@ from __future__ import annotations
 import contextlib
 import socket
 import struct
-import threading
 from collections.abc import Iterator
 
-from tests.splicing import splice
+from tests.splicing import Listener, splice
 
 
-class SocksServer:
+class SocksServer(Listener):
     """Connects to the ports that `names` gives; refuses all else."""
 
     def __init__(self, names: dict[str, int], *, answer: bytes = b"", method: int = 0) -> None:
@@ -21,23 +20,9 @@ class SocksServer:
         self.method = method
         self.asked: list[tuple[int, str, int]] = []
         """Kind of address, host and port of each request."""
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.port: int = self._listener.getsockname()[1]
-        threading.Thread(target=self._serve, daemon=True).start()
+        super().__init__(self._answer)
 
-    def close(self) -> None:
-        # Wakes who waits in accept(), and refuses from now on.
-        with contextlib.suppress(OSError):
-            self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
-
-    def _serve(self) -> None:
-        with contextlib.suppress(OSError):
-            while True:
-                connection, _ = self._listener.accept()
-                threading.Thread(target=self._take, args=(connection,), daemon=True).start()
-
-    def _take(self, connection: socket.socket) -> None:
+    def _answer(self, connection: socket.socket) -> None:
         done = contextlib.suppress(OSError, struct.error, IndexError, ValueError)
         with connection, connection.makefile("rb") as file, done:
             version, count = file.read(2)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 
 def splice(one: socket.socket, other: socket.socket) -> None:
@@ -24,17 +24,19 @@ def pump(source: socket.socket, sink: socket.socket) -> None:
         sink.shutdown(socket.SHUT_WR)
 
 
-class Door:
-    """Stands before a port and counts the connections to it."""
+class Listener:
+    """Counts the connections to a port of its own, and takes each in a thread of its own."""
 
-    def __init__(self, target_port: int) -> None:
+    def __init__(self, take: Callable[[socket.socket], None]) -> None:
         self.count = 0
-        self._target_port = target_port
+        """Of the connections so far."""
+        self._take = take
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
         threading.Thread(target=self._serve, daemon=True).start()
 
     def close(self) -> None:
+        # Wakes who waits in accept(), and refuses from now on.
         with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
@@ -44,7 +46,15 @@ class Door:
             while True:
                 connection, _ = self._listener.accept()
                 self.count += 1
-                threading.Thread(target=self._pass_on, args=(connection,), daemon=True).start()
+                threading.Thread(target=self._take, args=(connection,), daemon=True).start()
+
+
+class Door(Listener):
+    """Stands before a port and counts the connections to it."""
+
+    def __init__(self, target_port: int) -> None:
+        self._target_port = target_port
+        super().__init__(self._pass_on)
 
     def _pass_on(self, connection: socket.socket) -> None:
         target = ("127.0.0.1", self._target_port)

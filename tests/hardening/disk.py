@@ -8,9 +8,8 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from scripts import setup
 from scripts.steps import Step
-from tests.vm.disk import CACHE, SUITE, System
+from tests.vm.disk import CACHE, SUITE, System, bootstrap
 
 HERE = Path(__file__).resolve().parent
 INSIDE = HERE.parent / "vm" / "inside"
@@ -62,16 +61,6 @@ def make_base(step: Step) -> Path:
     for old in CACHE.glob("hardening-*"):
         shutil.rmtree(old)
     part = CACHE / "hardening-part"
-    main, security = setup.known_archive(), setup.known_archive("-security")
-    step.note = "mmdebstrap"
-    step.run(
-        ["mmdebstrap", "--quiet", "--variant=minbase", f"--include={','.join(PACKAGES)}"]
-        + [f"--dpkgopt=path-exclude=/usr/share/{name}/*" for name in ("doc", "man", "locale")]
-        + [SUITE, str(part), f"deb {main.uri} {SUITE} main", f"deb {main.uri} {SUITE}-updates main"]
-        + [f"deb {security.uri} {SUITE}-security main"],
-        doing="making the system of the virtual machine",
-        remedy="Check that the Debian archive is reachable, then run this again.",
-        timeout=900,
-    )
+    bootstrap(step, PACKAGES, part)
     part.rename(tree)
     return tree

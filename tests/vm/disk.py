@@ -116,10 +116,17 @@ def _make_base(step: Step) -> Path:
     if tree.exists():
         return tree
     part = _clear(tree)
+    bootstrap(step, PACKAGES, part)
+    part.rename(tree)
+    return tree
+
+
+def bootstrap(step: Step, packages: Sequence[str], part: Path) -> None:
+    """Put Debian with these packages into a new directory."""
     main, security = setup.known_archive(), setup.known_archive("-security")
     step.note = "mmdebstrap"
     step.run(
-        ["mmdebstrap", "--quiet", "--variant=minbase", f"--include={','.join(PACKAGES)}"]
+        ["mmdebstrap", "--quiet", "--variant=minbase", f"--include={','.join(packages)}"]
         + [f"--dpkgopt=path-exclude=/usr/share/{name}/*" for name in ("doc", "man", "locale")]
         + [SUITE, str(part), f"deb {main.uri} {SUITE} main", f"deb {main.uri} {SUITE}-updates main"]
         + [f"deb {security.uri} {SUITE}-security main"],
@@ -127,8 +134,6 @@ def _make_base(step: Step) -> Path:
         remedy="Check that the Debian archive is reachable, then run this again.",
         timeout=900,
     )
-    part.rename(tree)
-    return tree
 
 
 def _save(step: Step, host: Host) -> Path:
