@@ -80,7 +80,8 @@ class FakeDocker:
             threading.Thread(target=self._answer, args=(connection,), daemon=True).start()
 
     def _answer(self, connection: socket.socket) -> None:
-        with connection, ExitStack() as stack:
+        # Whoever is ended in the middle hears no answer.
+        with contextlib.suppress(BrokenPipeError), connection, ExitStack() as stack:
             head, fds, _, _ = socket.recv_fds(connection, 4, 3)
             read, out, err = (
                 stack.enter_context(os.fdopen(fd, mode))
