@@ -193,7 +193,7 @@ def test_relay_node_waits_for_a_model_node_that_is_off(world: World, user: Teleg
         lambda: any("asleep" in m.text for m in user.bot_messages(said.message_id)),
         "the chat is told that the answer comes later",
         world,
-        120,
+        PATIENCE_SECONDS,
     )
     assert said.update_id in pending(user), "it waits at Telegram"
 
@@ -209,8 +209,8 @@ def test_relay_node_waits_for_a_model_node_that_is_off(world: World, user: Teleg
 
 def limit(seconds: float, world: World, began: float) -> float:
     """A limit, and how much longer it is when the machine under the emulated cores is slow."""
-    slowness = world.pace.slowness(began)
-    report(f"  this machine was {slowness:.1f} times slower than where the limits were set")
+    slowness = max(world.pace.slowness(node.machine.boot, began) for node in world.nodes)
+    report(f"  emulated cores were {slowness:.1f} times slower than where the limits were set")
     return seconds * slowness
 
 
@@ -285,7 +285,7 @@ def test_conversation(world: World, user: TelegramUser) -> None:
         text = f"Question {number} to a machine"
         began = time.monotonic()
         said = user.say(text)
-        wait_until(lambda: is_answered(user, said, text), "it is answered", world, 60)  # noqa: B023  # within the round
+        wait_until(lambda: is_answered(user, said, text), "it is answered", world, PATIENCE_SECONDS)  # noqa: B023  # within the round
         report(f"answered in {time.monotonic() - began:.1f} s")
 
     show_memory(world.relay, "in a conversation")
@@ -304,7 +304,7 @@ def test_port_of_the_vps_is_published_by_the_host(world: World, watch: Watch) ->
         ),
         "packets of the tunnel go both ways at the VPS' port",
         world,
-        60,
+        PATIENCE_SECONDS,
     )
     uplink = world.relay.in_container("uplink", "ip -brief -4 address").split()
     endpoint = world.relay.in_container("wireguard", "wg show wg0 endpoints").split()[1]
@@ -388,7 +388,7 @@ def test_no_machine_speaks_ipv6(world: World, watch: Watch) -> None:
         lambda: all(count_ipv6(world, node) >= 2 for node in world.nodes),
         "control: the questions reached both machines",
         world,
-        10,
+        PATIENCE_SECONDS,
     )
     time.sleep(12)  # a query allows its listeners 10 s to answer
     for node in world.nodes:
@@ -411,7 +411,10 @@ def test_machine_speaks_where_ipv6_is_on(world: World, watch: Watch) -> None:
     try:
         machine.run("sysctl -q -w net.ipv6.conf.eth0.disable_ipv6=0")
         wait_until(
-            lambda: any(f.is_sent and f.kind == IPV6 for f in seen), "it speaks IPv6", world, 30
+            lambda: any(f.is_sent and f.kind == IPV6 for f in seen),
+            "it speaks IPv6",
+            world,
+            PATIENCE_SECONDS,
         )
     finally:
         machine.run("sysctl -q -w net.ipv6.conf.eth0.disable_ipv6=1")
@@ -464,7 +467,7 @@ def wait_until_seen(world: World, node: Node, port: int) -> None:
             for frame in world.capture.frames[node.plan.tap]
         )
 
-    wait_until(is_seen, "control: the capture sees what leaves the machine", world, 15)
+    wait_until(is_seen, "control: the capture sees what leaves", world, PATIENCE_SECONDS)
 
 
 # Faults
@@ -479,7 +482,7 @@ def test_death_of_docker_heals(world: World, user: TelegramUser, turn: str) -> N
             lambda: has_run_for(node, 11),  # noqa: B023  # within the round
             "all is up for over 10 s",
             world,
-            60,
+            PATIENCE_SECONDS,
             is_cheap=False,
         )
     daemons = {node: node.machine.run("cat /run/docker.pid").strip() for node in world.nodes}
@@ -550,7 +553,7 @@ def test_reboot_heals(world: World, user: TelegramUser, turn: str) -> None:
                 lambda: b"Restarting system" in node.machine.console.read_bytes()[before[node] :],  # noqa: B023  # within the round
                 "the system is down",
                 world,
-                120,
+                PATIENCE_SECONDS,
             )
         said = user.say(text)
     else:
@@ -587,7 +590,7 @@ def test_reboot_heals(world: World, user: TelegramUser, turn: str) -> None:
 
 def stop(node: Node) -> None:
     """`systemctl stop` stops the containers, and the timer lets them be."""
-    node.machine.run(f"systemctl stop node@{node}", seconds=120)
+    node.machine.run(f"systemctl stop node@{node}", seconds=PATIENCE_SECONDS)
     states = node.states()
     assert states is not None
     assert {state.status for state in states.values()} == {"exited"}
@@ -609,4 +612,4 @@ def test_shutdown_is_silent(world: World, watch: Watch) -> None:
         node.machine.tell("systemctl --no-block poweroff")
 
     for node in world.nodes:
-        wait_until(lambda: not node.machine.is_on, "the power is off", world, 120)  # noqa: B023  # within the round
+        wait_until(lambda: not node.machine.is_on, "the power is off", world, PATIENCE_SECONDS)  # noqa: B023  # within the round
