@@ -16,11 +16,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from scripts.commands.backup import new_file
+from scripts.commands.uninstall import project_of
 from scripts.journal import chain, opening, setup
 from scripts.journal.seal import DAYS, MEBIBYTES, seal
 from scripts.lifecycle import CannotDo, running
 from scripts.node.arguments import add_node_arguments, node_of
-from scripts.node.node import Node
 from scripts.node.tools import CannotLook, Tools
 
 ABOUT = "seal this host's logs to a public key, ship them, or open them elsewhere"
@@ -112,7 +112,7 @@ def run(arguments: argparse.Namespace) -> int:
 def set_up(arguments: argparse.Namespace, tools: Tools) -> int:
     """Do the steps that are left, or those back. Raises CannotDo, CannotLook."""
     node = node_of(arguments, tools)
-    place = setup.Place(node.root, node.project, tools, setup.SYSTEM)
+    place = setup.Place(node.root, project_of(node), tools, setup.SYSTEM)
     env = node.root / ".env"
     settings = env.read_text(encoding="utf-8") if env.is_file() else ""
     if arguments.undo:
@@ -127,7 +127,7 @@ def set_up(arguments: argparse.Namespace, tools: Tools) -> int:
         todo.append(
             setup.Step(
                 "write COMPOSE_FILE into .env, and make the containers anew",
-                lambda: restart(arguments, tools, node, env, wanted),
+                lambda: restart(arguments, place, env, wanted),
             )
         )
     with running.alone(node.root):
@@ -153,18 +153,17 @@ def set_up(arguments: argparse.Namespace, tools: Tools) -> int:
     return 0
 
 
-def restart(
-    arguments: argparse.Namespace, tools: Tools, node: Node, env: Path, settings: str
-) -> None:
+def restart(arguments: argparse.Namespace, place: setup.Place, env: Path, settings: str) -> None:
     """Other Compose files, and containers as they say. Raises CannotDo; then .env is as before."""
     before = env.read_bytes()
     setup.put(env, settings.encode())
     try:
-        changed = node_of(arguments, tools)
-        if node.containers:
+        changed = node_of(arguments, place.tools)
+        label = f"label=com.docker.compose.project={place.project}"
+        if changed.ask("docker", "ps", "-aq", "--filter", label).strip():
             with running.unmended(changed):
                 running.start(changed)
-    except CannotDo:
+    except (CannotDo, CannotLook):
         setup.put(env, before)
         raise
 
