@@ -17,16 +17,19 @@ ROOT = Path(__file__).resolve().parents[1]
 
 NODE_SCRIPTS = (
     "scripts/commands", "scripts/node", "scripts/doctor", "scripts/harden", "scripts/lifecycle",
-    "scripts/prove", "scripts/status", "scripts/model",
+    "scripts/prove", "scripts/status", "scripts/model", "scripts/journal",
 )  # fmt: skip
 NODE_COMMANDS = (
-    "__init__.py", "__main__.py", "backup.py", "doctor.py", "harden.py", "keys.py", "model.py",
-    "prove.py", "restore.py", "status.py", "uninstall.py", "upgrade.py",
+    "__init__.py", "__main__.py", "backup.py", "doctor.py", "harden.py", "keys.py", "logs.py",
+    "model.py", "prove.py", "restore.py", "status.py", "uninstall.py", "upgrade.py",
 )  # fmt: skip
 HOME_COMMANDS = ("revoke.py",)
 """They are of use at home alone."""
 NODE_TEMPLATES = "scripts/harden/files"
-UNITS = ("node@.service", "node-reconcile@.service", "node-reconcile@.timer")
+UNITS = (
+    "node@.service", "node-reconcile@.service", "node-reconcile@.timer", "node-seal@.service",
+    "node-seal@.timer", "node-seal-last@.service",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -50,13 +53,14 @@ RELAY = Bundle(
     "relay",
     "compose.vps.yml",
     ".env.vps.example",
+    overlays=("compose.vps.journal.yml",),
     owners=(("bot_token", 10001), ("link_token", 10001)),
 )
 MODEL = Bundle(
     "model",
     "compose.gpu.yml",
     ".env.gpu.example",
-    overlays=("compose.gpu.hop.yml",),
+    overlays=("compose.gpu.hop.yml", "compose.gpu.journal.yml", "compose.gpu.hop.journal.yml"),
     sources=("services", "wireguard", "requirements"),
     owners=(("link_token", 10003), ("store_key", 10003)),
 )

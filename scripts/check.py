@@ -17,6 +17,7 @@ from scripts.setup import ROOT, compose_environment
 OVERLAYS = {
     "compose.vps.yml": (
         ".env.vps.example",
+        "compose.vps.journal.yml",
         "tests/stubs/vps.yml",
         "tests/stubs/tunnel.yml",
         "tests/faults/relay.yml",
@@ -28,6 +29,7 @@ OVERLAYS = {
     "compose.gpu.yml": (
         ".env.gpu.example",
         "compose.gpu.hop.yml",
+        "compose.gpu.journal.yml",
         "services/engine/llamacpp.yml",
         "services/engine/vllm-cpu.yml",
         "tests/stubs/engine.yml",

@@ -33,11 +33,15 @@ examples:
 COULD_NOT = 1
 UNITS = Path("/etc/systemd/system")
 OPT = Path("/opt")
-TEMPLATES = ("node@.service", "node-reconcile@.service", "node-reconcile@.timer")
+TEMPLATES = (
+    "node@.service", "node-reconcile@.service", "node-reconcile@.timer", "node-seal@.service",
+    "node-seal@.timer", "node-seal-last@.service",
+)  # fmt: skip
 STAYS = """\
 What this command leaves: Docker itself, its build cache (`docker builder prune`) and images that
-others use; what was set up on the machine around it (firewall, SSH, updates); the journal; backups;
-keys and bundles in the folder `nodes` where `init` ran. The bot stays at Telegram until BotFather
+others use; what was set up on the machine around it (firewall, SSH, updates); the journal, and
+where it is sealed, its settings (`logs seal --undo` first) and /var/log/node-sealed; backups; keys
+and bundles in the folder `nodes` where `init` ran. The bot stays at Telegram until BotFather
 deletes it."""
 
 
@@ -198,7 +202,12 @@ def store_of(node: Node) -> str:
 
 def units_of(tools: Tools, project: str) -> list[str]:
     """The instances for this node that systemd starts or runs."""
-    names = [f"node@{project}.service", f"node-reconcile@{project}.timer"]
+    names = [
+        f"node@{project}.service",
+        f"node-reconcile@{project}.timer",
+        f"node-seal@{project}.timer",
+        f"node-seal-last@{project}.service",
+    ]
     return [
         name
         for name in names

@@ -12,6 +12,7 @@ from scripts.doctor import (
     counters,
     dumps,
     hardening,
+    logs,
     refusals,
     room,
     rules,
@@ -38,6 +39,7 @@ COMMON = (
     clock.CHECK,
     room.CHECK,
     dumps.CHECK,
+    logs.CHECK,
 )
 
 SEVERITY = {Level.OK: 0, Level.NOT_APPLICABLE: 0, Level.COULD_NOT_LOOK: 1, Level.WARNING: 1}

@@ -104,7 +104,12 @@ def opened_file(path: Path) -> IO[bytes]:
 
 
 @contextlib.contextmanager
-def sealed(out: IO[bytes], how: Passphrase | Recipient, memory: Path) -> Iterator[IO[bytes]]:
+def sealed(
+    out: IO[bytes],
+    how: Passphrase | Recipient,
+    memory: Path,
+    doing: str = "encrypting the backup",
+) -> Iterator[IO[bytes]]:
     """What is written into the yielded pipe goes encrypted to `out`. Raises CannotDo.
 
     `memory`: a folder that is on no disk, for gpg's own files.
@@ -144,7 +149,7 @@ def sealed(out: IO[bytes], how: Passphrase | Recipient, memory: Path) -> Iterato
         except BaseException:
             kill(process)
             raise
-        end(process, "encrypting the backup")
+        end(process, doing)
 
 
 @contextlib.contextmanager

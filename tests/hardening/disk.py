@@ -18,7 +18,7 @@ PACKAGES = (
     *("linux-image-cloud-amd64", "initramfs-tools", "zstd", "kmod", "udev", "systemd-sysv", "dbus"),
     *("docker.io", "docker-cli", "ca-certificates", "busybox-static"),
     *("iproute2", "iptables", "nftables", "procps", "qemu-guest-agent"),
-    *("openssh-server", "openssh-client", "fail2ban", "python3-systemd", "python3"),
+    *("openssh-server", "openssh-client", "fail2ban", "python3-systemd", "python3", "gnupg"),
     *("unattended-upgrades", "systemd-timesyncd"),
 )
 DISK_SIZE = "4G"  # sparse: as much of it is used as the files take

@@ -3,6 +3,8 @@
 The tests follow one another on the same machine, since a boot costs a minute of a core.
 """
 
+import base64
+import os
 import queue
 import socket
 import subprocess
@@ -14,6 +16,7 @@ from contextlib import contextmanager
 
 import pytest
 
+from scripts.setup import ROOT
 from tests.hardening.conftest import (
     ATTACKER,
     ATTACKER_V6,
@@ -175,6 +178,46 @@ def test_brute_force_is_banned(world: World) -> None:
     assert open_ports(world.attacker, ATTACKER, MACHINE, [22]) == []
     assert open_ports(world.attacker, ATTACKER_V6, MACHINE_V6, [22]) == [22]
     assert world.run("true").returncode == 0
+
+
+def test_sealed_logs_are_opened_outside_alone(world: World, before: str) -> None:
+    """What the machine logs is on its disk encrypted only; whoever has the private key reads it."""
+    home = world.state / "gnupg"
+    home.mkdir(mode=0o700)
+    gpg = ["gpg", "--homedir", str(home), "--batch", "--quiet"]
+    free = ["--pinentry-mode", "loopback", "--passphrase", ""]
+    subprocess.run([*gpg, *free, "--quick-gen-key", "logs", "default", "default"], check=True)
+    public = subprocess.run([*gpg, "--armor", "--export"], check=True, capture_output=True).stdout
+    put = f"echo {base64.b64encode(public).decode()} | base64 -d >/run/key.asc"
+    word = "quetzalcoatlus"
+    shipped = world.state / "logs.tar"
+    logs = "/opt/relay/scripts/node-admin logs"
+    try:
+        done = world.run(
+            f"{put} && {logs} seal --recipient /run/key.asc && logger -t canary {word} && "
+            "systemctl start node-seal@relay.service && systemctl stop node-seal-last@relay.service",
+            seconds=PATIENCE_SECONDS,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert word in world.machine.run("journalctl -t canary --no-pager"), "the positive control"
+        plain = world.machine.run(f"grep -rls {word} /var/log /var/lib/docker; true")
+        assert plain.strip() == ""
+        done = world.run(f"{logs} ship --out - | base64", seconds=PATIENCE_SECONDS)
+        shipped.write_bytes(base64.b64decode(done.stdout))
+
+        opened = subprocess.run(
+            [str(ROOT / "scripts/adyton"), "logs", "open", str(shipped)],
+            env={**os.environ, "GNUPGHOME": str(home)},
+            capture_output=True,
+            text=True,
+        )
+
+        assert opened.returncode == 0, opened.stderr
+        assert f"canary: {word}" in opened.stdout
+        assert "dropped in: " in opened.stdout, "the firewall's words too"
+    finally:
+        world.run(f"{logs} seal --undo; rm -rf /var/log/node-sealed /run/key.asc", seconds=300)
+        subprocess.run(["gpgconf", "--homedir", str(home), "--kill", "all"], check=False)
 
 
 def test_undo_restores_everything(world: World, before: str) -> None:

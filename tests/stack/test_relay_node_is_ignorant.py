@@ -66,6 +66,9 @@ def files(image: str) -> Iterator[tarfile.TarFile]:
         "scripts/systemd/node@.service",
         "scripts/systemd/node-reconcile@.service",
         "scripts/systemd/node-reconcile@.timer",
+        "scripts/systemd/node-seal@.service",
+        "scripts/systemd/node-seal@.timer",
+        "scripts/systemd/node-seal-last@.service",
     ],
 )
 def test_files_for_the_vps_name_nothing(file: str) -> None:

@@ -87,6 +87,7 @@ class Nodes:
     def __init__(self, folder: Path, kind: str = "relay") -> None:
         self.tools = Recorded(folder)
         self.kind = kind
+        self.root = Path("/nowhere")
         self.services: dict[str, dict[str, Any]] = {}
         self.containers: list[dict[str, Any]] = []
         self.others: list[dict[str, Any]] = []
@@ -128,7 +129,7 @@ class Nodes:
             "docker image inspect": "sha256:1\n",
             "docker logs": "",
         }
-        node = Node(kinds()[self.kind], self.tools, Path("/nowhere"), (), ("compose.yml",))
+        node = Node(kinds()[self.kind], self.tools, self.root, (), ("compose.yml",))
         return list(examine(node, checks))
 
     def problems(self, *checks: Check) -> set[str]:
