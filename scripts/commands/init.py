@@ -23,6 +23,7 @@ from typing import Any
 from scripts.bundle import MODEL, RELAY, ROOT, defaults, fill_in, images, pack
 from scripts.hop import COMPOSE_FILE as HOP_COMPOSE_FILE
 from scripts.hop import BadProvider, read_provider
+from scripts.journal.setup import overlays_of
 from scripts.keys import (
     KeysFailed,
     make_preshared_key,
@@ -54,8 +55,9 @@ LOCAL = {"SECRETS", "ENV_FILE", "COMPOSE_FILE", "TUNNEL_ADDRESS", "TUNNEL_PEER_A
 
 BUNDLES = {"relay": RELAY, "model": MODEL}
 
-LASTING = ("store_key", "bot_token", "hop")
-"""These outlive a rotation: one opens what is stored, others are BotFather's or a provider's."""
+LASTING = ("store_key", "bot_token", "hop", "logs")
+"""These outlive a rotation: one opens what is stored, others are BotFather's or a provider's; where
+logs go is no secret, and kept with them."""
 
 PRIVACY = """\
 Before you tell anybody:
@@ -191,6 +193,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="a WireGuard provider's file, for a second hop at home; `none`: without it again",
     )
+    parser.add_argument(
+        "--logs",
+        choices=("journal", "files"),
+        help="where the containers' logs go: to the host's journal, which `logs seal` seals, or to "
+        "files of Docker's, as at first",
+    )
     for node in ("relay", "model", "both"):
         of = f"the {node} node, out of its example" if node != "both" else " and ".join(BOTH)
         parser.add_argument(
@@ -234,6 +242,7 @@ def run(arguments: argparse.Namespace) -> int:
         }
         keys = secrets_of(arguments, node, kept)
         keys = keys | hop_from(arguments.hop)
+        keys = keys | ({"logs": arguments.logs} if arguments.logs else {})
         peer_key = check_peer_key(arguments.peer_key or str(kept.get("peer_key", "")))
         alone = {"node": node, "peer_key": peer_key} if node else {}
         files = {
@@ -438,6 +447,9 @@ def archive(
 ) -> bytes:
     """One node's bundle; without the private keys that are not in `keys`. Raises BadAnswer."""
     settings, names = (relay_part if node == "relay" else model_part)(answers, keys, peer_key)
+    if keys.get("logs") == "journal":
+        files = settings.get("COMPOSE_FILE", BUNDLES[node].compose_file).split(":")
+        settings["COMPOSE_FILE"] = ":".join([*files, *overlays_of(files, ROOT)])
     own = {"tunnel_private_key": f"{node}_private_key"} | {name: name for name in names}
     found = {name: keys[key] for name, key in own.items() if key in keys}
     shared = {name: keys[name] for name in SHARED}

@@ -12,7 +12,6 @@ from scripts.doctor.finding import (
     failure,
     not_applicable,
     ok,
-    warning,
 )
 from scripts.journal import chain, setup
 from scripts.journal.recipient import fingerprint_of
@@ -32,11 +31,11 @@ LATE = failure(
     "See why: `systemctl status node-seal@{project}.service`; `scripts/node-admin logs once` tries "
     "again.",
 )
-ON_DISK = warning(
+ON_DISK = failure(
     "logs-on-disk",
     "What {service} says is written to the disk in plain text ({driver}).",
-    "Call `scripts/node-admin logs seal --recipient FILE` again: a new bundle takes its setting "
-    "back.",
+    "Call `scripts/node-admin logs seal --recipient FILE` again; bundles keep its setting "
+    "where they were made with `init --logs journal`.",
 )
 JOURNAL = failure(
     "journal-on-disk",

@@ -195,7 +195,7 @@ def test_sealed_logs_are_opened_outside_alone(world: World, before: str) -> None
     try:
         done = world.run(
             f"{put} && {logs} seal --recipient /run/key.asc && logger -t canary {word} && "
-            "systemctl start node-seal@relay.service && systemctl stop node-seal-last@relay.service",
+            "systemctl start node-seal@relay && systemctl stop node-seal-last@relay",
             seconds=PATIENCE_SECONDS,
         )
         assert done.returncode == 0, done.stdout + done.stderr

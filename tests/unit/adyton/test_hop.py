@@ -117,6 +117,25 @@ def test_bundle_has_the_hop(operator: Operator, tmp_path: Path) -> None:
         assert PRIVATE not in operator.text("model", ".env")
 
 
+def test_logs_go_to_the_journal_with_and_without_a_hop(operator: Operator, tmp_path: Path) -> None:
+    """What `logs seal` writes into .env is in later bundles; `files` takes it back."""
+    assert operator.init_all("--logs", "journal") == 0
+    assert operator.init("--rotate") == 0
+    assert operator.settings("relay")["COMPOSE_FILE"] == "compose.vps.yml:compose.vps.journal.yml"
+    assert operator.settings("model")["COMPOSE_FILE"] == "compose.gpu.yml:compose.gpu.journal.yml"
+
+    file = tmp_path / "provider.conf"
+    file.write_text(FILE, encoding="utf-8")
+    assert operator.init("--hop", str(file)) == 0
+
+    assert operator.settings("model")["COMPOSE_FILE"] == (
+        "compose.gpu.yml:compose.gpu.hop.yml:compose.gpu.journal.yml:compose.gpu.hop.journal.yml"
+    )
+    assert operator.init("--hop", "none", "--logs", "files") == 0
+    assert operator.settings("model")["COMPOSE_FILE"] == "compose.gpu.yml"
+    assert operator.settings("relay")["COMPOSE_FILE"] == "compose.vps.yml"
+
+
 def test_hop_can_be_taken_back(operator: Operator, tmp_path: Path) -> None:
     """With `none`; the node is then as if there had never been one."""
     file = tmp_path / "provider.conf"

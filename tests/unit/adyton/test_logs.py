@@ -321,11 +321,15 @@ def test_interruption_loses_and_doubles_nothing(
         host.log("b")
         with pytest.raises(Killed):
             host.call("once")
+    second = host.sealed / "00000002.gpg"
+    named = second.read_bytes() if second.exists() else b""
     host.seal("c")
 
     assert host.call("open", host.sealed) == 0
     assert [line[-1] for line in capsys.readouterr().out.splitlines()] == ["a", "b", "c"]
     assert not list(host.sealed.glob(".*"))
+    assert bool(named) == (moment == "named")
+    assert second.read_bytes() == named or not named, "it may have been carried away already"
 
 
 def test_unusable_key_writes_nothing(
