@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
+from statistics import mean
 from typing import TypeVar
 
 import pytest
@@ -209,7 +210,7 @@ def test_relay_node_waits_for_a_model_node_that_is_off(world: World, user: Teleg
 
 def limit(seconds: float, world: World, began: float) -> float:
     """A limit, and how much longer it is when the machine under the emulated cores is slow."""
-    slowness = max(world.pace.slowness(node.machine.boot, began) for node in world.nodes)
+    slowness = mean(world.pace.slowness(node.machine.boot, began) for node in world.nodes)
     report(f"  emulated cores were {slowness:.1f} times slower than where the limits were set")
     return seconds * slowness
 
@@ -564,8 +565,7 @@ def test_reboot_heals(world: World, user: TelegramUser, turn: str) -> None:
             node.machine.power_on(world.namespace.enter)
 
     began = time.monotonic()
-    for node in world.nodes:
-        node.machine.wait_until_up(PATIENCE_SECONDS)
+    at_once(lambda node: node.machine.wait_until_up(PATIENCE_SECONDS), world.nodes)
     wait_until(lambda: is_answered(user, said, text), "it is answered", world, PATIENCE_SECONDS)
     answered = {str(node): node.machine.uptime() for node in world.nodes}
     whole: dict[str, float] = {}
