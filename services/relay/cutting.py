@@ -2,7 +2,8 @@
 
 Where a part ends depends on the text before that place, and on no more of the text behind it than
 shows that the part is full. So a cut never moves: not while the reply grows, and not in another
-relay that begins with the whole text. What stands before the last cut is never read again.
+relay that begins with the whole text. What stands before the last cut is never read again, and of
+the part that grows only the block that is not complete.
 """
 
 import re
@@ -16,10 +17,12 @@ from services.relay.rendering import (
     MOST_ENTITIES,
     MOST_INDENTS,
     MOST_UNITS,
+    Page,
     Rendered,
     is_visible,
     render,
     render_plain,
+    render_rest,
 )
 from services.relay.tables import bound_head, bound_row
 
@@ -32,7 +35,8 @@ _BLOCKS = (Kind.HEADING, Kind.RULE, Kind.ITEM, Kind.FENCE)
 _SENTENCE_END = re.compile(r"[.!?…؟۔](?=\s)|[。！？]")
 _SOMETHING = re.compile(r"\S")
 _SIGN = re.compile(r"[*`_\[|#~]")
-_STYLED = re.compile(r"\*+|(?<!\w)_+|_+(?!\w)|`+|~~|\|\||\]\(")
+# Each alternative begins with its sign, so that a search skips what is none.
+_STYLED = re.compile(r"\*\**|_(?<!\w_)_*|__*(?!\w)|``*|~~|\|\||\]\(")
 
 
 class _Cut(NamedTuple):
@@ -42,6 +46,8 @@ class _Cut(NamedTuple):
     cost: int
     styled: int
     state: State
+    lines: int = 0
+    """So many lines of the part stand before it."""
 
 
 @dataclass(slots=True)
@@ -51,6 +57,10 @@ class _Part:
     start: int
     end: int
     state: State
+    lines: list[Line]
+    """Its complete lines, until it was rendered; none if they are not known."""
+    rest: int
+    """Where they end."""
     token: int | None = None
 
 
@@ -83,6 +93,10 @@ class Parts:
         self._start = self._here = _Cut(cut.place, cost, 0, state)
         self._is_below_blank = self._is_below_heading = False
         self._best: dict[int, _Cut] = {}
+        self._lines: list[Line] = []
+        self._has_all_lines = self._is_markdown
+        self._page = Page(state)
+        self._on_page = 0
 
     def __len__(self) -> int:
         """Count the parts that there is something to be seen in."""
@@ -111,12 +125,26 @@ class Parts:
         """Render one part."""
         if position < len(self._full):
             part = self._full[position]
-            return self._render(position, part.start, part.end, part.state)
+            lines, part.lines = part.lines, []
+            if not lines or position in self._plain:
+                return self._render(position, part.start, part.end, part.state)
+            page = _fill(Page(part.state), lines)
+            return render_rest(
+                page, self._text[part.rest : part.end], self._text[part.start : part.end]
+            )
         if not self._last:
-            start = self._start
-            rendered = self._render(position, start.place, len(self._text), start.state)
+            rendered = self._render_last(position)
             self._last = hash(rendered), rendered
         return self._last[1]
+
+    def _render_last(self, position: int) -> Rendered:
+        """Render the part that grows. Its lines are put on its page once, the rest each time."""
+        text, start = self._text, self._start
+        if not self._has_all_lines or position in self._plain:
+            return self._render(position, start.place, len(text), start.state)
+        _fill(self._page, self._lines[self._on_page :])
+        self._on_page = len(self._lines)
+        return render_rest(self._page.copy(), text[self._here.place :], text[start.place :])
 
     def give_up(self, position: int) -> None:
         """Show a part as it is written from now on: what it was rendered as is not taken."""
@@ -163,12 +191,15 @@ class Parts:
         if not is_complete:
             return False
         line = self._read(raw, here.state)
+        self._lines.append(line)
+        # Only of white space, which no message takes that much of, is there more in the line.
+        self._has_all_lines &= window == end
         if start > self._start.place:
             self._note(here, self._rank(line))
         if len(visible) < len(raw):
             cost = self._cost(raw, here.state)
         styled = here.styled + (0 if line.after.fence else self._count_styled(raw))
-        self._here = _Cut(end + 1, here.cost + cost + 1, styled, line.after)
+        self._here = _Cut(end + 1, here.cost + cost + 1, styled, line.after, len(self._lines))
         self._is_below_blank = line.kind is Kind.BLANK
         if not self._is_below_blank:
             self._is_below_heading = line.kind is Kind.HEADING
@@ -253,7 +284,7 @@ class Parts:
             quote=after.quote, fence=after.fence, language=after.language, indent=after.indent,
             math=after.math, items=after.items, is_blank=False, is_midline=True,
         )  # fmt: skip
-        self._close(_Cut(here.place + at, 0, 0, rest))
+        self._close(_Cut(here.place + at, 0, 0, rest, here.lines), here.place)
 
     def _fitting(self, line: str, state: State, room: int) -> int:
         """Count the characters of the longest beginning that takes no more than `room`."""
@@ -277,11 +308,20 @@ class Parts:
             return next((end for end in reversed(spaces) if _is_even(line[:end])), spaces[-1])
         return last_border(line, max(least, 1), most)
 
-    def _close(self, cut: _Cut) -> None:
+    def _close(self, cut: _Cut, rest: int | None = None) -> None:
+        """End the part at a cut; if that is within a line, the line begins at `rest`."""
         start = self._start
         if is_visible(clean(self._text[start.place : cut.place])):
-            self._full.append(_Part(start.place, cut.place, start.state))
+            lines = self._lines[: cut.lines] if self._has_all_lines else []
+            rest = cut.place if rest is None else rest
+            self._full.append(_Part(start.place, cut.place, start.state, lines, rest))
         self._open(cut)
+
+
+def _fill(page: Page, lines: list[Line]) -> Page:
+    for line in lines:
+        page.add(line)
+    return page
 
 
 def _is_even(text: str) -> bool:

@@ -6,6 +6,7 @@ be shown by entities is left as it is written.
 
 import json
 import unicodedata
+from copy import copy
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -95,11 +96,16 @@ def render(source: str, state: State) -> Rendered:
 
     What Telegram would not take, or would not show, is shown as it is written.
     """
-    page = _Page(state)
-    for text in clean(source).split("\n"):
-        line = read_line(text, page.state)
-        page.add(line)
-        page.state = line.after
+    return render_rest(Page(state), source, source)
+
+
+def render_rest(page: "Page", rest: str, source: str) -> Rendered:
+    """Render what comes behind the lines that are on a page already; all together is `source`.
+
+    The page is used up.
+    """
+    for text in clean(rest).split("\n"):
+        page.add(read_line(text, page.state))
     rendered = page.finish()
     if not is_visible(rendered.text) or count_units(rendered.text) > MOST_UNITS:
         return render_plain(source)
@@ -122,7 +128,7 @@ class _Stretch:
     language: str = ""
 
 
-class _Page:
+class Page:
     """Puts a message together, line by line."""
 
     def __init__(self, state: State) -> None:
@@ -145,9 +151,24 @@ class _Page:
         self._has_head = False
         """The table's head stands in this piece."""
 
+    def copy(self) -> "Page":
+        """Make a page that can be finished while this one goes on.
+
+        What is written out does not change any more, so the two share it.
+        """
+        page = copy(self)
+        page._pieces, page._stretches = self._pieces.copy(), self._stretches.copy()
+        page._paragraph, page._code = self._paragraph.copy(), self._code.copy()
+        page._rows, page._nested = self._rows.copy(), []
+        return page
+
     def add(self, line: Line) -> None:
-        """Add the next line."""
-        kind, before = line.kind, self.state
+        """Add the next line, which was read after this page's `state`."""
+        before, self.state = self.state, line.after
+        self._add(line, before)
+
+    def _add(self, line: Line, before: State) -> None:
+        kind = line.kind
         if kind is Kind.CODE:
             self._code.append(line.text)
             return
@@ -294,7 +315,7 @@ class _Page:
 
     def _put(self, text: str) -> None:
         self._pieces.append(text)
-        self._units += count_units(text)
+        self._units += len(text) if text.isascii() else count_units(text)
 
     def _write_line(self, spans: list[Span], quote: int, depth: int = 0, hang: str = "") -> None:
         """Write spans; new lines in them begin with the same indent, and `hang`."""

@@ -9,10 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.relay import cutting, markdown
+from services.relay import cutting, markdown, rendering
 from services.relay.cutting import Markup, Parts
 from services.relay.graphemes import is_border
 from services.relay.rendering import MOST_UNITS, Rendered
+from services.relay.spans import read_spans
 from tests.unit.relay.outputs import TOKENS, damaged, odd, ordinary
 from tests.unit.relay.reading import assert_nothing_lost, assert_taken, show, units
 
@@ -312,6 +313,55 @@ def test_cost_of_a_growing_answer(markup: Markup, monkeypatch: pytest.MonkeyPatc
 
     assert cost_of(100_000) <= 5.25 * cost_of(20_000)
     assert cost_of(50_000, anew=True) > 2.5 * 2.0 * cost_of(20_000, anew=True)
+
+
+GROWING = st.lists(st.sampled_from(TOKENS) | st.just(" " * 70), max_size=60)
+
+
+@settings(deadline=None)
+@given(GROWING, st.sampled_from([60, 100, MOST_UNITS]), st.lists(st.booleans(), max_size=60))
+def test_a_growing_answer_is_rendered_like_a_complete_one(
+    pieces: list[str], most_units: int, is_shown: list[bool]
+) -> None:
+    """However it arrives, and whenever it was shown, each edit is what the text so far gives."""
+    growing = Parts("markdown", most_units)
+    text = ""
+    for piece, shown in itertools.zip_longest(pieces, is_shown[: len(pieces)], fillvalue=True):
+        text += str(piece)
+        growing.read(text)
+
+        if shown:
+            messages = [growing.render(position) for position in range(len(growing))]
+            assert messages == messages_of(text, "markdown", most_units)
+
+
+def test_an_edit_reads_what_can_still_change(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the message that grows, complete blocks are not read again at every edit.
+
+    The control: rendered from its source, a message is read again from its beginning.
+    """
+    read = 0
+
+    def counted(text: str, *arguments: object) -> object:
+        nonlocal read
+        read += len(text)
+        return read_spans(text, *arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(rendering, "read_spans", counted)
+    answer = "\n\n".join(f"**Paragraph** {n} has some words in it." for n in range(80))
+    grown = range(60, len(answer), 60)
+
+    parts = Parts("markdown")
+    for end in grown:
+        parts.read(answer[:end])
+        parts.token(0)
+    incremental, read = read, 0
+    for end in grown:
+        rendering.render(answer[:end], markdown.START)
+
+    assert len(parts) == 1
+    assert incremental <= 2 * len(answer)
+    assert read > 20 * len(answer)
 
 
 def test_state_of_a_long_answer_is_small() -> None:
