@@ -19,7 +19,7 @@ from typing import Any
 
 from scripts.commands.backup import describe
 from scripts.commands.upgrade import refuse_interrupted
-from scripts.lifecycle import CannotDo, archive, home
+from scripts.lifecycle import CannotDo, archive, home, revoked
 from scripts.lifecycle.archive import Manifest, Source
 from scripts.lifecycle.keeper import KEY, Keeper, keeper_of
 from scripts.lifecycle.running import (
@@ -142,6 +142,8 @@ def restore(arguments: argparse.Namespace, node: Node) -> str:
         with restoring.ready(files) as ready:
             places = home.files_of(ready, env_file)
         changes = changes_of(places, files, manifest, take_all=arguments.settings)
+        coming = {name: files[name] for name in changes if name.startswith("secrets/")}
+        revoked.refuse(node.root / "secrets", coming, "the backup")
         kept = sorted(
             name
             for name, content in home.read_all(places).items()

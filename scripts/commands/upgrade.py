@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
 
-from scripts.lifecycle import CannotDo
+from scripts.lifecycle import CannotDo, revoked
 from scripts.lifecycle.images import Facts, Used, check_wire, facts_of, id_of, used_by
 from scripts.lifecycle.keeper import KEY, Keeper
 from scripts.lifecycle.running import (
@@ -134,6 +134,7 @@ def upgrade(arguments: argparse.Namespace, node: Node) -> str:
         changed = changed_images(staged, images)
         files = changed_files(node, work / "new") if arguments.bundle else {}
         check_key(files, work / "new")
+        check_revoked(node, work / "new", str(arguments.bundle))
         if not changed and not files:
             return "The node runs on these files and images already: nothing was changed."
         old, new = facts_before_and_after(node, staged, images)
@@ -238,6 +239,13 @@ def check_key(files: dict[str, str], new: Path) -> None:
             f"the bundle's secrets/{KEY} is not this node's: make it with the `nodes` folder that "
             "this node's bundle came from"
         )
+
+
+def check_revoked(node: Node, new: Path, bundle: str) -> None:
+    """Raises CannotDo where the bundle is older than a `revoke` that was called here."""
+    found = {name: new / "secrets" / name for name in revoked.SHARED}
+    secrets = {name: path.read_bytes() for name, path in found.items() if path.is_file()}
+    revoked.refuse(node.root / "secrets", secrets, bundle)
 
 
 def refuse_kept(node: Node, images: list[Used]) -> None:

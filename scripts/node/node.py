@@ -151,7 +151,7 @@ class Node:
 
     def is_off(self, service: str) -> bool:
         """Whether the Compose files want no container of it, as after `revoke`."""
-        return (self.services[service].get("deploy") or {}).get("replicas") == 0
+        return (self.services.get(service, {}).get("deploy") or {}).get("replicas") == 0
 
     def holder_of(self, service: str) -> str | None:
         """The service in whose namespace another one lives."""

@@ -90,6 +90,7 @@ class Nodes:
         self.services: dict[str, dict[str, Any]] = {}
         self.containers: list[dict[str, Any]] = []
         self.others: list[dict[str, Any]] = []
+        self.root = Path("/nowhere")
 
     def add(self, service: str, **state: Any) -> dict[str, Any]:
         """A service with a healthy container; `state` replaces parts of Docker's description."""
@@ -128,7 +129,7 @@ class Nodes:
             "docker image inspect": "sha256:1\n",
             "docker logs": "",
         }
-        node = Node(kinds()[self.kind], self.tools, Path("/nowhere"), (), ("compose.yml",))
+        node = Node(kinds()[self.kind], self.tools, self.root, (), ("compose.yml",))
         return list(examine(node, checks))
 
     def problems(self, *checks: Check) -> set[str]:

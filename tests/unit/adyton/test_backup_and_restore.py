@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from scripts.commands import restore
-from scripts.lifecycle import CannotDo, archive, running
+from scripts.lifecycle import CannotDo, archive, revoked, running
 from scripts.lifecycle.archive import Manifest, entry_of
 from tests.conftest import ROOT
 from tests.unit.adyton.machine import CANARY, PASSPHRASE, Machine
@@ -496,3 +496,24 @@ def test_restore_waits_for_an_upgrade_that_was_interrupted(
     assert machine.restore(file, "--replace") == 1
 
     assert "call `upgrade` first" in capsys.readouterr().err
+
+
+def test_secrets_that_were_revoked_do_not_come_back(
+    machine: Machine, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A backup is older than `revoke`; without its settings it is taken."""
+    file = machine.back_up()
+    token = machine.home / "secrets/link_token"
+    revoked.note(token.parent, [token.read_bytes()])
+    token.unlink()
+    token.write_text("made since", encoding="utf-8")
+
+    assert machine.restore(file, "--replace", "--settings") == 1
+    assert "link_token that was revoked here" in capsys.readouterr().err
+    assert token.read_text() == "made since"
+    assert {path.name for path in machine.store.parent.iterdir()} <= {
+        "store.db", "backup.lock", "store.db-wal", "store.db-shm",
+    }  # fmt: skip
+
+    assert machine.restore(file, "--replace") == 0
+    assert token.read_text() == "made since"

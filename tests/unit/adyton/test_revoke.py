@@ -11,6 +11,7 @@ import pytest
 
 from scripts.commands import revoke
 from scripts.commands.__main__ import main
+from scripts.lifecycle import revoked
 from scripts.node.tools import Said, Tools
 
 NETWORK = "Inter-| Receive\n face |bytes\n    lo: 1 2\n"
@@ -118,6 +119,14 @@ def test_vps_is_cut_off(
     assert "the VPS is cut off" in said
     assert "init --vps ADDRESS --rotate" in said
     assert after["link_token"] not in said
+    old = {name: f"old {name}".encode() for name in ("link_token", "tunnel_preshared_key")}
+    assert revoked.among(home / "secrets", old) == ["link_token", "tunnel_preshared_key"]
+    now = {name: after[name].encode() for name in old}
+    assert revoked.among(home / "secrets", now) == []
+    assert (home / "secrets" / revoked.LIST).stat().st_mode & 0o777 == 0o600
+    assert machine.did.index("systemctl stop node-reconcile@model.service") < machine.did.index(
+        "docker rm -f id-uplink"
+    ), "a look under way would start it again"
 
 
 def test_again_changes_nothing(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from scripts.commands import upgrade
+from scripts.lifecycle import revoked
 from scripts.lifecycle.images import aside
 from tests.unit.adyton.machine import CANARY, COMPOSE, Machine
 from tests.unit.fakes import KEY
@@ -512,3 +513,16 @@ def test_node_that_was_cut_off_is_upgraded_without_its_tunnel(machine: Machine) 
     assert images(machine) == {
         "wireguard": "wireguard-1", "gateway": "gateway-2", "engine": "engine-1",
     }  # fmt: skip
+
+
+def test_bundle_that_was_revoked_is_refused(
+    machine: Machine, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It would let the lost VPS in again."""
+    revoked.note(machine.home / "secrets", [b"lost"])
+    file = bundle(machine, **{"secrets/link_token": "lost"})
+
+    assert machine.call("upgrade", str(file)) == 1
+
+    assert "link_token that was revoked here" in capsys.readouterr().err
+    assert is_as_before(machine)
