@@ -9,6 +9,7 @@ an older one.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import hashlib
 import os
 import re
@@ -20,6 +21,7 @@ from pathlib import Path
 
 from scripts.keys import make_preshared_key
 from scripts.lifecycle import revoked
+from scripts.lifecycle.running import is_busy, to_its_end
 from scripts.node.kinds import kinds
 from scripts.node.node import HOLDER, UPLINK, Container, Node
 from scripts.node.sockets import readable
@@ -74,11 +76,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    print(AT_TELEGRAM, flush=True)
+    with to_its_end():
+        return revoke(arguments)
+
+
+def revoke(arguments: argparse.Namespace) -> int:
+    """Take the steps, and look what came of them. Returns the exit status."""
+    say(AT_TELEGRAM)
     try:
         home = Home(arguments.directory, arguments.project_name, Tools())
         for what, act in home.steps():
-            print(f"{'Would ' if arguments.dry_run else ''}{what} ...", flush=True)
+            say(f"{'Would ' if arguments.dry_run else ''}{what} ...")
             if not arguments.dry_run:
                 act()
         if arguments.dry_run:
@@ -99,6 +107,12 @@ def run(arguments: argparse.Namespace) -> int:
     print("Looked: the VPS is cut off. There is no uplink, no tunnel and no open stream.\n")
     print(NEXT)
     return 0
+
+
+def say(line: str) -> None:
+    """A terminal that is gone must not keep the VPS from being cut off."""
+    with contextlib.suppress(OSError):
+        print(line, flush=True)
 
 
 class Home:
@@ -139,6 +153,8 @@ class Home:
             yield f"a stream with {stream} is still open"
         if not self.has_other_secrets:
             yield "the secrets that the VPS knows are still in use"
+        if is_busy(self.folder):
+            yield "another command is changing this node, and may undo this: wait for its end"
 
     # The tunnel
 

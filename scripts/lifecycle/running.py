@@ -33,16 +33,25 @@ def say(what: str) -> None:
 def alone(root: Path) -> Iterator[None]:
     """Keep two of these commands from changing one node at a time. Raises CannotDo.
 
-    A connection that is lost meanwhile (SIGHUP) ends nothing half-way, and SIGTERM takes the way
-    out of Ctrl-C, on which everything is put back.
+    Each goes on to its end.
     """
     descriptor = os.open(root, os.O_RDONLY)
-    before = {}
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise CannotDo("another command is changing this node: wait for its end") from None
+        with to_its_end():
+            yield
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def to_its_end() -> Iterator[None]:
+    """A connection that is lost (SIGHUP) ends nothing half-way; SIGTERM takes Ctrl-C's way out."""
+    before = {}
+    try:
         with contextlib.suppress(ValueError):  # signals belong to the main thread
             before[signal.SIGHUP] = signal.signal(signal.SIGHUP, signal.SIG_IGN)
             before[signal.SIGTERM] = signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -50,7 +59,13 @@ def alone(root: Path) -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-        os.close(descriptor)
+
+
+def is_busy(root: Path) -> bool:
+    """Whether another command is changing the node just now."""
+    with contextlib.suppress(CannotDo), alone(root):
+        return False
+    return True
 
 
 @contextlib.contextmanager

@@ -517,3 +517,20 @@ def test_secrets_that_were_revoked_do_not_come_back(
 
     assert machine.restore(file, "--replace") == 0
     assert token.read_text() == "made since"
+
+
+@pytest.mark.parametrize("command", ["backup", "restore"])
+def test_machine_without_gpg_is_told(
+    machine: Machine, command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Debian's smallest system has none: no success is claimed, and nothing is left."""
+    file = machine.back_up()
+    out = machine.folder / "other.gpg"
+    words = [str(file)] if command == "restore" else ["--out", str(out)]
+    machine.monkeypatch.setenv("PATH", str(machine.bin))
+
+    sealed = ("--passphrase-file", str(machine.passphrase_file()))
+    assert machine.call(command, *words, *sealed) == 1
+
+    assert "apt-get install gnupg" in capsys.readouterr().err
+    assert not out.exists()
