@@ -59,12 +59,25 @@ if [ "$(sha256sum <"$archive")" != "$2  -" ]; then
   echo "the archive did not arrive whole" >&2
   exit 1
 fi
-sum() { cat "/opt/$node/secrets/"* 2>/dev/null | sha256sum; }
+secrets=/opt/$node/secrets
+for name in link_token tunnel_preshared_key; do
+  digest=$(tar -xOf "$archive" "opt/$node/secrets/$name" 2>/dev/null | tr -d '\n' | sha256sum)
+  if grep -qsxF -e "${digest%% *}" "$secrets/.revoked-secrets"; then
+    echo "its $name was revoked here: make a new bundle with init --rotate" >&2
+    exit 1
+  fi
+done
+sum() { cat "$secrets/"* 2>/dev/null | sha256sum; }
 before=$(sum)
+was_changed=$(ls "$secrets/.changed" 2>/dev/null || true)
+if [ -d "$secrets" ]; then touch "$secrets/.changed"; fi
 tar -xpf "$archive" -C /
-if [ "$(sum)" != "$before" ]; then touch "/opt/$node/secrets/.changed"; fi
+if [ -z "$was_changed" ] && [ "$(sum)" = "$before" ]; then rm -f "$secrets/.changed"; fi
 """
-"""The mark stays until the containers were made anew: Compose does not look into secrets."""
+"""The mark stays until the containers were made anew: Compose does not look into secrets. It is
+there before the first of them is replaced, for a call that is interrupted. Secrets that `revoke`
+has taken out of use (scripts/lifecycle/revoked.py) do not come back.
+"""
 
 KEYS = """\
 set -eu

@@ -15,6 +15,7 @@ import scripts.commands
 from scripts.commands import VERSION
 
 USAGE_ERROR = 64  # EX_USAGE of sysexits.h; 1 and 2 say how a node is
+NOBODY_READS = 141  # as a shell calls the end by SIGPIPE: what was to be done may not be done
 
 
 class Parser(argparse.ArgumentParser):
@@ -44,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
     except BrokenPipeError:  # `… | head` has read enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        return NOBODY_READS
 
 
 def available() -> list[str]:

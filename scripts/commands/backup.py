@@ -7,6 +7,7 @@ began. `backup verify` decrypts a backup, here or elsewhere, and checks that all
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import sys
 from collections.abc import Iterator
@@ -19,7 +20,15 @@ from scripts.commands import VERSION
 from scripts.lifecycle import CannotDo, archive, home
 from scripts.lifecycle.archive import Manifest, entry_of
 from scripts.lifecycle.keeper import Keeper, keeper_of
-from scripts.lifecycle.running import alone, say, stop
+from scripts.lifecycle.running import (
+    alone,
+    is_mended,
+    rest_timer,
+    say,
+    start,
+    stop,
+    wake_timer,
+)
 from scripts.lifecycle.sealing import (
     Passphrase,
     Recipient,
@@ -77,7 +86,7 @@ def run(arguments: argparse.Namespace) -> int:
         if arguments.dry_run:
             print(plan(node, files))
             return 0
-        with alone(node.root):
+        with alone(node.root), up_again_if_it_fails(node):
             how = (
                 Recipient(arguments.recipient)
                 if arguments.recipient
@@ -147,11 +156,27 @@ def back_up(
 
 def stop_for_good(node: Node, keeper: Keeper) -> None:
     """Stop what writes to the store, and what would start it again. Raises CannotDo."""
-    timer = f"node-reconcile@{node.project}.timer"
-    if node.tools.run("systemctl", "is-active", "--quiet", timer).code == 0:
-        node.tools.run("systemctl", "stop", timer, timer.replace(".timer", ".service"))
+    if is_mended(node):
+        rest_timer(node)
     say(f"stopping {keeper.service}")
     stop(node, keeper.service)
+
+
+@contextmanager
+def up_again_if_it_fails(node: Node) -> Iterator[None]:
+    """Leave no keeper stopped for a backup that is not there."""
+    was_running, was_mended = node.kind.keeper in node.running, is_mended(node)
+    try:
+        yield
+    except BaseException:
+        node.refresh()
+        if was_running and node.kind.keeper not in node.running:
+            say(f"that failed: starting {node.kind.keeper} again")
+            with contextlib.suppress(CannotDo, CannotLook):
+                start(node, node.kind.keeper)
+            if was_mended:
+                wake_timer(node)
+        raise
 
 
 @contextmanager

@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 from scripts.bundle import MODEL, RELAY, ROOT
-from scripts.commands.init import BadAnswer, as_json, check_proxy, read_kept, write
+from scripts.commands.init import BadAnswer, as_json, check_proxy, held, read_kept, write
 from scripts.deployment import Deployment, Order, titles
 from scripts.images import save_beside
 from scripts.ssh import Connection, Host, NoConnection, known_keys
@@ -133,7 +133,8 @@ def proxy_of(arguments: argparse.Namespace) -> str:
         )
     if kept and proxy != before:
         content = as_json({**kept, "proxy": proxy})
-        write(arguments.out, {"answers.json": content}, dry_run=arguments.dry_run)
+        with held(arguments.out, dry_run=arguments.dry_run):
+            write(arguments.out, {"answers.json": content}, dry_run=arguments.dry_run)
     return proxy
 
 

@@ -8,6 +8,8 @@ without its private keys: these are then made on the node itself, and never leav
 from __future__ import annotations
 
 import argparse
+import contextlib
+import fcntl
 import getpass
 import ipaddress
 import json
@@ -15,7 +17,7 @@ import os
 import re
 import secrets
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -231,6 +233,39 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    try:
+        with held(arguments.out, dry_run=arguments.dry_run):
+            return make(arguments)
+    except BadAnswer as why:
+        print(f"{why}.", file=sys.stderr)
+        return COULD_NOT
+
+
+@contextlib.contextmanager
+def held(out: Path, *, dry_run: bool) -> Iterator[None]:
+    """Keep a second call from making other keys meanwhile. Raises BadAnswer."""
+    if dry_run:
+        yield
+        return
+    try:
+        out.mkdir(mode=0o700, parents=True, exist_ok=True)
+        folder = os.open(out, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError as error:
+        raise BadAnswer(f"--out {out}: {error.strerror}: give another folder") from None
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(folder)
+        raise BadAnswer(f"another call is changing {out}: wait for its end") from None
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            out.rmdir()  # where nothing was written
+        os.close(folder)
+
+
+def make(arguments: argparse.Namespace) -> int:
     out: Path = arguments.out
     try:
         kept = read_kept(out)

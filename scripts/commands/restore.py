@@ -18,10 +18,19 @@ from pathlib import Path
 from typing import Any
 
 from scripts.commands.backup import describe
-from scripts.lifecycle import CannotDo, archive, home
+from scripts.commands.upgrade import refuse_interrupted
+from scripts.lifecycle import CannotDo, archive, home, revoked
 from scripts.lifecycle.archive import Manifest, Source
 from scripts.lifecycle.keeper import KEY, Keeper, keeper_of
-from scripts.lifecycle.running import alone, say, start, stop, unmended, wait_until_well
+from scripts.lifecycle.running import (
+    alone,
+    is_well,
+    say,
+    start,
+    stop,
+    unmended,
+    wait_until_well,
+)
 from scripts.lifecycle.sealing import Passphrase, opened_file, passphrase_for, unsealed
 from scripts.node.arguments import add_node_arguments, node_of
 from scripts.node.node import Node
@@ -122,8 +131,9 @@ class Restoring:
 def restore(arguments: argparse.Namespace, node: Node) -> str:
     """Bring a backup back. Returns what was done. Raises CannotDo, CannotLook."""
     env_file = Path(arguments.env_file[0]) if arguments.env_file else node.root / home.SETTINGS
+    refuse_interrupted(node)
     if env_file.exists() and not arguments.dry_run:
-        go_back_if_interrupted(node, env_file)
+        settle_interrupted(node, env_file)
     restoring = Restoring(arguments, node, env_file)
     try:
         manifest, files = read(restoring)
@@ -132,6 +142,8 @@ def restore(arguments: argparse.Namespace, node: Node) -> str:
         with restoring.ready(files) as ready:
             places = home.files_of(ready, env_file)
         changes = changes_of(places, files, manifest, take_all=arguments.settings)
+        coming = {name: files[name] for name in changes if name.startswith("secrets/")}
+        revoked.refuse(node.root / "secrets", coming, "the backup")
         kept = sorted(
             name
             for name, content in home.read_all(places).items()
@@ -230,12 +242,27 @@ def finish(node: Node, paths: list[Path]) -> None:
     home.finish(paths)
 
 
-def go_back_if_interrupted(node: Node, env_file: Path) -> None:
-    """Put back what an earlier call has replaced and not brought to its end. Raises CannotDo."""
+def settle_interrupted(node: Node, env_file: Path) -> None:
+    """Put back what an earlier call has replaced and not brought to its end, unless it is in use.
+
+    Raises CannotDo.
+    """
     paths = list(home.files_of(node, env_file).values())
-    if any(home.kept_beside(path).exists() for path in paths):
-        say("an earlier call was interrupted: putting back what was there")
-        go_back(node, paths)
+    if not any(home.kept_beside(path).exists() for path in paths):
+        return
+    if is_in_use(node):
+        say("an earlier call was interrupted when its store was in use: it stays")
+        start(node)
+        finish(node, paths)
+        return
+    say("an earlier call was interrupted: putting back what was there")
+    go_back(node, paths)
+
+
+def is_in_use(node: Node) -> bool:
+    """Whether a store that took another one's place is at work: to go back would lose messages."""
+    keeper, container = keeper_of(node), node.containers.get(node.kind.keeper)
+    return bool(keeper and container and is_well(container) and keeper.has_kept())
 
 
 def go_back(node: Node, paths: list[Path]) -> None:

@@ -2,12 +2,14 @@
 
 It takes the tunnel away, closes what came through it, and replaces what the VPS knows of secrets,
 so that its keys open nothing here any more; it then looks whether that is so. Called again, it
-finishes what was not done. The next bundle that is unpacked here lifts it.
+finishes what was not done. A bundle that was made since lifts it; `deploy` and `upgrade` refuse
+an older one.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import hashlib
 import os
 import re
@@ -18,6 +20,8 @@ from functools import partial
 from pathlib import Path
 
 from scripts.keys import make_preshared_key
+from scripts.lifecycle import revoked
+from scripts.lifecycle.running import is_busy, to_its_end
 from scripts.node.kinds import kinds
 from scripts.node.node import HOLDER, UPLINK, Container, Node
 from scripts.node.sockets import readable
@@ -45,7 +49,8 @@ NEXT = """\
 What is left to do:
   1. In BotFather: /revoke, if you have not done so yet. Put the new token into a file.
   2. Take another VPS. On your own machine: init --vps ADDRESS --rotate --token-file FILE
-     Do not unpack the old model.tar here any more: it would let the lost VPS in again.
+     Do not unpack the old model.tar here any more: it would let the lost VPS in again. `deploy`
+     and `upgrade` refuse it; tar does not.
   3. `deploy model HOST` and `deploy relay HOST --images`, or by hand as at the first time.
   4. Whoever has the machine may know the address that this node dialled from, and ids of its users
      by trial; no conversation and no model was on it. docs/operations.md says more.
@@ -71,11 +76,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    print(AT_TELEGRAM, flush=True)
+    with to_its_end():
+        return revoke(arguments)
+
+
+def revoke(arguments: argparse.Namespace) -> int:
+    """Take the steps, and look what came of them. Returns the exit status."""
+    say(AT_TELEGRAM)
     try:
         home = Home(arguments.directory, arguments.project_name, Tools())
         for what, act in home.steps():
-            print(f"{'Would ' if arguments.dry_run else ''}{what} ...", flush=True)
+            say(f"{'Would ' if arguments.dry_run else ''}{what} ...")
             if not arguments.dry_run:
                 act()
         if arguments.dry_run:
@@ -96,6 +107,12 @@ def run(arguments: argparse.Namespace) -> int:
     print("Looked: the VPS is cut off. There is no uplink, no tunnel and no open stream.\n")
     print(NEXT)
     return 0
+
+
+def say(line: str) -> None:
+    """A terminal that is gone must not keep the VPS from being cut off."""
+    with contextlib.suppress(OSError):
+        print(line, flush=True)
 
 
 class Home:
@@ -136,6 +153,8 @@ class Home:
             yield f"a stream with {stream} is still open"
         if not self.has_other_secrets:
             yield "the secrets that the VPS knows are still in use"
+        if is_busy(self.folder):
+            yield "another command is changing this node, and may undo this: wait for its end"
 
     # The tunnel
 
@@ -155,6 +174,8 @@ class Home:
         line = f"COMPOSE_FILE={files}:{OVERLAY}"
         text, count = re.subn("(?m)^COMPOSE_FILE=.*$", lambda _: line, text)
         replace(self.settings, text if count else f"{text}{line}\n", 0o600, 0)
+        # A look that is under way has read what was there before, and would start it again.
+        self.node.tools.run("systemctl", "stop", f"node-reconcile@{self.project}.service")
 
     def tunnels(self) -> Iterator[tuple[Container, str]]:
         """Interfaces of the tunnel that are in the holder's namespace; kernel WireGuard's stay."""
@@ -195,6 +216,7 @@ class Home:
         return hashlib.sha256(b"".join(file.read_bytes() for file in self.secrets)).hexdigest()
 
     def replace_secrets(self) -> None:
+        revoked.note(self.mark.parent, [file.read_bytes() for file in self.secrets])
         for file, secret in zip(
             self.secrets, (secrets.token_hex(32), make_preshared_key()), strict=True
         ):

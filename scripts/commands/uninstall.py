@@ -76,6 +76,11 @@ class Kind:
 
 def uninstall(arguments: argparse.Namespace, node: Node) -> int:
     """List, ask, remove, look again. Returns the exit status. Raises CannotDo, CannotLook."""
+    if why := node.why_unreadable:
+        print(
+            f"Compose cannot read this node's files ({why}): its images are not found then, and "
+            "its volumes only as far as Compose made them. Mend that first, or look yourself."
+        )
     kinds = kinds_of(node, keeps_store=arguments.keep_store)
     found = {kind.name: kind.find() for kind in kinds}
     for name, items in found.items():

@@ -12,18 +12,20 @@ import contextlib
 import json
 import os
 import shutil
+import stat
 import sys
 import tarfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
 
-from scripts.lifecycle import CannotDo
+from scripts.lifecycle import CannotDo, revoked
 from scripts.lifecycle.images import Facts, Used, check_wire, facts_of, id_of, used_by
 from scripts.lifecycle.keeper import KEY, Keeper
 from scripts.lifecycle.running import (
     alone,
     compose,
+    is_well,
     say,
     shown,
     start,
@@ -87,11 +89,16 @@ class Upgrade:
     """Whether the new images bring the store to a new form."""
     is_open: bool = False
     """Whether messages may have come in since: then the store does not go back."""
+    is_over: bool = False
+    """Whether only what was kept is still to be removed."""
 
     def write_down(self) -> None:
         told = {**asdict(self), "work": str(self.work)}
         part = self.work / "state.part"
-        part.write_text(json.dumps(told), encoding="utf-8")
+        with part.open("w", encoding="utf-8") as file:
+            json.dump(told, file)
+            file.flush()
+            os.fsync(file.fileno())
         part.replace(self.work / "state.json")
 
     @staticmethod
@@ -127,6 +134,7 @@ def upgrade(arguments: argparse.Namespace, node: Node) -> str:
         changed = changed_images(staged, images)
         files = changed_files(node, work / "new") if arguments.bundle else {}
         check_key(files, work / "new")
+        check_revoked(node, work / "new", str(arguments.bundle))
         if not changed and not files:
             return "The node runs on these files and images already: nothing was changed."
         old, new = facts_before_and_after(node, staged, images)
@@ -136,6 +144,8 @@ def upgrade(arguments: argparse.Namespace, node: Node) -> str:
                 f"the node's store is of version {old.schema}, and the new images know "
                 f"{new.schema}: take newer ones, or restore a backup of their time"
             )
+        if new.schema > old.schema:
+            refuse_kept(node, images)
         what = plan(changed, files, wire, old, new)
         if arguments.dry_run:
             return f"Would change {what}"
@@ -231,6 +241,23 @@ def check_key(files: dict[str, str], new: Path) -> None:
         )
 
 
+def check_revoked(node: Node, new: Path, bundle: str) -> None:
+    """Raises CannotDo where the bundle is older than a `revoke` that was called here."""
+    found = {name: new / "secrets" / name for name in revoked.SHARED}
+    secrets = {name: path.read_bytes() for name, path in found.items() if path.is_file()}
+    revoked.refuse(node.root / "secrets", secrets, bundle)
+
+
+def refuse_kept(node: Node, images: list[Used]) -> None:
+    """Raises CannotDo where another command has kept a store: going back would take it for ours."""
+    name = next(image.id for image in images if image.service == node.kind.keeper)
+    if Keeper(node, name).has_kept():
+        raise CannotDo(
+            "a `restore` was interrupted, and what it replaced is still kept: call it again with "
+            "the same backup first"
+        )
+
+
 def changed_images(staged: Node, images: list[Used]) -> list[str]:
     """Names of the images that are to be used and are not yet. Raises CannotDo."""
     used = {image.service: image.id for image in images}
@@ -280,14 +307,19 @@ def carry_out(node: Node, begun: Upgrade, staged: Node) -> None:
             put_files(node, begun)
             bring_up(anew(node), begun, keeper)
         except BaseException:
-            if begun.is_open and begun.migrates:
-                say("the store is in its new form and in use: the node stays upgraded")
-                discard(node, begun)
-            else:
-                say("that failed: going back to what ran before")
-                go_back(anew(node), begun)
+            give_up(node, begun)
             raise
     discard(anew(node), begun)
+
+
+def give_up(node: Node, begun: Upgrade) -> None:
+    """Go back, unless that would lose messages. Raises CannotDo."""
+    if begun.is_open and begun.migrates:
+        say("the store is in its new form and in use: the node stays upgraded")
+        discard(node, begun)
+    else:
+        say("that failed: going back to what ran before")
+        go_back(anew(node), begun)
 
 
 def bring_up(node: Node, begun: Upgrade, keeper: Keeper | None) -> None:
@@ -296,6 +328,8 @@ def bring_up(node: Node, begun: Upgrade, keeper: Keeper | None) -> None:
     if keeper is None:
         start(node, anew=is_anew)
         wait_until_well(node)
+        begun.is_open = True
+        begun.write_down()
         return
     # Each half by itself: no message comes in before both are known to run.
     say("starting the tunnel alone")
@@ -332,19 +366,62 @@ def go_back(node: Node, begun: Upgrade) -> None:
     say("what ran before runs again")
 
 
+def refuse_interrupted(node: Node) -> None:
+    """Raises CannotDo where an upgrade is to be settled before anything else is changed."""
+    if Upgrade.read(node.root / WORK):
+        raise CannotDo("an upgrade was interrupted: call `upgrade` first, which settles it")
+
+
 def settle_interrupted(node: Node, work: Path) -> None:
-    """Bring an upgrade that was interrupted to an end: forward where messages came in already."""
+    """Bring an upgrade that was interrupted to an end: forward where messages came in already.
+
+    Raises CannotDo where it went back, or does not become well.
+    """
     begun = Upgrade.read(work)
     if begun is None:
         return
-    if begun.is_open or UPLINK in node.running:
-        say("an earlier upgrade was interrupted when all of it ran: it stays")
+    if begun.is_over:
         discard(node, begun)
         return
-    say("an earlier upgrade was interrupted: going back to what ran before")
     with unmended(node):
+        if begun.is_open or is_in_use(node, begun):
+            say("an earlier upgrade was interrupted in its last steps: bringing it to its end")
+            try:
+                bring_to_end(node, begun)
+            except BaseException:
+                give_up(node, begun)
+                raise
+            discard(anew(node), begun)
+            return
+        say("an earlier upgrade was interrupted: going back to what ran before")
         go_back(node, begun)
     raise CannotDo("the earlier upgrade has been taken back: call this again for the new one")
+
+
+def is_in_use(node: Node, begun: Upgrade) -> bool:
+    """Whether messages come into a store of the new form, as after a restart of the machine."""
+    keeper = node.running.get(node.kind.keeper)
+    before = {image.service: image.id for image in begun.images}
+    return (
+        begun.migrates
+        and UPLINK in node.running
+        and keeper is not None
+        and is_well(keeper)
+        and keeper.image != before.get(keeper.service)
+    )
+
+
+def bring_to_end(node: Node, begun: Upgrade) -> None:
+    """Take the steps that are left. Raises CannotDo if the node does not become well."""
+    if begun.is_open:
+        start(node)
+        start(node, UPLINK, anew=True)
+    else:
+        begun.is_open = True
+        begun.write_down()
+        put_files(node, begun)
+        start(anew(node), anew=True)
+    wait_until_well(anew(node))
 
 
 def put_files(node: Node, begun: Upgrade) -> None:
@@ -357,9 +434,7 @@ def put_files(node: Node, begun: Upgrade) -> None:
                 before.parent.mkdir(parents=True, exist_ok=True)
                 copy_with_owner(target, before)
             target.parent.mkdir(parents=True, exist_ok=True)
-            part = target.with_name(f".{target.name}.part")
-            copy_with_owner(source, part)
-            part.replace(target)
+            copy_with_owner(source, target)
     except OSError as error:
         raise CannotDo(f"{error.filename}: {error.strerror}: run this as root") from None
     reload_units(node, begun)
@@ -369,9 +444,7 @@ def take_back_files(node: Node, begun: Upgrade) -> None:
     for name, there in begun.files.items():
         before = begun.work / "before" / name
         if before.exists():
-            part = Path(there).with_name(f".{Path(there).name}.part")
-            copy_with_owner(before, part)
-            part.replace(there)
+            copy_with_owner(before, Path(there))
     for there in begun.added:
         Path(there).unlink(missing_ok=True)
     reload_units(node, begun)
@@ -383,14 +456,24 @@ def reload_units(node: Node, begun: Upgrade) -> None:
 
 
 def copy_with_owner(source: Path, target: Path) -> None:
-    shutil.copy2(source, target)
+    """Copy a file as a whole or not at all; nobody else may read it meanwhile."""
+    part = target.with_name(f".{target.name}.part")
+    part.unlink(missing_ok=True)
     status = source.stat()
-    if os.geteuid() == 0:
-        os.chown(target, status.st_uid, status.st_gid)
+    with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+        file.write(source.read_bytes())
+        if os.geteuid() == 0:
+            os.fchown(file.fileno(), status.st_uid, status.st_gid)
+        os.fchmod(file.fileno(), stat.S_IMODE(status.st_mode))
+        file.flush()
+        os.fsync(file.fileno())
+    part.replace(target)
 
 
 def discard(node: Node, begun: Upgrade) -> None:
-    """Remove what was kept for going back."""
+    """Remove what was kept for going back; from here on nothing goes back."""
+    begun.is_over = True
+    begun.write_down()
     if begun.migrates and (keeper := keeper_with(node, begun.images)):
         with contextlib.suppress(CannotDo, CannotLook):
             keeper.done()

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 
 from scripts.doctor.finding import Check, Finding, failure, ok, warning
-from scripts.node.node import Container, Node
+from scripts.node.node import UPLINK, Container, Node
 
 RECENT_SECONDS = 3600
 
@@ -15,6 +15,12 @@ MISSING = failure(
     "container-missing",
     "There is no container for {service}.",
     "Start the node: `docker compose … up -d`, as it is always called here.",
+)
+CUT_OFF = failure(
+    "other-node-cut-off",
+    "{service} is kept down by `revoke`: the other node was cut off, and nothing is let in.",
+    "To pair again: take another VPS, make new bundles (`init --vps ADDRESS --rotate --token-file "
+    "FILE`), and bring both over (`deploy`); this node's lifts it.",
 )
 STOPPED = failure(
     "container-stopped",
@@ -67,6 +73,9 @@ LEFTOVER = warning(
 
 def look(node: Node) -> Iterator[Finding]:
     for service in node.services:
+        if node.is_off(service) and service == UPLINK:
+            yield CUT_OFF.found(service=service)
+            continue
         container = node.containers.get(service)
         if container is None:
             yield MISSING.found(service=service)
@@ -127,7 +136,7 @@ CHECK = Check(
     "containers",
     "Whether each service of the Compose files has a container that runs, is healthy, was not "
     "restarted in the last hour, and is made of the current image.",
-    (MISSING, STOPPED, RESTARTING, PAUSED, UNHEALTHY, STARTING)
+    (MISSING, CUT_OFF, STOPPED, RESTARTING, PAUSED, UNHEALTHY, STARTING)
     + (MEMORY, RESTARTED, OLD_IMAGE, LEFTOVER),
     look,
 )

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 
-from scripts.doctor.finding import Check, Finding, failure, ok, warning
+from scripts.doctor.finding import Check, Finding, failure, not_applicable, ok, warning
+from scripts.lifecycle import revoked
 from scripts.node.node import HOLDER, UPLINK, Node
 from scripts.node.tools import CannotLook
 
@@ -14,6 +16,12 @@ FLUSHED = failure(
     "rules-not-standing",
     "{service} itself says that its rules are not those that it loaded.",
     "Restart it (`docker restart {name}`), and find out who changed its rules.",
+)
+REVOKED = failure(
+    "secret-revoked",
+    "{name} is one that `revoke` has taken out of use: an older bundle was unpacked since, and the "
+    "lost machine may come in.",
+    "Call `revoke` again at once, then bring a bundle that was made after it.",
 )
 NONE = failure(
     "tunnel-missing",
@@ -40,6 +48,15 @@ SLOW = warning(
 
 
 def look(node: Node) -> Iterator[Finding]:
+    folder = node.root / "secrets"
+    with contextlib.suppress(OSError):  # they are root's: without it nobody can look
+        for name in revoked.among(
+            folder, {name: (folder / name).read_bytes() for name in revoked.SHARED}
+        ):
+            yield REVOKED.found(name=name)
+    if node.is_off(UPLINK):
+        yield not_applicable("The tunnel was taken away by `revoke`.")
+        return
     statuses: dict[str, dict[str, str]] = {}
     for service in (UPLINK, HOLDER):
         container = node.running.get(service)
@@ -100,6 +117,6 @@ def kernel_has_wireguard(node: Node) -> bool:
 CHECK = Check(
     "tunnel",
     "Who carries the tunnel, the kernel or a process, and how long ago the other node was heard.",
-    (FLUSHED, NONE, UNHEARD, ASLEEP, SLOW),
+    (REVOKED, FLUSHED, NONE, UNHEARD, ASLEEP, SLOW),
     look,
 )

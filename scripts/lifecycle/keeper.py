@@ -94,6 +94,17 @@ class Keeper:
             raise CannotDo(f"asking the image {self.image} for its version: {said.why}")
         return int(said.out)
 
+    def has_kept(self) -> bool:
+        """Whether a store waits beside the store to be put back. Raises CannotDo."""
+        program = (
+            f"from services.{self.service} import backup, restore; "
+            "print(backup.kept_beside(restore.STORE_FILE).exists())"
+        )
+        said = self.node.tools.run(*self._one_off(), "-c", program)
+        if said.code != 0:
+            raise CannotDo(f"looking at the volume {self.volume}: {said.why}")
+        return said.out.strip() == "True"
+
     def keep(self) -> None:
         """Keep a copy beside the store, for `undo`; nothing may write now. Raises CannotDo."""
         self._do([*self._one_off(secret=True), "-m", self._module("backup"), "keep"])

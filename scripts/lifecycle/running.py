@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -23,36 +24,86 @@ SAY_SECONDS = 15.0
 
 
 def say(what: str) -> None:
-    """Progress, apart from what a command has to tell."""
-    print(f"... {what}", file=sys.stderr, flush=True)
+    """Progress, apart from what a command has to tell; nobody has to be there to hear it."""
+    with contextlib.suppress(OSError):
+        print(f"... {what}", file=sys.stderr, flush=True)
 
 
 @contextlib.contextmanager
 def alone(root: Path) -> Iterator[None]:
-    """Keep two of these commands from changing one node at a time. Raises CannotDo."""
+    """Keep two of these commands from changing one node at a time. Raises CannotDo.
+
+    Each goes on to its end.
+    """
     descriptor = os.open(root, os.O_RDONLY)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
-    except BlockingIOError:
-        raise CannotDo("another command is changing this node: wait for its end") from None
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise CannotDo("another command is changing this node: wait for its end") from None
+        with to_its_end():
+            yield
     finally:
         os.close(descriptor)
 
 
 @contextlib.contextmanager
+def to_its_end() -> Iterator[None]:
+    """A connection that is lost (SIGHUP) ends nothing half-way; SIGTERM takes Ctrl-C's way out."""
+    before = {}
+    try:
+        with contextlib.suppress(ValueError):  # signals belong to the main thread
+            before[signal.SIGHUP] = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+            before[signal.SIGTERM] = signal.signal(signal.SIGTERM, signal.default_int_handler)
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def is_busy(root: Path) -> bool:
+    """Whether another command is changing the node just now."""
+    with contextlib.suppress(CannotDo), alone(root):
+        return False
+    return True
+
+
+@contextlib.contextmanager
 def unmended(node: Node) -> Iterator[None]:
     """Keep the timer that brings containers back from doing so; afterwards it goes on."""
-    timer = f"node-reconcile@{node.project}.timer"
-    was_active = node.tools.run("systemctl", "is-active", "--quiet", timer).code == 0
-    if was_active:
-        # The look that may be under way ends before this returns.
-        node.tools.run("systemctl", "stop", timer, timer.replace(".timer", ".service"))
+    was_mended = is_mended(node)
+    if was_mended:
+        rest_timer(node)
     try:
         yield
     finally:
-        if was_active:
-            node.tools.run("systemctl", "start", timer)
+        if was_mended:
+            wake_timer(node)
+
+
+def is_mended(node: Node) -> bool:
+    """Whether the timer is on, or is to be: its node's unit brings it along.
+
+    It is off by itself where a call like this one was killed.
+    """
+    units = (timer_of(node), f"node@{node.project}.service")
+    return any(
+        node.tools.run("systemctl", "is-active", "--quiet", unit).code == 0 for unit in units
+    )
+
+
+def rest_timer(node: Node) -> None:
+    """Stop the timer; the look that may be under way ends before this returns."""
+    timer = timer_of(node)
+    node.tools.run("systemctl", "stop", timer, timer.replace(".timer", ".service"))
+
+
+def wake_timer(node: Node) -> None:
+    node.tools.run("systemctl", "start", timer_of(node))
+
+
+def timer_of(node: Node) -> str:
+    return f"node-reconcile@{node.project}.timer"
 
 
 def compose(node: Node, *command: str, seconds: float = 300) -> None:
@@ -86,7 +137,7 @@ def wait_until_well(
     sleep: Callable[[float], None] = time.sleep,
 ) -> None:
     """Wait until services, or all, are running and healthy. Raises CannotDo with what one said."""
-    wanted = services or tuple(node.services)
+    wanted = [service for service in services or node.services if not node.is_off(service)]
     began = said_at = time.monotonic()
     while True:
         node.refresh()

@@ -205,6 +205,9 @@ def start(
 ) -> subprocess.Popen[bytes]:
     """Start gpg, with the passphrase in a pipe of its own. Raises CannotDo."""
     read, write = os.pipe()
+    # Before there is a gpg: where there is none, nobody would take it.
+    with os.fdopen(write, "wb") as pipe:
+        pipe.write(f"{passphrase.text}\n".encode() if passphrase else b"")
     try:
         secret = ["--pinentry-mode", "loopback", "--passphrase-fd", str(read)] if passphrase else []
         return subprocess.Popen(
@@ -218,8 +221,6 @@ def start(
         raise CannotDo("gpg was not found: install gnupg (`apt-get install gnupg`)") from None
     finally:
         os.close(read)
-        with os.fdopen(write, "wb") as pipe:
-            pipe.write(f"{passphrase.text}\n".encode() if passphrase else b"")
 
 
 def kill(process: subprocess.Popen[bytes]) -> None:

@@ -149,6 +149,10 @@ class Node:
         for name in ("containers", "all_containers"):
             self.__dict__.pop(name, None)
 
+    def is_off(self, service: str) -> bool:
+        """Whether the Compose files want no container of it, as after `revoke`."""
+        return (self.services.get(service, {}).get("deploy") or {}).get("replicas") == 0
+
     def holder_of(self, service: str) -> str | None:
         """The service in whose namespace another one lives."""
         mode = str(self.services[service].get("network_mode") or "")

@@ -105,6 +105,7 @@ def commit(file: Path) -> None:
         raise StoreError("nothing is staged: begin again")
     if file.exists() and not kept.exists():
         kept.hardlink_to(file)
+    if kept.exists() and kept.samefile(file):
         # Its journal is a part of it, and must not be taken for that of its successor.
         _move(_journal(file), _journal(kept))
     _remove_journal(file)
@@ -115,11 +116,15 @@ def commit(file: Path) -> None:
 def undo(file: Path) -> None:
     """Put the store that was kept back into its place; without one, nothing has happened."""
     kept = kept_beside(file)
-    if kept.exists():
+    if kept.exists() and kept.samefile(file):
+        _move(_journal(kept), _journal(file))  # interrupted before anything took its place
+        kept.unlink()
+    elif kept.exists():
         _remove_journal(file)
         kept.replace(file)
-        _move(_journal(kept), _journal(file))
-        _sync(file.parent)
+    if not _journal(file).exists():
+        _move(_journal(kept), _journal(file))  # also where an earlier call was interrupted here
+    _sync(file.parent)
     _remove(_incoming(file))
 
 

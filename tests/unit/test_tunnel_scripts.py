@@ -59,3 +59,28 @@ def test_clock_that_is_set_back_holds_nothing_up(tmp_path: Path, script: str) ->
     run(tmp_path, script, COUNTERS, f"{again}; keep_time; SECONDS=$((SECONDS + 5)); {report}")
 
     assert (tmp_path / name).exists()
+
+
+def test_hop_says_once_that_there_is_no_uplink(tmp_path: Path) -> None:
+    """And again when it was lost in between: a line a second would push all others out."""
+    commands = """
+check_settings() { :; }
+load_rules_of_hop() { :; }
+close_tunnel() { :; }
+configure_hop() { :; }
+hand_over_hop() { :; }
+hop_is_there() { return 1; }
+carrier=kernel tries=0
+find_uplink() { [[ $tries == [36] ]]; }
+open_tunnel() { tries=$((tries + 1)); }
+pause() {
+  tries=$((tries + 1))
+  ((tries < 10)) || exit 0
+}
+main
+"""
+    said = run(tmp_path, "hop", "", commands).splitlines()
+
+    events = [line.partition("action=")[2].split()[0] for line in said]
+    lost = ["hop-handed-over", "hop-lost", "hop-failed"]
+    assert events == ["rules-loaded", "hop-failed", *lost, *lost]

@@ -202,6 +202,8 @@ class FakeDocker:
                 self.networks = {f"{name}_tunnel": name}
                 self._secrets = file.parent / "secrets"
                 for service in services:
+                    if config["services"][service].get("deploy") == {"replicas": 0}:
+                        continue
                     image = config["services"][service]["image"]
                     self._up(name, service, image, is_anew="--force-recreate" in rest)
         return ""
@@ -241,6 +243,10 @@ class FakeDocker:
         start = words.index("--entrypoint=python3")
         image, *command = words[start + 1 :]
         assert {"--network=none", "--read-only", "--cap-drop=ALL"} <= set(words)
+        if command[0] == "-c" and "kept_beside" in command[1]:
+            file = self.folder / self.store / "store.db"
+            out.write(f"{backup.kept_beside(file).exists()}\n".encode())
+            return
         if command[0] == "-c":
             wire, spoken, schema = self.facts[self.images.get(image, image)]
             is_all = "services.wire" in command[1]

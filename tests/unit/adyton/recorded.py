@@ -91,6 +91,7 @@ class Nodes:
         self.services: dict[str, dict[str, Any]] = {}
         self.containers: list[dict[str, Any]] = []
         self.others: list[dict[str, Any]] = []
+        self.root = Path("/nowhere")
 
     def add(self, service: str, **state: Any) -> dict[str, Any]:
         """A service with a healthy container; `state` replaces parts of Docker's description."""

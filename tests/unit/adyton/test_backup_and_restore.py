@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import json
+import os
 import subprocess
 import sys
 import tarfile
@@ -11,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from scripts.lifecycle import CannotDo, archive, running
+from scripts.commands import restore
+from scripts.lifecycle import CannotDo, archive, revoked, running
 from scripts.lifecycle.archive import Manifest, entry_of
 from tests.conftest import ROOT
 from tests.unit.adyton.machine import CANARY, PASSPHRASE, Machine
@@ -433,3 +436,101 @@ def test_archive_whose_digests_do_not_fit_is_refused(tmp_path: Path) -> None:
         written.seek(0)
         with nullcontext() if is_whole else pytest.raises(CannotDo, match="damaged"):
             assert archive.read(written, lambda *_: None)[1] == {".env": content}
+
+
+def test_last_backup_that_fails_leaves_no_keeper_stopped(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nobody would know that the node is down: there is no backup to move with."""
+    (machine.docker_folder / "enabled").write_text("node-reconcile@model.timer\n")
+
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", full)
+        out = ("--out", str(machine.folder / "b.gpg"))
+        sealed = ("--passphrase-file", str(machine.passphrase_file()))
+        assert machine.call("backup", *out, *sealed, "--stop") == 1
+
+    assert "No space left on device" in capsys.readouterr().err
+    assert machine.states()["gateway"][0] == "running"
+    assert machine.units[-1] == "start node-reconcile@model.timer"
+
+
+def test_restore_that_was_interrupted_when_it_was_in_use_stays(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A call that was killed while it waited: what has been said since is not given up for it."""
+    file = machine.back_up()
+    machine.say("lost")
+    (machine.home / ".env").write_text("USERS=8\n", encoding="utf-8")
+
+    def die(*_: object, **__: object) -> None:
+        raise SystemExit
+
+    with monkeypatch.context() as patched:
+        patched.setattr(restore, "finish", die)
+        with pytest.raises(SystemExit):
+            machine.restore(file, "--replace", "--settings")
+    machine.say("since")
+    other = machine.back_up("other.gpg")
+    machine.say("later")
+
+    assert machine.restore(other) == 1
+
+    assert "there is a store already" in capsys.readouterr().err
+    assert machine.said() == [CANARY, "since", "later"]
+    assert [path for path in machine.folder.rglob("*") if path.name.endswith(".kept")] == []
+
+
+def test_restore_waits_for_an_upgrade_that_was_interrupted(
+    machine: Machine, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each would take what the other one has kept for its own."""
+    file = machine.back_up()
+    work = machine.home / ".upgrade"
+    work.mkdir()
+    (work / "state.json").write_text(json.dumps({"images": []}))
+
+    assert machine.restore(file, "--replace") == 1
+
+    assert "call `upgrade` first" in capsys.readouterr().err
+
+
+def test_secrets_that_were_revoked_do_not_come_back(
+    machine: Machine, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A backup is older than `revoke`; without its settings it is taken."""
+    file = machine.back_up()
+    token = machine.home / "secrets/link_token"
+    revoked.note(token.parent, [token.read_bytes()])
+    token.unlink()
+    token.write_text("made since", encoding="utf-8")
+
+    assert machine.restore(file, "--replace", "--settings") == 1
+    assert "link_token that was revoked here" in capsys.readouterr().err
+    assert token.read_text() == "made since"
+    assert {path.name for path in machine.store.parent.iterdir()} <= {
+        "store.db", "backup.lock", "store.db-wal", "store.db-shm",
+    }  # fmt: skip
+
+    assert machine.restore(file, "--replace") == 0
+    assert token.read_text() == "made since"
+
+
+@pytest.mark.parametrize("command", ["backup", "restore"])
+def test_machine_without_gpg_is_told(
+    machine: Machine, command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Debian's smallest system has none: no success is claimed, and nothing is left."""
+    file = machine.back_up()
+    out = machine.folder / "other.gpg"
+    words = [str(file)] if command == "restore" else ["--out", str(out)]
+    machine.monkeypatch.setenv("PATH", str(machine.bin))
+
+    sealed = ("--passphrase-file", str(machine.passphrase_file()))
+    assert machine.call(command, *words, *sealed) == 1
+
+    assert "apt-get install gnupg" in capsys.readouterr().err
+    assert not out.exists()

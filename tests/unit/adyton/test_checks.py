@@ -22,6 +22,7 @@ from scripts.doctor import (
 from scripts.doctor import tunnel as tunnel_check
 from scripts.doctor.examination import checks_of, examine
 from scripts.doctor.finding import Level
+from scripts.lifecycle import revoked
 from scripts.node.kinds import kinds
 from scripts.node.node import Node
 from scripts.node.tools import Said
@@ -224,6 +225,40 @@ def test_kernel_that_could_carry_the_tunnel_is_told(node: Nodes, path: str) -> N
     node.tools.write(path, "kernel/drivers/net/wireguard/wireguard.ko.xz: kernel/lib/x.ko\n")
 
     assert node.problems(tunnel_check.CHECK) == {"tunnel-in-userspace"}
+
+
+@pytest.mark.parametrize("secret", ["link_token", "tunnel_preshared_key"])
+def test_secret_that_was_revoked_is_a_failure_where_it_comes_back(
+    tmp_path: Path, secret: str
+) -> None:
+    """An older bundle that was unpacked by hand; until then nothing is amiss."""
+    node = Nodes(tmp_path, "model")
+    node.root = tmp_path
+    node.add("uplink")
+    node.tools.answers["docker exec id-of-uplink status"] = USERSPACE.format(age=1)
+    folder = tmp_path / "secrets"
+    folder.mkdir()
+    for name in ("link_token", "tunnel_preshared_key"):
+        (folder / name).write_text(f"new {name}")
+    assert node.problems(tunnel_check.CHECK) == set()
+    revoked.note(folder, [f"old {secret}".encode()])
+    assert node.problems(tunnel_check.CHECK) == set()
+
+    (folder / secret).write_text(f"old {secret}\n")
+
+    assert node.problems(tunnel_check.CHECK) == {"secret-revoked"}
+
+
+def test_tunnel_that_was_revoked_is_no_missing_container(tmp_path: Path) -> None:
+    """It says that it was meant, and how to pair again; the tunnel's check adds nothing."""
+    node = Nodes(tmp_path, "model")
+    node.add("wireguard")
+    node.services["uplink"] = {"image": "node/uplink:1", "deploy": {"replicas": 0}}
+
+    found = [it for it in node.find(states.CHECK, tunnel_check.CHECK) if it.problem]
+
+    assert [it.problem for it in found] == ["other-node-cut-off"]
+    assert "init --vps ADDRESS --rotate" in found[0].remedy
 
 
 # Rulesets and counters

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
 import json
 import os
 import shutil
 import subprocess
 import sys
+import tarfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -17,6 +19,7 @@ import pytest
 
 from scripts import deployment
 from scripts.commands.__main__ import main
+from scripts.lifecycle import revoked
 from scripts.node.tools import Said
 from scripts.ssh import Connection, Host, HostKey, NoConnection, known_keys
 from tests.unit.adyton.test_init import Alone, Operator
@@ -395,3 +398,64 @@ def test_scripts_for_the_host_are_sound() -> None:
     for script in (getattr(deployment, name) for name in names):
         done = subprocess.run(["sh", "-n", "-c", script], capture_output=True, text=True)
         assert (done.returncode, done.stderr) == (0, ""), script
+
+
+@pytest.fixture
+def unpack(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Runs UNPACK on a host whose root is a folder; the bundle has the given link token."""
+    script = deployment.UNPACK.replace("/opt/", f"{tmp_path}/opt/")
+    script = script.replace("/run/", f"{tmp_path}/").replace("-C /", f"-C {tmp_path}")
+
+    def run(token: str, before_tar: str = "") -> subprocess.CompletedProcess[str]:
+        out = io.BytesIO()
+        with tarfile.open(fileobj=out, mode="w") as archive:
+            entry = tarfile.TarInfo("opt/model/secrets/link_token")
+            entry.size, entry.mode = len(token), 0o400
+            archive.addfile(entry, io.BytesIO(token.encode()))
+        digest = hashlib.sha256(out.getvalue()).hexdigest()
+        assert script.count("tar -xpf") == 1
+        done = subprocess.run(
+            ["sh", "-c", script.replace("tar -xpf", f"{before_tar}tar -xpf"), "x", "model", digest],
+            input=out.getvalue(),
+            capture_output=True,
+        )
+        return subprocess.CompletedProcess(
+            done.args, done.returncode, done.stdout.decode(), done.stderr.decode()
+        )
+
+    return run
+
+
+def test_secret_that_was_revoked_is_not_brought_back(
+    tmp_path: Path, unpack: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
+    """It would let the lost VPS in again; another one goes in."""
+    secrets = tmp_path / "opt/model/secrets"
+    secrets.mkdir(parents=True)
+    revoked.note(secrets, [b"old"])
+
+    refused = unpack("old")
+
+    assert (refused.returncode, refused.stderr) == (
+        1, "its link_token was revoked here: make a new bundle with init --rotate\n",
+    )  # fmt: skip
+    assert not (secrets / "link_token").exists()
+    assert unpack("new").returncode == 0
+    assert (secrets / "link_token").read_text() == "new"
+
+
+def test_containers_are_made_anew_also_after_an_interruption(
+    tmp_path: Path, unpack: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
+    """The mark is there before a secret is; the same secrets once more leave none of their own."""
+    mark = tmp_path / "opt/model/secrets/.changed"
+    assert unpack("one").returncode == 0
+    assert not mark.exists(), "a node that is new has no container yet"
+    assert unpack("one").returncode == 0
+    assert not mark.exists()
+
+    assert unpack("two", before_tar="set +e; kill -KILL $$; ").returncode != 0
+
+    assert mark.exists()
+    assert unpack("two").returncode == 0
+    assert mark.exists()

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from scripts.commands import init
 from scripts.commands.__main__ import main
 from scripts.keys import make_private_key, public_key_of
 from services.gateway.settings import GatewaySettings
@@ -54,6 +55,12 @@ class Operator:
     def settings(self, node: str) -> dict[str, str]:
         lines = self.text(node, ".env").splitlines()
         return dict(line.split("=", 1) for line in lines if re.match("[A-Z]", line))
+
+
+def secrets(operator: Operator) -> dict[str, str]:
+    """What was made, by its name."""
+    made: dict[str, str] = json.loads((operator.out / "answers.json").read_text())["secrets"]
+    return made
 
 
 @pytest.fixture
@@ -195,6 +202,43 @@ def test_rotation_renews_all_but_the_stores_key(operator: Operator) -> None:
     public = public_key_of(after["tunnel_private_key"])
     assert operator.settings("relay")["TUNNEL_PEER_KEY"] == public
     assert operator.text("relay", "secrets/bot_token") == TOKEN
+
+
+def test_rotate_is_a_word_of_its_own(
+    operator: Operator, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The same as `init --rotate`; where nothing was made, nothing is to be renewed."""
+    rotate = ["rotate", "--out", str(operator.out)]
+    assert main(rotate) == 1
+    assert "nothing to renew" in capsys.readouterr().err
+    assert not operator.out.exists()
+    operator.init_all()
+    before, settings = secrets(operator), operator.settings("model")
+    assert main([*rotate, "--dry-run"]) == 0
+    assert secrets(operator) == before
+    other = operator.out.parent / "other"
+    other.write_text(TOKEN.replace("A", "B"))
+
+    assert main([*rotate, "--token-file", str(other)]) == 0
+
+    after = secrets(operator)
+    assert {name for name in before if before[name] == after[name]} == {"store_key"}
+    assert operator.settings("model") | {"TUNNEL_PEER_KEY": ""} == settings | {
+        "TUNNEL_PEER_KEY": ""
+    }
+    assert operator.text("relay", "secrets/link_token") == after["link_token"]
+
+
+def test_two_calls_at_once_make_no_two_sets_of_keys(
+    operator: Operator, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The second one is refused while the first is at work, and leaves no lock behind."""
+    with init.held(operator.out, dry_run=False):
+        assert operator.init_all() == 1
+        assert "another call is changing" in capsys.readouterr().err
+        assert list(operator.out.iterdir()) == []
+
+    assert operator.init_all() == 0
 
 
 def test_setting_can_be_given_and_taken_back(operator: Operator) -> None:

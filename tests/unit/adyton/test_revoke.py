@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
+import signal
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +15,8 @@ import pytest
 
 from scripts.commands import revoke
 from scripts.commands.__main__ import main
+from scripts.lifecycle import revoked
+from scripts.lifecycle.running import alone
 from scripts.node.tools import Said, Tools
 
 NETWORK = "Inter-| Receive\n face |bytes\n    lo: 1 2\n"
@@ -118,6 +124,14 @@ def test_vps_is_cut_off(
     assert "the VPS is cut off" in said
     assert "init --vps ADDRESS --rotate" in said
     assert after["link_token"] not in said
+    old = {name: f"old {name}".encode() for name in ("link_token", "tunnel_preshared_key")}
+    assert revoked.among(home / "secrets", old) == ["link_token", "tunnel_preshared_key"]
+    now = {name: after[name].encode() for name in old}
+    assert revoked.among(home / "secrets", now) == []
+    assert (home / "secrets" / revoked.LIST).stat().st_mode & 0o777 == 0o600
+    assert machine.did.index("systemctl stop node-reconcile@model.service") < machine.did.index(
+        "docker rm -f id-uplink"
+    ), "a look under way would start it again"
 
 
 def test_again_changes_nothing(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -230,3 +244,37 @@ def test_elsewhere_it_says_where_to_call_it(
     said = capsys.readouterr()
     assert "call this on the node at home" in said.err
     assert "BotFather: /revoke" in said.out
+
+
+def test_terminal_that_is_gone_does_not_keep_it_from_cutting(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever calls it over a connection may lose that in the middle."""
+    machine = Machine(home, kernel=False)
+
+    class Gone(io.StringIO):
+        def write(self, _: str) -> int:
+            os.kill(os.getpid(), signal.SIGHUP)
+            raise BrokenPipeError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(sys, "stdout", Gone())
+        with contextlib.suppress(OSError):
+            call(home, machine, monkeypatch)
+
+    assert "uplink" not in machine.running
+    assert "old link_token" not in secrets(home).values()
+
+
+def test_other_command_that_may_undo_it_is_named(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It is cut off at once all the same; when that has ended, it can be said."""
+    machine = Machine(home, kernel=False)
+
+    with alone(home):
+        assert call(home, machine, monkeypatch) == 2
+
+    assert "uplink" not in machine.running
+    assert "another command is changing this node" in capsys.readouterr().err
+    assert call(home, machine, monkeypatch) == 0

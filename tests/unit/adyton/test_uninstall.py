@@ -122,11 +122,14 @@ def test_checkout_is_not_removed(machine: Machine) -> None:
     assert machine.home.exists()
 
 
-def test_node_whose_settings_are_unreadable_goes_too(machine: Machine) -> None:
-    """What bears its label, and its folder; images cannot be known then."""
+def test_node_whose_settings_are_unreadable_goes_too(
+    machine: Machine, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What bears its label, and its folder; images cannot be known then, which is said."""
     (machine.home / ".env").unlink()
 
     assert machine.call("uninstall", "--yes") == 0
 
+    assert "its images are not found then" in capsys.readouterr().out
     assert not [name for name in machine.docker.containers if name.startswith("model-")]
     assert not machine.home.exists()

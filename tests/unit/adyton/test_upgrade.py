@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import shutil
+import signal
+import sys
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -11,6 +15,7 @@ from typing import Any
 import pytest
 
 from scripts.commands import upgrade
+from scripts.lifecycle import revoked
 from scripts.lifecycle.images import aside
 from tests.unit.adyton.machine import CANARY, COMPOSE, Machine
 from tests.unit.fakes import KEY
@@ -312,3 +317,212 @@ def test_node_without_a_store(
     assert relay.call("upgrade", str(bundle(relay))) == 0
 
     assert images(relay)["relay"] == "relay-2"
+
+
+def killed_in(machine: Machine, name: str, *words: str, before: bool = True) -> None:
+    """Call `upgrade` and end it, as by SIGKILL, when it comes to a function of its own."""
+
+    class Killed(BaseException):
+        pass
+
+    original = getattr(upgrade, name)
+
+    def die(*given: Any, **more: Any) -> None:
+        if not before:
+            original(*given, **more)
+        raise Killed
+
+    with machine.monkeypatch.context() as patched:
+        patched.setattr(upgrade, name, die)
+        patched.setattr(upgrade, "give_up", lambda *_: None)
+        with pytest.raises(Killed):
+            machine.call("upgrade", *words)
+
+
+def test_upgrade_that_was_killed_while_the_tunnel_was_tried_alone_goes_back(
+    machine: Machine, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The uplink runs by itself then, and nobody answers."""
+    file = bundle(machine)
+    killed_in(machine, "wait_until_well", str(file))
+    assert machine.states()["uplink"] == ("running", "wireguard-2")
+    assert machine.states()["gateway"][0] == "exited"
+
+    assert machine.call("upgrade", str(file)) == 1
+
+    assert "has been taken back" in capsys.readouterr().err
+    assert is_as_before(machine)
+
+
+def test_interrupted_upgrade_whose_gateway_is_not_well_does_not_stay(machine: Machine) -> None:
+    """Messages may have come in, into a store that the old gateway can read: nothing is lost."""
+    file = bundle(machine)
+    killed_in(machine, "discard", str(file))
+    machine.say("since")
+    machine.docker.sick = {"gateway-2": "always"}
+    assert machine.compose("up", "--force-recreate", "gateway") == 0
+
+    assert machine.call("upgrade", str(file)) == 1
+
+    assert is_as_before(machine)
+    assert machine.said() == [CANARY, "since"]
+
+
+def test_machine_that_was_started_anew_in_the_middle_loses_no_message(machine: Machine) -> None:
+    """Everything that is there starts at boot, and takes messages into a store of the new form."""
+    machine.docker.facts["gateway-2"] = (2, [1, 2], 11)
+    machine.docker.migrating = {"gateway-2"}
+    file = bundle(machine)
+    killed_in(machine, "put_files", str(file), before=False)
+    assert machine.compose("up") == 0
+
+    assert machine.call("upgrade", str(file)) == 0
+
+    assert machine.store.read_bytes() == b"of the new form"
+    assert {image for _, image in machine.states().values()} == {
+        "wireguard-2", "gateway-2", "engine-1",
+    }  # fmt: skip
+    assert not (machine.home / upgrade.WORK).exists()
+
+
+def test_file_that_was_half_kept_does_not_come_back(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A machine that lost its power, or had no room, in the middle of the copy."""
+    file = bundle(machine)
+    fsync = os.fsync
+
+    def full(descriptor: int) -> None:
+        if Path(f"/proc/self/fd/{descriptor}").readlink().name == "..env.part":
+            raise OSError(28, "No space left on device")
+        fsync(descriptor)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", full)
+        assert machine.call("upgrade", str(file)) == 1
+
+    assert is_as_before(machine)
+    assert (machine.home / ".env").stat().st_mode & 0o777 == 0o600
+    assert not list(machine.home.rglob("*.part"))
+
+
+def test_upgrade_that_was_killed_while_it_tidied_up_is_over(machine: Machine) -> None:
+    """What was kept is gone in part: nothing could go back to it."""
+    file = bundle(machine)
+    machine.docker.sick = {"gateway-2": "always"}
+    rmtree = shutil.rmtree
+
+    def die(path: Path, **more: Any) -> None:
+        if path.name == upgrade.WORK:
+            rmtree(path / "before")
+            raise SystemExit
+        rmtree(path, **more)
+
+    with machine.monkeypatch.context() as patched:
+        patched.setattr(shutil, "rmtree", die)
+        with pytest.raises(SystemExit):
+            machine.call("upgrade", str(file))
+    machine.docker.sick = {}
+
+    assert machine.call("upgrade", str(file)) == 0
+
+    assert images(machine)["gateway"] == "gateway-2"
+    assert not (machine.home / upgrade.WORK).exists()
+
+
+def test_store_that_a_restore_has_kept_is_not_taken_for_the_copy(
+    machine: Machine, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An upgrade that goes back would put it in the place of all that was said since."""
+    machine.docker.facts["gateway-2"] = (2, [1, 2], 11)
+    kept = machine.store.with_name("store.db.kept")
+    kept.write_bytes(b"of long ago")
+
+    assert machine.call("upgrade", str(bundle(machine))) == 1
+
+    assert "a `restore` was interrupted" in capsys.readouterr().err
+    assert is_as_before(machine)
+    assert machine.said() == [CANARY]
+    assert kept.read_bytes() == b"of long ago"
+
+
+def test_upgrade_goes_back_although_nobody_listens(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The connection over which it was called is gone, and what it says goes nowhere."""
+    machine.docker.sick = {"gateway-2": "always"}
+
+    class Gone(io.StringIO):
+        def write(self, _: str) -> int:
+            raise BrokenPipeError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(sys, "stderr", Gone())
+        machine.call("upgrade", str(bundle(machine)))
+
+    assert is_as_before(machine)
+
+
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGTERM])
+def test_signal_leaves_nothing_half_done(
+    machine: Machine, number: signal.Signals, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A lost connection does not end it; a polite kill takes it back."""
+    put_files = upgrade.put_files
+
+    def interrupted(*given: Any) -> None:
+        put_files(*given)
+        os.kill(os.getpid(), number)
+
+    monkeypatch.setattr(upgrade, "put_files", interrupted)
+    handlers = {it: signal.getsignal(it) for it in (signal.SIGHUP, signal.SIGTERM)}
+    file = bundle(machine)
+
+    status = machine.call("upgrade", str(file))
+
+    if number == signal.SIGHUP:
+        assert status == 0
+        assert images(machine)["gateway"] == "gateway-2"
+    else:
+        assert status == 130
+        assert is_as_before(machine)
+    assert handlers == {it: signal.getsignal(it) for it in handlers}
+
+
+def test_timer_goes_on_after_a_call_that_was_killed(machine: Machine) -> None:
+    """It was stopped by that call; the node's unit says that it is to be on."""
+    file = bundle(machine)
+    killed_in(machine, "put_files", str(file))
+    (machine.docker_folder / "enabled").write_text("node@model.service\n")
+
+    assert machine.call("upgrade", str(file)) == 1
+
+    assert machine.units[-1] == "start node-reconcile@model.timer"
+
+
+def test_node_that_was_cut_off_is_upgraded_without_its_tunnel(machine: Machine) -> None:
+    """Nobody waits for a container that shall not be."""
+    compose = json.loads((machine.home / machine.file).read_text())
+    compose["services"]["uplink"]["deploy"] = {"replicas": 0}
+    (machine.home / machine.file).write_text(json.dumps(compose))
+    del machine.docker.containers["model-uplink-1"]
+    machine.docker.images["node/gateway:1"] = "gateway-2"
+
+    assert machine.call("upgrade") == 0
+
+    assert images(machine) == {
+        "wireguard": "wireguard-1", "gateway": "gateway-2", "engine": "engine-1",
+    }  # fmt: skip
+
+
+def test_bundle_that_was_revoked_is_refused(
+    machine: Machine, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It would let the lost VPS in again."""
+    revoked.note(machine.home / "secrets", [b"lost"])
+    file = bundle(machine, **{"secrets/link_token": "lost"})
+
+    assert machine.call("upgrade", str(file)) == 1
+
+    assert "link_token that was revoked here" in capsys.readouterr().err
+    assert is_as_before(machine)

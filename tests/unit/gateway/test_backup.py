@@ -1,6 +1,7 @@
 """A backup is whole, encrypted, and of one moment; what is restored goes on without repeating."""
 
 import asyncio
+import contextlib
 import hashlib
 import io
 import json
@@ -270,6 +271,58 @@ async def test_journal_of_a_replaced_store_goes_with_it(store: Store, tmp_path: 
     async with open_store(place) as again:
         assert again.guests() == ()
     restore.undo(place / "store.db")
+    async with open_store(place) as back:
+        assert back.guests() == (77,)
+
+
+class PowerLost(BaseException):
+    """The machine is off."""
+
+
+def power_lasts(steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let so many changes to folders happen, and none after them."""
+    left = [steps]
+    for name in ("replace", "unlink", "hardlink_to"):
+        original = getattr(Path, name)
+
+        def change(path: Path, *given: Any, original: Any = original, **more: Any) -> Any:
+            if not left[0]:
+                raise PowerLost
+            left[0] -= 1
+            return original(path, *given, **more)
+
+        monkeypatch.setattr(Path, name, change)
+
+
+@pytest.mark.parametrize("step", ["commit", "undo"])
+@pytest.mark.parametrize("steps", range(5))
+async def test_store_and_its_journal_come_back_wherever_it_was_interrupted(
+    store: Store, tmp_path: Path, step: str, steps: int
+) -> None:
+    """A machine that loses its power in the middle, and a gateway that was killed before."""
+    description, copy = take(tmp_path)
+    place = tmp_path / "new"
+    place.mkdir()
+    file = place / "store.db"
+    alive = Store(file, KEY)
+    alive.add_guest(77)
+    killed = {path.name: path.read_bytes() for path in place.iterdir()}
+    alive.close()
+    for name, content in killed.items():
+        (place / name).write_bytes(content)
+    (place / "store.db-shm").unlink()
+    said = order(description, replace=True, present_key="")
+    restore.stage(file, said, io.BytesIO(copy))
+    if step == "undo":
+        restore.commit(file)
+
+    with pytest.MonkeyPatch.context() as patched:
+        power_lasts(steps, patched)
+        with contextlib.suppress(PowerLost):
+            {"commit": restore.commit, "undo": restore.undo}[step](file)
+    restore.undo(file)
+
+    assert {path.name for path in place.iterdir()} == {"store.db", "store.db-wal"}
     async with open_store(place) as back:
         assert back.guests() == (77,)
 
