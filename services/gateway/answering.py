@@ -27,7 +27,7 @@ from services.gateway.engine import (
     Thought,
 )
 from services.gateway.history import History, estimate_tokens
-from services.gateway.manner import House, Manner
+from services.gateway.manner import House, Manner, Preferences
 from services.gateway.outbox import Outbox
 from services.gateway.progress import Progress
 from services.gateway.queue import Queue, Running
@@ -170,15 +170,14 @@ class Answering:
 
     async def _answer(self, running: Running) -> Ask | None:
         """Answer an ask; returned as it is now where one more of its album has just come."""
-        taken = await self._in_store(self._store.take_ask, running.ask.id)
+        taken = await self._in_store(self._take, running.ask.id)
         if taken is None:
             return None  # it was stopped between the queue and here
-        ask, said = taken
+        ask, said, chosen = taken
         if ask.state == "waiting":
             return ask
         if ask.state == "stopping":
             running.stopped.set()
-        chosen = await self._in_store(self._store.preferences, ask.user_id)
         manner = self._house.manner(chosen)
         self._outbox.show_status(ask.reply_id, "")
         if not manner.streaming:
@@ -195,6 +194,11 @@ class Answering:
             self._note_answered(running.ask, manner)
         self._log(progress, end)
         return None
+
+    def _take(self, ask_id: int) -> tuple[Ask, str, Preferences] | None:
+        """In the store's thread, at once: a free slot of the engine waits for this."""
+        taken = self._store.take_ask(ask_id)
+        return (*taken, self._store.preferences(taken[0].user_id)) if taken else None
 
     async def _try_until_done(self, running: Running, progress: Progress, manner: Manner) -> End:
         tries = in_vain = share = pauses = 0

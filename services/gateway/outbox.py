@@ -30,7 +30,8 @@ from services.wire import (
 log = logging.getLogger(__name__)
 
 WINDOW_SECONDS = 0.1
-"""Growth is gathered this long before the next event: the relay edits about once a second."""
+"""Further growth is gathered this long: the relay edits about once a second. All else, and the
+first that an answer says, goes at once."""
 
 SILENCE_SECONDS = 10.0
 
@@ -86,6 +87,9 @@ class Outbox:
         """Whether the stream does not know the guests as they are now."""
         self._entries: dict[int, _Entry] = {}
         self._changed: dict[int, None] = {}
+        """What the stream is to be told at once."""
+        self._grown: dict[int, None] = {}
+        """What has only grown since its text was told first: told when the window is over."""
         self._wake = asyncio.Event()
         self._epoch = 0
         self._takes_files = True
@@ -116,7 +120,10 @@ class Outbox:
         if entry and piece and not entry.reply.closed:
             entry.pieces.append(piece)
             entry.length += len(piece)
-            self._touch(reply_id)
+            if entry.told:
+                self._touch_later(reply_id)
+            else:
+                self._touch(reply_id)
 
     def rewrite(self, reply_id: int, text: str) -> None:
         """Take back what a reply said so far, and let it say this: its answer goes on from here."""
@@ -155,6 +162,7 @@ class Outbox:
         """A reply is not in the store any more: the relay's next word about it is refused."""
         self._entries.pop(reply_id, None)
         self._changed.pop(reply_id, None)
+        self._grown.pop(reply_id, None)
 
     def move(self, replies: list[Reply]) -> None:
         """These replies go on in another chat, in messages that are sent anew."""
@@ -198,7 +206,7 @@ class Outbox:
         for entry in self._entries.values():
             entry.told, entry.told_status, entry.told_closed = None, "", False
             entry.restarted = False
-        self._changed = dict.fromkeys(self._entries)
+        self._changed, self._grown = dict.fromkeys(self._entries), {}
         self._news = False
         self.is_connected, self.absence_seconds = True, max(self.absence_seconds, away_seconds)
         try:
@@ -210,18 +218,26 @@ class Outbox:
                 admins=self._admins,
                 former_admins=self._former_admins,
             )
+            clock = asyncio.get_running_loop().time
+            window_ends = clock()
             while self._epoch == epoch:
+                wake.clear()
+                if self._grown and clock() >= window_ends:
+                    self._changed |= self._grown
+                    self._grown = {}
+                    window_ends = clock() + WINDOW_SECONDS
                 for event in self._drain():
                     yield event
                     if self._epoch != epoch:
                         break
                 else:
-                    await asyncio.sleep(WINDOW_SECONDS)
-                    if not self._changed and not self._news and self._epoch == epoch:
-                        wake.clear()
-                        try:
-                            await asyncio.wait_for(wake.wait(), SILENCE_SECONDS)
-                        except TimeoutError:
+                    waits_for_window = bool(self._grown)
+                    deadline = window_ends if waits_for_window else clock() + SILENCE_SECONDS
+                    try:
+                        async with asyncio.timeout_at(deadline):
+                            await wake.wait()
+                    except TimeoutError:
+                        if not waits_for_window:
                             yield None
             yield Superseded()
         finally:
@@ -293,6 +309,11 @@ class Outbox:
     def _touch(self, reply_id: int) -> None:
         self._changed[reply_id] = None
         self._wake.set()
+
+    def _touch_later(self, reply_id: int) -> None:
+        if not self._grown:
+            self._wake.set()  # the stream waits for the end of the window from now on
+        self._grown[reply_id] = None
 
     def _drain(self) -> list[Event]:
         changed, self._changed = self._changed, {}

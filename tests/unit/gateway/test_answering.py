@@ -119,6 +119,27 @@ async def test_ask_that_breaks_its_worker_ends_alone(parts: Parts) -> None:
     assert await parts.store.run(parts.store.asks) == []
 
 
+async def test_free_slot_waits_for_the_store_twice(
+    parts: Parts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once for the ask with all that its user has chosen, once for the conversation: each trip
+    stands in line behind everybody's commits while the engine idles."""
+    await parts.accept(message(1, "hello"))
+    trips = 0
+    run = parts.store.run
+
+    async def count(*work: Any) -> Any:
+        nonlocal trips
+        trips += not parts.engine.requests
+        return await run(*work)
+
+    monkeypatch.setattr(parts.store, "run", count)
+    parts.start()
+    await until(lambda: bool(parts.engine.requests), "the engine is asked")
+
+    assert trips == 2
+
+
 async def test_accepted_edit_of_a_waiting_ask_is_what_the_engine_is_asked(parts: Parts) -> None:
     """Even if a worker takes the ask while the edit is on its way to the disk."""
     await parts.accept(message(1, "teh questoin"))

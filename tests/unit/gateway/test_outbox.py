@@ -1,5 +1,6 @@
 """The outbox streams a snapshot and then every change, to one relay at a time."""
 
+import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
 from functools import partial
 from pathlib import Path
@@ -23,7 +24,8 @@ async def store(tmp_path: Path) -> AsyncGenerator[Store]:
 async def take(stream: AsyncIterator[Event | None], count: int) -> list[Event]:
     events: list[Event] = []
     while len(events) < count:
-        event = await anext(stream)
+        async with asyncio.timeout(10):
+            event = await anext(stream)
         if event:
             events.append(event)
     return events
@@ -62,6 +64,33 @@ async def test_growth_is_told_once_and_gathered(store: Store) -> None:
 
     assert grown == Grown(reply_id=1, at=0, text="one two ")
     assert more == Grown(reply_id=1, at=8, text="three")
+
+
+async def test_only_further_growth_waits_for_the_window(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first that an answer says goes at once, whatever another one's growth waits for."""
+    monkeypatch.setattr("services.gateway.outbox.WINDOW_SECONDS", 3600.0)
+    outbox = Outbox(store, [reply(1), reply(2)])
+    stream = outbox.stream()
+    await take(stream, 3)
+    outbox.grow(1, "first")
+    await take(stream, 1)
+    outbox.grow(1, " second")
+    await take(stream, 1)  # the first of a window, which begins with it
+
+    outbox.grow(1, " third")
+    outbox.grow(2, "first of another")
+    outbox.show_status(2, "status")
+    at_once = await take(stream, 2)
+    outbox.close(1, "first second third")
+    (closed,) = await take(stream, 1)
+
+    assert at_once == [
+        Grown(reply_id=2, at=0, text="first of another"),
+        Status(reply_id=2, status="status"),
+    ]
+    assert closed == Closed(reply_id=1, text="first second third", buttons=())
 
 
 async def test_restarted_answer_takes_its_text_back(store: Store) -> None:
