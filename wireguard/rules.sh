@@ -1,7 +1,8 @@
 # Owns loading a ruleset as a whole and telling whether it still stands. The rulesets themselves are the .nft files.
 # shellcheck shell=bash
 
-readonly loaded_rules=/run/rules # as the kernel printed them right after loading
+readonly loaded_rules=/run/rules    # as the kernel printed them right after loading
+readonly fixed_sets=/run/fixed-sets # family, table and name of each, a line a set
 
 load_rules() { # FILE NAME=VALUE...
   local file=$1 definition
@@ -11,6 +12,7 @@ load_rules() { # FILE NAME=VALUE...
     definitions+=(--define "$definition")
   done
   nft "${definitions[@]}" --file "$file" || return # what stood before still stands, and is still what health expects
+  find_fixed_sets >"$fixed_sets"
   standing_rules >"$loaded_rules"
 }
 
@@ -20,24 +22,22 @@ rules_stand() {
 }
 
 # Only this project's tables: Docker may add tables of its own to a namespace, which can refuse more but allow nothing.
+# Health asks for this all the time: each call of nft costs it more than all the rest.
 standing_rules() {
-  local table
-  while read -r table; do
-    nft --stateless --terse list "$table"
-  done < <(nft list tables | grep -E ' node$')
-  fixed_members
-}
-
-# The members of sets that learn nothing: --terse leaves out all members, and a wider set would look the same.
-fixed_members() {
   local family table name
+  nft --stateless --terse list ruleset | awk '$1 == "table" { ours = $3 == "node" } ours'
   while read -r family table name; do
     nft --stateless list set "$family" "$table" "$name"
-  done < <(nft --terse list sets | awk '
+  done <"$fixed_sets"
+}
+
+# The sets that learn nothing: --terse leaves out all members, and a wider set would look the same.
+find_fixed_sets() {
+  nft --terse list sets | awk '
     $1 == "table" { table = $2 " " $3 }
     $1 == "set" { name = $2; learns = 0 }
     $1 == "flags" && /dynamic/ { learns = 1 }
-    $1 == "}" && name { if (!learns && table ~ / node$/) print table, name; name = "" }')
+    $1 == "}" && name { if (!learns && table ~ / node$/) print table, name; name = "" }'
 }
 
 # Every ruleset counts what it refuses.
