@@ -93,7 +93,7 @@ def act(arguments: argparse.Namespace, vault: Vault) -> str:
     if arguments.change:
         return change(vault, arguments.passphrase_file)
     if not vault.is_locked and vault.at_rest.exists():
-        return joined("The store is open already.", vault.leave_no_plain(vault.held()))
+        return joined("The store is open already.", vault.leave_no_other_way(vault.held()))
     if vault.kind == TPM:
         return by_tpm(arguments, vault)
     if arguments.unattended:
@@ -105,7 +105,7 @@ def act(arguments: argparse.Namespace, vault: Vault) -> str:
         vault.keep(vault.wrapped(key, lock.new_passphrase(arguments.passphrase_file)), PASSPHRASE)
         vault.hold(key)
         first = f"The key is in {vault.at_rest}, wrapped, and the store is open."
-        return joined(first, FORGOTTEN, vault.leave_no_plain(key))
+        return joined(first, FORGOTTEN, vault.leave_no_other_way(key))
     return open_by_passphrase(arguments, vault)
 
 
@@ -117,7 +117,7 @@ FORGOTTEN = (
 def open_by_passphrase(arguments: argparse.Namespace, vault: Vault) -> str:
     key = vault.unwrapped(lock.passphrase(arguments.passphrase_file))
     vault.hold(key)
-    return joined("The store is open.", vault.leave_no_plain(key))
+    return joined("The store is open.", vault.leave_no_other_way(key))
 
 
 def by_tpm(arguments: argparse.Namespace, vault: Vault) -> str:
@@ -127,7 +127,7 @@ def by_tpm(arguments: argparse.Namespace, vault: Vault) -> str:
         vault.keep(vault.sealed(key), TPM)
         vault.hold(key)
         first = f"The key is in {vault.at_rest}, sealed by the TPM, and the store is open."
-        return joined(first, vault.leave_no_plain(key))
+        return joined(first, vault.leave_no_other_way(key))
     try:
         vault.hold(vault.unsealed())
     except CannotDo as why:
@@ -137,7 +137,7 @@ def by_tpm(arguments: argparse.Namespace, vault: Vault) -> str:
         opened = open_by_passphrase(arguments, vault)
         vault.keep(vault.sealed(vault.held()), TPM)
         return joined(opened, "The TPM has sealed the key anew.")
-    return joined("The store is open.", vault.leave_no_plain(vault.held()))
+    return joined("The store is open.", vault.leave_no_other_way(vault.held()))
 
 
 def change(vault: Vault, file: Path | None) -> str:
@@ -149,7 +149,7 @@ def change(vault: Vault, file: Path | None) -> str:
     return joined(
         "The new passphrase opens the store from now on; an old copy of "
         f"{AT_REST[PASSPHRASE]} still takes the old one.",
-        vault.leave_no_plain(key),
+        vault.leave_no_other_way(key),
     )
 
 

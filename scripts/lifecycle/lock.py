@@ -19,6 +19,7 @@ from pathlib import Path
 from scripts.lifecycle import CannotDo
 from scripts.lifecycle.home import owner_of
 from scripts.lifecycle.keeper import KEY, Keeper, keeper_of, secret_file
+from scripts.lifecycle.running import say
 from scripts.node.node import Node
 from scripts.node.tools import CannotLook
 
@@ -145,6 +146,8 @@ class Vault:
                 f"the TPM does not seal the key ({said.why}): `systemd-creds has-tpm2` says what "
                 "is missing; without a TPM take `init --store-key passphrase`"
             )
+        if said.err.strip():  # such as that this firmware measures nothing into the PCR
+            say(said.why)
         return said.out.encode()
 
     def unsealed(self) -> str:
@@ -188,8 +191,13 @@ class Vault:
         mounts = container.raw.get("Mounts") or [] if container else []
         return any(Path(str(mount.get("Source"))) == self.plain for mount in mounts)
 
-    def leave_no_plain(self, key: str) -> str:
-        """Remove the key's own file, where it is this key's. Returns a sentence about that."""
+    def leave_no_other_way(self, key: str) -> str:
+        """Remove what opens the store besides: its key as a file, and what the TPM had sealed.
+
+        Returns a sentence about the file.
+        """
+        if self.kind != TPM:
+            (self.folder / AT_REST[TPM]).unlink(missing_ok=True)
         there = _read(self.plain)
         if not there:
             return ""

@@ -455,6 +455,19 @@ def test_passphrase_beside_the_tpm_opens_it_where_that_refuses(sealed: Machine) 
     assert key_of(sealed).read_text() == KEY, "by the TPM again"
 
 
+def test_passphrase_instead_of_the_tpm(sealed: Machine) -> None:
+    """The whole machine, stolen, opens nothing by itself any more."""
+    sealed.keep_key_in_memory("passphrase")
+
+    assert open_up(sealed) == 0
+
+    assert not (sealed.home / "secrets/store_key.sealed").exists()
+    restart(sealed)
+    assert key_of(sealed).read_text() == ""
+    assert open_up(sealed) == 0
+    assert key_of(sealed).read_text() == KEY
+
+
 def test_no_tpm_changes_nothing(machine: Machine, capsys: pytest.CaptureFixture[str]) -> None:
     """The key stays where it was, and the sentence says what to take instead."""
     machine.keep_key_in_memory("tpm")
@@ -489,7 +502,7 @@ def test_compose_files_and_unit_agree_on_the_place() -> None:
         text = (root / f"compose.gpu.{kind}.yml").read_text(encoding="utf-8")
         assert "store_key: { file: /run/node-key/store_key }" in text
     unit = (root / "scripts/systemd/node-key@.service").read_text(encoding="utf-8")
-    assert "ReadWritePaths=/run\n" in unit
+    assert "ReadWritePaths=/run " in unit
     assert json.dumps("unlock --unattended")[1:-1] in unit
 
 

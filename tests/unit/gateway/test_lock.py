@@ -6,8 +6,10 @@ from pathlib import Path
 import pytest
 
 from services import namespace
+from services.gateway import __main__ as gateway
 from services.gateway.lock import is_locked, until_unlocked
 from services.namespace import HolderGone, Namespace
+from services.settings import BadSetting
 
 
 async def test_gateway_waits_while_the_secret_is_empty(
@@ -58,3 +60,24 @@ async def test_gateway_that_waits_leaves_a_namespace_without_a_holder(
         await until_unlocked(
             tmp_path / "store_key", Namespace(str(tmp_path / "nobody"), tmp_path / "alive"), 0.01
         )
+
+
+def test_gateway_waits_before_it_reads_its_settings(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The key is one of them."""
+    order: list[object] = []
+
+    async def wait(secret: Path, _: Namespace) -> None:
+        order.append(secret)
+
+    def read(_: object) -> None:
+        order.append("settings")
+        raise BadSetting("enough")
+
+    monkeypatch.setattr(gateway, "start_logging", lambda _: None)
+    monkeypatch.setattr(gateway, "until_unlocked", wait)
+    monkeypatch.setattr(gateway, "read_settings", read)
+
+    assert gateway.main() == 2
+    assert order == [Path("/run/secrets/store_key"), "settings"]
