@@ -19,10 +19,10 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
 
-from scripts.lifecycle import CannotDo, revoked
+from scripts.lifecycle import CannotDo, home, revoked
 from scripts.lifecycle.images import Facts, Used, check_wire, facts_of, id_of, used_by
 from scripts.lifecycle.keeper import KEY, Keeper
-from scripts.lifecycle.lock import refuse_locked, vault_of
+from scripts.lifecycle.lock import lock_of, refuse_locked, vault_of
 from scripts.lifecycle.running import (
     alone,
     compose,
@@ -34,7 +34,7 @@ from scripts.lifecycle.running import (
     unmended,
     wait_until_well,
 )
-from scripts.node.arguments import add_node_arguments, node_of
+from scripts.node.arguments import add_node_arguments, files_of, node_of
 from scripts.node.node import UPLINK, Node
 from scripts.node.tools import CannotLook, Tools
 
@@ -136,6 +136,7 @@ def upgrade(arguments: argparse.Namespace, node: Node) -> str:
         changed = changed_images(staged, images)
         files = changed_files(node, work / "new") if arguments.bundle else {}
         check_key(node, files, work / "new")
+        check_lock(node, work / "new")
         check_revoked(node, work / "new", str(arguments.bundle))
         if not changed and not files:
             return "The node runs on these files and images already: nothing was changed."
@@ -245,6 +246,17 @@ def check_key(node: Node, files: dict[str, str], new: Path) -> None:
         raise CannotDo(
             f"the bundle's secrets/{KEY} is not this node's: make it with the `nodes` folder that "
             "this node's bundle came from"
+        )
+
+
+def check_lock(node: Node, new: Path) -> None:
+    """Raises CannotDo where the bundle keeps the store's key in another place than this node."""
+    named = files_of([str(new / home.SETTINGS)], node.kind)
+    here = lock_of(file.name for file in node.files)
+    if named and (there := lock_of(named)) != here:
+        raise CannotDo(
+            f"the bundle has `--store-key {there}`, and this node `{here}`: change that by "
+            "`deploy`, or by hand as `init` prints it, apart from an upgrade"
         )
 
 

@@ -24,6 +24,7 @@ from scripts.node.arguments import files_of
 from scripts.node.kinds import kinds
 from scripts.node.node import Node
 from scripts.node.tools import Tools
+from scripts.status.model import work
 from tests.unit.adyton.machine import CANARY, PASSPHRASE, Machine
 from tests.unit.adyton.test_deploy import FINGERPRINT, Field, without_processes
 from tests.unit.adyton.test_init import Alone, Operator, keys, secrets
@@ -79,11 +80,14 @@ def on_disk(machine: Machine) -> bytes:
     return b"".join(it.read_bytes() for it in machine.home.rglob("*") if it.is_file())
 
 
-def doctor(machine: Machine) -> list[tuple[str, Level]]:
+def node_of(machine: Machine) -> Node:
     kind = kinds()["model"]
     files = tuple(str(machine.home / it) for it in files_of([str(machine.home / ".env")], kind))
-    node = Node(kind, Tools(), machine.home, (), files)
-    return [(it.problem, it.level) for it in examine(node, [store.CHECK])]
+    return Node(kind, Tools(), machine.home, (), files)
+
+
+def doctor(machine: Machine) -> list[tuple[str, Level]]:
+    return [(it.problem, it.level) for it in examine(node_of(machine), [store.CHECK])]
 
 
 def test_first_call_wraps_the_key_that_was_a_file(
@@ -105,6 +109,7 @@ def test_first_call_wraps_the_key_that_was_a_file(
     assert PASSPHRASE.encode() not in on_disk(machine)
     assert "was overwritten and removed" in capsys.readouterr().out
     assert [level for _, level in doctor(machine)] == [Level.OK]
+    assert not work.is_locked(node_of(machine))
     assert not any(PASSPHRASE in call or KEY in call for call in machine.calls)
 
 
@@ -144,6 +149,7 @@ def test_after_a_restart_it_is_locked_until_the_passphrase_comes(
     restart(machine)
     assert key_of(machine).read_text() == ""
     assert doctor(machine) == [("store-locked", Level.FAILURE)]
+    assert work.is_locked(node_of(machine))
     mounted = key_of(machine).stat().st_ino
     monkeypatch.setattr("sys.stdin", io.StringIO(f"{PASSPHRASE}\n"))
 
@@ -601,6 +607,40 @@ def test_upgrade_to_a_bundle_with_the_key_as_a_file_is_refused(
 
     assert "make it with `init --store-key passphrase`" in capsys.readouterr().err
     assert not plain(machine).exists()
+
+
+@pytest.mark.parametrize("named", ["compose.gpu.yml", "compose.gpu.yml:compose.gpu.tpm.yml"])
+def test_upgrade_does_not_change_what_opens_the_store(
+    machine: Machine, named: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It starts what the present Compose files say: the change would come later, by itself."""
+    open_up(machine)
+    settings = f"USERS=7\nCOMPOSE_FILE={named}\n".encode()
+    bundle = machine.folder / "model.tar"
+    with tarfile.open(bundle, mode="w") as archive:
+        archive.add(machine.home / machine.file, f"opt/model/{machine.file}")
+        entry = tarfile.TarInfo("opt/model/.env")
+        entry.size, entry.mode = len(settings), 0o600
+        archive.addfile(entry, io.BytesIO(settings))
+
+    assert machine.call("upgrade", str(bundle)) == 1
+
+    assert "and this node `passphrase`: change that by `deploy`" in capsys.readouterr().err
+
+
+def test_upgrade_of_an_open_node_leaves_it_open(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The containers are made anew, and find the same file."""
+    monkeypatch.setattr("scripts.commands.upgrade.UNITS", tmp_path / "units")
+    open_up(machine)
+    machine.docker.images["node/gateway:1"] = "gateway-2"
+
+    assert machine.call("upgrade") == 0
+
+    assert machine.states()["gateway"] == ("running", "gateway-2")
+    assert key_of(machine).read_text() == KEY
+    assert machine.said() == [CANARY]
 
 
 def test_deploy_makes_the_file_before_the_containers(
