@@ -23,13 +23,14 @@ NODE_COMMANDS = (
     "__init__.py", "__main__.py", "backup.py", "doctor.py", "harden.py", "keys.py", "logs.py",
     "model.py", "prove.py", "restore.py", "status.py", "uninstall.py", "upgrade.py",
 )  # fmt: skip
-HOME_COMMANDS = ("revoke.py",)
+HOME_COMMANDS = ("lock.py", "revoke.py", "unlock.py")
 """They are of use at home alone."""
 NODE_TEMPLATES = "scripts/harden/files"
 UNITS = (
     "node@.service", "node-reconcile@.service", "node-reconcile@.timer", "node-seal@.service",
     "node-seal@.timer", "node-seal-last@.service",
 )  # fmt: skip
+HOME_UNITS = ("node-key@.service",)
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,10 @@ MODEL = Bundle(
     "model",
     "compose.gpu.yml",
     ".env.gpu.example",
-    overlays=("compose.gpu.hop.yml", "compose.gpu.journal.yml", "compose.gpu.hop.journal.yml"),
+    overlays=(
+        *("compose.gpu.hop.yml", "compose.gpu.journal.yml", "compose.gpu.hop.journal.yml"),
+        *("compose.gpu.passphrase.yml", "compose.gpu.tpm.yml"),
+    ),
     sources=("services", "wireguard", "requirements"),
     owners=(("link_token", 10003), ("store_key", 10003)),
 )
@@ -108,7 +112,7 @@ def pack(bundle: Bundle, settings: str, secrets: Mapping[str, str]) -> bytes:
         for path, name in files:
             mode = 0o755 if path.stat().st_mode & 0o100 else 0o644
             _add(archive, f"{home}/{name}", path.read_bytes(), mode)
-        for unit in UNITS:
+        for unit in UNITS + (HOME_UNITS if bundle is MODEL else ()):
             content = (ROOT / "scripts/systemd" / unit).read_bytes()
             _add(archive, f"etc/systemd/system/{unit}", content, 0o644)
     return written.getvalue()

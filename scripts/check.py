@@ -30,6 +30,8 @@ OVERLAYS = {
         ".env.gpu.example",
         "compose.gpu.hop.yml",
         "compose.gpu.journal.yml",
+        "compose.gpu.passphrase.yml",
+        "compose.gpu.tpm.yml",
         "services/engine/llamacpp.yml",
         "services/engine/vllm-cpu.yml",
         "tests/stubs/engine.yml",

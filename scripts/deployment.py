@@ -26,6 +26,7 @@ from scripts.images import (
     settings_of,
     unpacking,
 )
+from scripts.lifecycle.lock import FILE, lock_of
 from scripts.node.tools import Said, printable
 from scripts.ssh import Connection
 from scripts.steps import Step, StepFailed, Steps
@@ -85,6 +86,13 @@ cd "/opt/$1"
 exec scripts/node-admin keys
 """
 
+STORE_KEY = """\
+set -eu
+cd "/opt/$1"
+exec scripts/node-admin unlock --unattended
+"""
+"""Makes the file in memory that the store's key is to be in."""
+
 UP = """\
 set -eu
 cd "/opt/$1"
@@ -143,6 +151,12 @@ class Order:
         with tarfile.open(fileobj=io.BytesIO(self.archive)) as files:
             return f"opt/{self.node}/secrets/tunnel_private_key" not in files.getnames()
 
+    @property
+    def keeps_key_in_memory(self) -> bool:
+        """Whether the store's key is not to be a file on the node's disk."""
+        files = settings_of(self.bundle, self.archive).get("COMPOSE_FILE", "").split(":")
+        return lock_of(files) != FILE
+
 
 def titles(order: Order) -> list[str]:
     """The steps in order, by their titles."""
@@ -152,6 +166,7 @@ def titles(order: Order) -> list[str]:
         *(images if order.images else []),
         f"the bundle, into /opt/{order.node}",
         *(["private keys, made there"] if order.makes_keys_there else []),
+        *(["the store's key, in memory"] if order.keeps_key_in_memory else []),
         "containers",
         "start at boot",
         "health",
@@ -189,6 +204,10 @@ class Deployment:
                     "`init --peer-key KEY`, and run this again."
                 )
                 return True
+        if self.order.keeps_key_in_memory:
+            with self.steps.step(next(titled)) as step:
+                said = self.ask("store key", STORE_KEY, self.order.node)
+                step.say(printable(said.out.strip()))
         with self.steps.step(next(titled)) as step:
             is_up = self.start(step)
         with self.steps.step(next(titled)) as step:

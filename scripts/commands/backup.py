@@ -20,6 +20,7 @@ from scripts.commands import VERSION
 from scripts.lifecycle import CannotDo, archive, home
 from scripts.lifecycle.archive import Manifest, entry_of
 from scripts.lifecycle.keeper import Keeper, keeper_of
+from scripts.lifecycle.lock import refuse_locked
 from scripts.lifecycle.running import (
     alone,
     is_mended,
@@ -86,6 +87,7 @@ def run(arguments: argparse.Namespace) -> int:
         if arguments.dry_run:
             print(plan(node, files))
             return 0
+        refuse_locked(node)
         with alone(node.root), up_again_if_it_fails(node):
             how = (
                 Recipient(arguments.recipient)

@@ -33,6 +33,7 @@ from scripts.keys import (
     mark_of,
     public_key_of,
 )
+from scripts.lifecycle.lock import FILE, OVERLAYS, PASSPHRASE, TPM
 from scripts.values import is_destination, public_key, refusals
 
 ABOUT = "make the bundles of two new nodes, or change their settings"
@@ -57,9 +58,9 @@ LOCAL = {"SECRETS", "ENV_FILE", "COMPOSE_FILE", "TUNNEL_ADDRESS", "TUNNEL_PEER_A
 
 BUNDLES = {"relay": RELAY, "model": MODEL}
 
-LASTING = ("store_key", "bot_token", "hop", "logs")
+LASTING = ("store_key", "store_lock", "bot_token", "hop", "logs")
 """These outlive a rotation: one opens what is stored, others are BotFather's or a provider's; where
-logs go is no secret, and kept with them."""
+logs go and what opens the store is no secret, and kept with them."""
 
 PRIVACY = """\
 Before you tell anybody:
@@ -180,6 +181,7 @@ examples:
   init --users 123456789,987654321        another user, and nothing else
   init --model HISTORY_DAYS=30            another setting; --model HISTORY_DAYS= takes it back
   init --rotate                           new keys for the tunnel, and a new link token
+  init --store-key passphrase             the store opens after each start by `unlock` alone
   init --node model --out home …          one node alone, whose private keys are made on it
 """
 
@@ -200,6 +202,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=("journal", "files"),
         help="where the containers' logs go: to the host's journal, which `logs seal` seals, or to "
         "files of Docker's, as at first",
+    )
+    parser.add_argument(
+        "--store-key",
+        choices=(FILE, PASSPHRASE, TPM),
+        help="what opens the store at home when the machine starts: a file beside it, as at first; "
+        "a passphrase (`node-admin unlock`); or the machine's TPM",
     )
     for node in ("relay", "model", "both"):
         of = f"the {node} node, out of its example" if node != "both" else " and ".join(BOTH)
@@ -278,6 +286,7 @@ def make(arguments: argparse.Namespace) -> int:
         keys = secrets_of(arguments, node, kept)
         keys = keys | hop_from(arguments.hop)
         keys = keys | ({"logs": arguments.logs} if arguments.logs else {})
+        keys = lock_from(arguments.store_key, keys, is_first=not kept)
         peer_key = check_peer_key(arguments.peer_key or str(kept.get("peer_key", "")))
         alone = {"node": node, "peer_key": peer_key} if node else {}
         files = {
@@ -300,6 +309,9 @@ def make(arguments: argparse.Namespace) -> int:
             is_rotation=arguments.rotate,
             has_new_token=keys.get("bot_token") != kept.get("secrets", {}).get("bot_token"),
             takes_shared=bool(arguments.shared),
+            lock=keys.get("store_lock", FILE),
+            has_new_lock=keys.get("store_lock") != kept.get("secrets", {}).get("store_lock"),
+            has_copy="store_key" in keys,
         )
         given = {name: value for name, value in more["relay"].items() if value}
         settings = {**defaults(RELAY), **given}
@@ -344,6 +356,8 @@ def secrets_of(arguments: argparse.Namespace, node: str, kept: Mapping[str, Any]
     if not keys or arguments.rotate:
         made = make_secrets()
         lasting = {name: before[name] for name in LASTING if name in before}
+        if before:  # what lasts and is not here is on its node alone
+            made = {name: it for name, it in made.items() if name not in LASTING}
         keys = {name: made[name] for name in KEPT[node] if name in made} | lasting
     if arguments.shared:
         keys = keys | read_shared(arguments.shared)
@@ -387,6 +401,8 @@ def read_kept(out: Path) -> dict[str, Any]:
         kept = None
     node = str(kept.get("node", "")) if isinstance(kept, dict) else "damaged"
     wanted = {"secrets": KEPT.get(node, ()), "relay": (), "model": ()}
+    if isinstance(kept, dict) and "store_lock" in (kept.get("secrets") or {}):
+        wanted["secrets"] = tuple(name for name in wanted["secrets"] if name != "store_key")
     if node not in KEPT or not all(
         isinstance(kept.get(part), dict)
         and all(isinstance(value, str) for value in kept[part].values())
@@ -463,6 +479,14 @@ def hop_from(file: str | None) -> dict[str, str]:
     return {"hop": text}
 
 
+def lock_from(lock: str | None, keys: dict[str, str], *, is_first: bool) -> dict[str, str]:
+    """The secrets, with what is to open the store; a key that is made on the node is not here."""
+    if lock is None or (lock == FILE and "store_lock" not in keys):
+        return keys
+    left = {name: it for name, it in keys.items() if not (is_first and name == "store_key")}
+    return {**left, "store_lock": lock}
+
+
 def make_secrets() -> dict[str, str]:
     return {
         "relay_private_key": make_private_key(),
@@ -520,6 +544,10 @@ def model_part(
     if keys.get("hop"):
         settings |= read_provider(keys["hop"])[0]
         settings["COMPOSE_FILE"] = f"{MODEL.compose_file}:{HOP_COMPOSE_FILE}"
+    if overlay := OVERLAYS.get(keys.get("store_lock", FILE)):
+        files = settings.get("COMPOSE_FILE", MODEL.compose_file)
+        settings["COMPOSE_FILE"] = f"{files}:{MODEL.compose_file.removesuffix('.yml')}{overlay}"
+        return settings, ()
     return settings, ("store_key",)
 
 
@@ -598,6 +626,11 @@ class Occasion:
     is_rotation: bool
     has_new_token: bool
     takes_shared: bool
+    lock: str = FILE
+    """What opens the store."""
+    has_new_lock: bool = False
+    has_copy: bool = False
+    """Whether the store's key is kept here."""
 
     @property
     def changes_secrets(self) -> bool:
@@ -627,6 +660,8 @@ def next_steps(
             f"  docker compose --env-file {RELAY.example} -f {RELAY.compose_file} build",
             f"  docker save {' '.join(relay_images)} | ssh root@VPS docker load",
         ]
+    if "model" in archives and occasion.has_new_lock:
+        lines += ["", *of_the_lock(out, occasion)]
     if node and archives:
         lines += ["", *of_one_node(out, node, occasion, peer_key)]
     if occasion.is_first:
@@ -641,13 +676,40 @@ def carrying(nodes: Sequence[str], occasion: Occasion, *, makes_keys: bool) -> l
     anew = " --force-recreate" if occasion.changes_secrets and not occasion.is_first else ""
     renew = " --renew" if occasion.is_rotation else ""
     keys = f"scripts/node-admin keys{renew} && " if makes_keys else ""
+    before = "scripts/node-admin unlock --unattended && " if occasion.lock != FILE else ""
+    after = " && scripts/node-admin unlock" if occasion.lock == PASSPHRASE else ""
     for node in sorted(nodes, reverse=not occasion.is_rotation):
         lines += [
             f"As root, {'on the VPS' if node == 'relay' else 'at home'}:",
-            f"  tar -xpf {node}.tar -C / && cd /opt/{node} && {keys}docker compose up -d{anew}",
+            f"  tar -xpf {node}.tar -C / && cd /opt/{node} && {keys}"
+            f"{before if node == 'model' else ''}docker compose up -d{anew}"
+            f"{after if node == 'model' else ''}",
         ]
     calls = " and ".join(f"`deploy {node} HOST`" for node in sorted(nodes))
     return [*lines, f"{calls} {'do' if len(nodes) > 1 else 'does'} so over SSH."]
+
+
+def of_the_lock(out: Path, occasion: Occasion) -> list[str]:
+    """What a change of what opens the store leaves to do."""
+    if occasion.lock == FILE:
+        lines = ["The store's key is to be a file again, secrets/store_key of the node at home."]
+        if not occasion.has_copy:
+            lines += [
+                "It is not here: while the store is open, and before the bundle is started there,",
+                "  install -m 0400 -o 10003 /run/node-key/store_key /opt/model/secrets/store_key",
+            ]
+        return lines
+    lines = ["The store's key will be on no disk at home but wrapped: `scripts/node-admin unlock`"]
+    lines += ["opens the store there after each start of the machine."]
+    if occasion.lock == TPM:
+        lines = ["The store's key will be on no disk at home but sealed by the machine's TPM."]
+        lines += ["Make a backup at once: without it a broken board loses the conversations."]
+    if occasion.has_copy:
+        lines += [
+            f"{out / 'answers.json'} still has a copy of it (`store_key`), and so have older",
+            "archives and backups: once the node has opened its store, delete that line there.",
+        ]
+    return lines
 
 
 def of_one_node(out: Path, node: str, occasion: Occasion, peer_key: str) -> list[str]:

@@ -7,6 +7,7 @@ is made.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import re
 import secrets
@@ -15,6 +16,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from scripts.keys import KeysFailed, make_private_key, public_key_of
+from scripts.lifecycle.lock import FILE, lock_of
 
 ABOUT = "make this node's own private keys here, and show its public key"
 
@@ -22,9 +24,10 @@ ROOT = Path(__file__).resolve().parents[2]
 COULD_NOT = 1
 
 TUNNEL_KEY = "tunnel_private_key"
+STORE_KEY = "store_key"
 MADE_HERE: Mapping[str, tuple[Callable[[], str], int]] = {
     TUNNEL_KEY: (make_private_key, 0),
-    "store_key": (lambda: secrets.token_hex(32), 10003),
+    STORE_KEY: (lambda: secrets.token_hex(32), 10003),
 }
 """How each key is made, and whose it is; which of them a node has, its Compose file says."""
 
@@ -77,7 +80,18 @@ def names_of(root: Path) -> list[str]:
     """The keys that the node in a folder has, out of those that are made on nodes."""
     compose = [path for path in sorted(root.glob("compose.*.yml")) if path.is_file()]
     text = "".join(path.read_text(encoding="utf-8") for path in compose)
-    return [name for name in MADE_HERE if re.search(rf"^  {name}: {{ file:", text, re.MULTILINE)]
+    names = [name for name in MADE_HERE if re.search(rf"^  {name}: {{ file:", text, re.MULTILINE)]
+    # One that is to be in memory alone is made by `unlock`.
+    return [name for name in names if name != STORE_KEY or lock_of(files_named(root)) == FILE]
+
+
+def files_named(root: Path) -> list[str]:
+    """The Compose files that the settings of the node in a folder name."""
+    with contextlib.suppress(FileNotFoundError):
+        settings = (root / ".env").read_text(encoding="utf-8")
+        if found := re.findall(r"^COMPOSE_FILE=(\S+)[ \t]*$", settings, re.MULTILINE):
+            return str(found[-1]).split(":")
+    return []
 
 
 def write(file: Path, key: str, owner: int) -> None:

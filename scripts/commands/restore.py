@@ -22,6 +22,7 @@ from scripts.commands.upgrade import refuse_interrupted
 from scripts.lifecycle import CannotDo, archive, home, revoked
 from scripts.lifecycle.archive import Manifest, Source
 from scripts.lifecycle.keeper import KEY, Keeper, keeper_of
+from scripts.lifecycle.lock import PASSPHRASE, Vault, new_passphrase, refuse_locked, vault_of
 from scripts.lifecycle.running import (
     alone,
     is_well,
@@ -57,6 +58,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("backup", type=Path, metavar="FILE", help="- for one that is decrypted")
     parser.add_argument("--passphrase-file", type=Path, metavar="FILE",
                         help="its first line opens the backup; asked for if not given")  # fmt: skip
+    parser.add_argument("--store-passphrase-file", type=Path, metavar="FILE",
+                        help="its first line is to open the store from now on, where a "
+                        "passphrase does; asked for if not given")  # fmt: skip
     parser.add_argument("--replace", action="store_true",
                         help="also where there is another store, which is lost")  # fmt: skip
     parser.add_argument("--settings", action="store_true",
@@ -132,6 +136,7 @@ def restore(arguments: argparse.Namespace, node: Node) -> str:
     """Bring a backup back. Returns what was done. Raises CannotDo, CannotLook."""
     env_file = Path(arguments.env_file[0]) if arguments.env_file else node.root / home.SETTINGS
     refuse_interrupted(node)
+    refuse_locked(node, may_be_new=True)
     if env_file.exists() and not arguments.dry_run:
         settle_interrupted(node, env_file)
     restoring = Restoring(arguments, node, env_file)
@@ -140,7 +145,8 @@ def restore(arguments: argparse.Namespace, node: Node) -> str:
         if manifest.node != node.kind.name:
             raise CannotDo(f"it is the {manifest.node} node's: restore it there")
         with restoring.ready(files) as ready:
-            places = home.files_of(ready, env_file)
+            places = places_of(ready, env_file)
+            vault = vault_of(ready)
         changes = changes_of(places, files, manifest, take_all=arguments.settings)
         coming = {name: files[name] for name in changes if name.startswith("secrets/")}
         revoked.refuse(node.root / "secrets", coming, "the backup")
@@ -149,6 +155,11 @@ def restore(arguments: argparse.Namespace, node: Node) -> str:
             for name, content in home.read_all(places).items()
             if name not in changes and files.get(name, content) != content
         )
+        if vault and f"secrets/{KEY}" in changes:
+            name = f"secrets/{vault.at_rest.name}"
+            changes = sorted({*changes, name})
+            if not arguments.dry_run:
+                files[name] = at_rest(vault, files[f"secrets/{KEY}"].decode().strip(), arguments)
     except BaseException:
         drop_staged(restoring)
         raise
@@ -162,6 +173,22 @@ def restore(arguments: argparse.Namespace, node: Node) -> str:
         return f"The node is as this backup already: nothing was changed ({describe(manifest)})."
     put_in_place(restoring, places, changes, files, has_new_store=has_new_store)
     return summary("Restored", manifest, changes, kept, restoring.staged)
+
+
+def places_of(node: Node, env_file: Path) -> dict[str, Path]:
+    """Where each file lies that may be replaced, by its name. Raises CannotLook."""
+    places = home.files_of(node, env_file)
+    if vault := vault_of(node):
+        places[f"secrets/{vault.at_rest.name}"] = vault.at_rest
+    return places
+
+
+def at_rest(vault: Vault, key: str, arguments: argparse.Namespace) -> bytes:
+    """The backup's key as it is to lie on this disk. Raises CannotDo."""
+    if vault.kind != PASSPHRASE:
+        return vault.sealed(key)
+    say("the store comes with its own key: a passphrase for that")
+    return vault.wrapped(key, new_passphrase(arguments.store_passphrase_file))
 
 
 def read(restoring: Restoring) -> tuple[Manifest, dict[str, bytes]]:
@@ -247,7 +274,7 @@ def settle_interrupted(node: Node, env_file: Path) -> None:
 
     Raises CannotDo.
     """
-    paths = list(home.files_of(node, env_file).values())
+    paths = list(places_of(node, env_file).values())
     if not any(home.kept_beside(path).exists() for path in paths):
         return
     if is_in_use(node):

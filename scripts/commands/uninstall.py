@@ -17,6 +17,7 @@ from pathlib import Path
 
 from scripts.lifecycle import CannotDo
 from scripts.lifecycle.images import aside
+from scripts.lifecycle.lock import vault_of
 from scripts.lifecycle.running import alone, say
 from scripts.node.arguments import add_node_arguments, node_of
 from scripts.node.node import Node
@@ -35,7 +36,7 @@ UNITS = Path("/etc/systemd/system")
 OPT = Path("/opt")
 TEMPLATES = (
     "node@.service", "node-reconcile@.service", "node-reconcile@.timer", "node-seal@.service",
-    "node-seal@.timer", "node-seal-last@.service",
+    "node-seal@.timer", "node-seal-last@.service", "node-key@.service",
 )  # fmt: skip
 STAYS = """\
 What this command leaves: Docker itself, its build cache (`docker builder prune`) and images that
@@ -212,6 +213,7 @@ def units_of(tools: Tools, project: str) -> list[str]:
         f"node-reconcile@{project}.timer",
         f"node-seal@{project}.timer",
         f"node-seal-last@{project}.service",
+        f"node-key@{project}.service",
     ]
     return [
         name
@@ -230,9 +232,12 @@ def templates_of(project: str) -> list[str]:
 
 
 def remembered(node: Node) -> list[str]:
-    """What `doctor` keeps in memory from one look to the next."""
-    path = node.tools.memory / "node-check" / f"{project_of(node)}.json"
-    return [str(path)] if path.exists() else []
+    """What `doctor` keeps in memory from one look to the next, and the store's key."""
+    paths = [node.tools.memory / "node-check" / f"{project_of(node)}.json"]
+    with contextlib.suppress(CannotLook):
+        if vault := vault_of(node):
+            paths.append(vault.in_memory.parent)
+    return [str(path) for path in paths if path.exists()]
 
 
 def files_of(node: Node, *, keeps_store: bool) -> list[str]:

@@ -19,9 +19,10 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
 
-from scripts.lifecycle import CannotDo, revoked
+from scripts.lifecycle import CannotDo, home, revoked
 from scripts.lifecycle.images import Facts, Used, check_wire, facts_of, id_of, used_by
 from scripts.lifecycle.keeper import KEY, Keeper
+from scripts.lifecycle.lock import lock_of, refuse_locked, vault_of
 from scripts.lifecycle.running import (
     alone,
     compose,
@@ -33,7 +34,7 @@ from scripts.lifecycle.running import (
     unmended,
     wait_until_well,
 )
-from scripts.node.arguments import add_node_arguments, node_of
+from scripts.node.arguments import add_node_arguments, files_of, node_of
 from scripts.node.node import UPLINK, Node
 from scripts.node.tools import CannotLook, Tools
 
@@ -119,6 +120,7 @@ class Upgrade:
 def upgrade(arguments: argparse.Namespace, node: Node) -> str:
     """Check, then change, then go back if need be. Returns what was done. Raises CannotDo."""
     work = node.root / WORK
+    refuse_locked(node)
     if not arguments.dry_run:
         settle_interrupted(node, work)
     elif Upgrade.read(work):
@@ -133,7 +135,8 @@ def upgrade(arguments: argparse.Namespace, node: Node) -> str:
         images = used_by(node)
         changed = changed_images(staged, images)
         files = changed_files(node, work / "new") if arguments.bundle else {}
-        check_key(files, work / "new")
+        check_key(node, files, work / "new")
+        check_lock(node, work / "new")
         check_revoked(node, work / "new", str(arguments.bundle))
         if not changed and not files:
             return "The node runs on these files and images already: nothing was changed."
@@ -230,14 +233,30 @@ def changed_files(node: Node, new: Path) -> dict[str, str]:
     return found
 
 
-def check_key(files: dict[str, str], new: Path) -> None:
-    """Raises CannotDo where the bundle would close the store for good."""
+def check_key(node: Node, files: dict[str, str], new: Path) -> None:
+    """Raises CannotDo where the bundle would close the store for good, or lay its key open."""
     name = f"secrets/{KEY}"
+    if name in files and (vault := vault_of(node)):
+        raise CannotDo(
+            f"the bundle has the store's key as a file, and this node has none on its disk: make "
+            f"it with `init --store-key {vault.kind}`"
+        )
     there = Path(files.get(name, os.devnull))
     if there.is_file() and there.read_bytes() != (new / name).read_bytes():
         raise CannotDo(
             f"the bundle's secrets/{KEY} is not this node's: make it with the `nodes` folder that "
             "this node's bundle came from"
+        )
+
+
+def check_lock(node: Node, new: Path) -> None:
+    """Raises CannotDo where the bundle keeps the store's key in another place than this node."""
+    named = files_of([str(new / home.SETTINGS)], node.kind)
+    here = lock_of(file.name for file in node.files)
+    if named and (there := lock_of(named)) != here:
+        raise CannotDo(
+            f"the bundle has `--store-key {there}`, and this node `{here}`: change that by "
+            "`deploy`, or by hand as `init` prints it, apart from an upgrade"
         )
 
 

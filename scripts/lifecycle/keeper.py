@@ -23,6 +23,13 @@ from scripts.node.tools import printable
 KEY = "store_key"
 """The secret that opens the store."""
 
+WRONG_PASSPHRASE = 3
+"""The exit status by which the keeper's module `wrapping` says so."""
+
+
+class WrongPassphrase(CannotDo):
+    """The passphrase is another one than that of the store's key."""
+
 
 @dataclass(frozen=True)
 class Keeper:
@@ -93,6 +100,43 @@ class Keeper:
         if said.code != 0 or not said.out.strip().isdigit():
             raise CannotDo(f"asking the image {self.image} for its version: {said.why}")
         return int(said.out)
+
+    def has_store(self) -> bool:
+        """Whether there is a store that a key has been used for. Raises CannotDo, CannotLook."""
+        listed = self.node.ask("docker", "volume", "ls", "--format", "{{.Name}}").split()
+        if self.volume not in listed:
+            return False
+        program = (
+            f"from services.{self.service}.restore import STORE_FILE as it; print(it.exists())"
+        )
+        said = self.node.tools.run(*self._one_off(), "-c", program)
+        if said.code != 0:
+            raise CannotDo(f"looking at the volume {self.volume}: {said.why}")
+        return said.out.strip() == "True"
+
+    def wrap(self, key: str, passphrase: str) -> str:
+        """The key as JSON that only the passphrase opens. Raises CannotDo."""
+        return self._wrapping("wrap", {"key": key, "passphrase": passphrase})
+
+    def unwrap(self, wrapped: str, passphrase: str) -> str:
+        """The key that was wrapped. Raises CannotDo, WrongPassphrase."""
+        try:
+            content = json.loads(wrapped)
+        except ValueError:
+            content = None
+        return self._wrapping("unwrap", {"wrapped": content, "passphrase": passphrase})
+
+    def _wrapping(self, step: str, order: Mapping[str, Any]) -> str:
+        command = [*self._one_off(store=False), "-m", self._module("wrapping"), step]
+        said = self.node.tools.run(*command, stdin=json.dumps(order) + "\n")
+        if said.code == WRONG_PASSPHRASE:
+            raise WrongPassphrase("the passphrase is wrong: try again")
+        if said.code != 0 or not said.out.strip():
+            raise CannotDo(
+                f"the image {self.image} does not {step} the key ({said.why}): where it is not "
+                "there yet, `docker compose build` first"
+            )
+        return said.out.strip()
 
     def has_kept(self) -> bool:
         """Whether a store waits beside the store to be put back. Raises CannotDo."""

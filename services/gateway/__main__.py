@@ -21,6 +21,7 @@ from services.gateway.gpu import GPU_FILE, read_gpus
 from services.gateway.history import History
 from services.gateway.inbox import Inbox, paste_delay
 from services.gateway.limits import Limits
+from services.gateway.lock import until_unlocked
 from services.gateway.manner import House
 from services.gateway.outbox import Outbox
 from services.gateway.queue import Queue
@@ -31,7 +32,7 @@ from services.gateway.transcriber import open_transcriber
 from services.gateway.watch import Watch
 from services.log import describe_error, start_logging
 from services.namespace import Namespace
-from services.settings import BadSetting, read_settings
+from services.settings import SECRETS_DIRECTORY, BadSetting, read_settings
 
 log = logging.getLogger("services.gateway")
 
@@ -50,6 +51,8 @@ HEARD = Path("/tmp/wire")
 def main() -> int:
     """Run the gateway. Returns the process's exit status."""
     try:
+        start_logging("INFO")  # until the settings, which need the key, say otherwise
+        asyncio.run(until_unlocked(SECRETS_DIRECTORY / "store_key", Namespace()))
         settings = read_settings(GatewaySettings)
         start_logging(settings.log_level)
         log.info("starting", extra={"settings": settings.public()})

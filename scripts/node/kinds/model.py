@@ -7,7 +7,10 @@ KIND = Kind(
     file="compose.gpu.yml",
     mark="gateway",
     dials=True,
-    checks=("scripts.doctor.model.gpu", "scripts.doctor.model.engine", "scripts.doctor.model.hop"),
+    checks=(
+        *("scripts.doctor.model.gpu", "scripts.doctor.model.engine", "scripts.doctor.model.hop"),
+        "scripts.doctor.model.store",
+    ),
     panels=("scripts.status.model.work", "scripts.status.model.hop"),
     keeper="gateway",
     store="store",

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING
 
 from scripts.doctor.room import LOW_DISK
+from scripts.lifecycle import CannotDo
+from scripts.lifecycle.lock import vault_of
 from scripts.node.signs import read_sign
 from scripts.status.facts import NOTHING, Fact, Tone, ago, duration, size
 
 if TYPE_CHECKING:
+    from scripts.node.node import Node
     from scripts.status.look import Looker
 
 NAME, TITLE = "work", "Work"
@@ -23,6 +27,9 @@ def look(looker: Looker) -> list[Fact]:
     if gateway is None:
         text = f"{node.kind.mark} does not run."
         return [Fact("problem", "not running", "", text, Tone.BAD)]
+    if is_locked(node):
+        text = "the store is locked: `scripts/node-admin unlock`"
+        return [Fact("problem", "locked", "", text, Tone.BAD)]
     figures, now = read_sign(node, gateway, FIGURES), looker.now
     age = round(now - figures.get("written_at", 0))
     facts = of_queue(figures)
@@ -35,6 +42,14 @@ def look(looker: Looker) -> list[Fact]:
         of_store(figures),
     ]
     return facts + of_gpus(figures)
+
+
+def is_locked(node: Node) -> bool:
+    """Whether the gateway waits for its store's key, as far as this user may know."""
+    with contextlib.suppress(CannotDo, OSError):
+        vault = vault_of(node)
+        return bool(vault and vault.is_locked)
+    return False
 
 
 def of_store(figures: dict[str, int]) -> Fact:

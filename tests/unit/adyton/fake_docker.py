@@ -19,7 +19,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import IO, Any
 
-from services.gateway import backup, restore
+from services.gateway import backup, restore, wrapping
 from services.gateway.store import StoreError
 
 CLIENT = """#!{python} -IS
@@ -60,7 +60,7 @@ class FakeDocker:
         self.networks: dict[str, str] = {}
         self.heard = ""
         self.store = "model_store"
-        self._secrets = Path("/nonexistent")
+        self._key = Path("/nonexistent")
         self._made = 0
         self._lock = threading.RLock()
         # An abstract socket: a path of a test's folder is too long for the others.
@@ -107,6 +107,8 @@ class FakeDocker:
             else:
                 with self._lock:
                     out.write(self._do(words).encode())
+        except wrapping.WrongPassphrase:
+            return wrapping.WRONG_PASSPHRASE
         except (Refused, StoreError) as why:
             err.write(f"{why}\n".encode())
             return 2
@@ -136,6 +138,8 @@ class FakeDocker:
                 return json.dumps([c for c in self.containers.values() if c["Id"] in ids])
             case ["logs", *_]:
                 return "these are its last words\n"
+            case ["restart", *_, identity]:
+                assert identity in {it["Id"] for it in self.containers.values()}
             case ["rm", *names]:
                 self.containers = {n: c for n, c in self.containers.items() if n not in names}
             case ["tag", source, name]:
@@ -200,7 +204,7 @@ class FakeDocker:
                     self.volumes.setdefault(volume["name"], name)
                     (self.folder / volume["name"]).mkdir(exist_ok=True)
                 self.networks = {f"{name}_tunnel": name}
-                self._secrets = file.parent / "secrets"
+                self._key = Path(config["secrets"].get("store_key", {}).get("file", self._key))
                 for service in services:
                     if config["services"][service].get("deploy") == {"replicas": 0}:
                         continue
@@ -214,6 +218,7 @@ class FakeDocker:
         if old is None or is_anew or old["Image"] != identity:
             self._made += 1
             old = {"Id": f"id{self._made}", "Name": f"/{container}", "Image": identity}
+            old["Mounts"] = [{"Source": str(self._key)}] if service == self.keeper else []
         sick = self.sick.get(identity)
         if sick == "once":
             self.sick.pop(identity)
@@ -237,12 +242,16 @@ class FakeDocker:
                 out.write(self.heard.encode())
                 return
             case ["exec", identity, "python3", "-m", module, *rest]:
-                assert identity in {it["Id"] for it in self.containers.values()}
-                self._step(module, rest, self.store, self._secrets / "store_key", read, out)
+                (container,) = (it for it in self.containers.values() if it["Id"] == identity)
+                key = Path(container["Mounts"][0]["Source"])
+                self._step(module, rest, self.store, key, read, out)
                 return
         start = words.index("--entrypoint=python3")
         image, *command = words[start + 1 :]
         assert {"--network=none", "--read-only", "--cap-drop=ALL"} <= set(words)
+        if command[0] == "-c" and "it.exists()" in command[1]:
+            out.write(f"{(self.folder / self.store / 'store.db').exists()}\n".encode())
+            return
         if command[0] == "-c" and "kept_beside" in command[1]:
             file = self.folder / self.store / "store.db"
             out.write(f"{backup.kept_beside(file).exists()}\n".encode())
@@ -251,6 +260,11 @@ class FakeDocker:
             wire, spoken, schema = self.facts[self.images.get(image, image)]
             is_all = "services.wire" in command[1]
             out.write(json.dumps([wire, spoken, schema] if is_all else schema).encode())
+            return
+        if command[1].endswith(".wrapping"):
+            if image not in self.images:
+                raise Refused("no such image")
+            out.write(wrapping.answer(command[2], read.readline()).encode())
             return
         mounts = [dict(pairs(word)) for word in words if word.startswith("--mount=type=")]
         volume = next(mount["source"] for mount in mounts if mount["--mount=type"] == "volume")

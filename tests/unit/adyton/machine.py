@@ -15,6 +15,7 @@ from scripts.commands.__main__ import main
 from scripts.lifecycle import sealing
 from scripts.node import arguments
 from scripts.node.tools import Said, Tools
+from services.gateway import wrapping
 from services.gateway.store import Piece, Store
 from tests.unit.adyton.fake_docker import FakeDocker
 from tests.unit.fakes import KEY, USER
@@ -111,8 +112,21 @@ class Machine:
         if command[0] != "docker":
             return RUN(tools, *command, **more)
         out, err = io.BytesIO(), io.BytesIO()
-        code = self.docker.answer(list(command[1:]), io.BytesIO(), out, err)
+        given = io.BytesIO(str(more.get("stdin", "")).encode())
+        code = self.docker.answer(list(command[1:]), given, out, err)
         return Said(code, out.getvalue().decode(), err.getvalue().decode())
+
+    def keep_key_in_memory(self, kind: str) -> Path:
+        """Let the node have what a bundle of `init --store-key KIND` brings. Returns the file."""
+        self.monkeypatch.setattr(wrapping, "COST", 1 << 10)  # nobody tries theirs
+        self.write_bin("stat", "#!/bin/sh\necho tmpfs\n")
+        key = self.folder / "run/node-key/store_key"
+        compose = json.loads(json.dumps(COMPOSE[self.file]))
+        compose["secrets"]["store_key"]["file"] = str(key)
+        (self.home / self.file).write_text(json.dumps(compose), encoding="utf-8")
+        named = f"COMPOSE_FILE={self.file}:compose.gpu.{kind}.yml"
+        (self.home / ".env").write_text(f"USERS=7\n{named}\n", encoding="utf-8")
+        return key
 
     def write_bin(self, name: str, text: str) -> None:
         (self.bin / name).write_text(text, encoding="utf-8")
