@@ -1,4 +1,4 @@
-"""A store whose key is wrapped with a passphrase: asked for after a start, and until then asleep."""
+"""A store whose key is wrapped: a passphrase opens it after a start, and until then all sleeps."""
 
 from __future__ import annotations
 
