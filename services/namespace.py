@@ -67,10 +67,12 @@ class Namespace:
                 reader, writer = await asyncio.open_unix_connection(self._holder)
         except (OSError, TimeoutError):
             return False
-        with contextlib.suppress(OSError, TimeoutError):
-            async with asyncio.timeout(PERIOD_SECONDS):
-                self.tunnel = _read(await reader.read(MOST_STATUS_BYTES)) or self.tunnel
-        writer.close()
+        try:
+            with contextlib.suppress(OSError, TimeoutError):
+                async with asyncio.timeout(PERIOD_SECONDS):
+                    self.tunnel = _read(await reader.read(MOST_STATUS_BYTES)) or self.tunnel
+        finally:
+            writer.close()
         with contextlib.suppress(OSError):
             await writer.wait_closed()
         return True
