@@ -60,7 +60,13 @@ MODEL = Bundle(
     "model",
     "compose.gpu.yml",
     ".env.gpu.example",
-    overlays=("compose.gpu.hop.yml", "compose.gpu.journal.yml", "compose.gpu.hop.journal.yml"),
+    overlays=(
+        "compose.gpu.hop.yml",
+        "compose.gpu.journal.yml",
+        "compose.gpu.hop.journal.yml",
+        "compose.gpu.router.yml",
+        "compose.gpu.router.journal.yml",
+    ),
     sources=("services", "wireguard", "requirements"),
     owners=(("link_token", 10003), ("store_key", 10003)),
 )

@@ -30,6 +30,7 @@ OVERLAYS = {
         ".env.gpu.example",
         "compose.gpu.hop.yml",
         "compose.gpu.journal.yml",
+        "compose.gpu.router.yml",
         "services/engine/llamacpp.yml",
         "services/engine/vllm-cpu.yml",
         "tests/stubs/engine.yml",
@@ -38,6 +39,11 @@ OVERLAYS = {
         "tests/leaks/model.yml",
         "tests/leaks/delayed.yml",
         "tests/vm/model.yml",
+    ),
+    "compose.gpu.worker.yml": (
+        ".env.worker.example",
+        "compose.gpu.worker.journal.yml",
+        "tests/stubs/engine.yml",
     ),
 }
 INDEX_ADDRESS = re.compile(r"https?://|--(extra-)?index-url|--find-links|file:", re.IGNORECASE)
@@ -136,7 +142,8 @@ def compose(files: Sequence[str], env_file: str) -> subprocess.CompletedProcess[
         "SUBNET": "198.18.0",
         "INTERNET": "internet",
         # Of an overlay that insists on them, which only few operators need.
-        **dict.fromkeys(("HOP_ADDRESS", "HOP_ENDPOINT", "HOP_PEER_KEY"), "set"),
+        **dict.fromkeys(("HOP_ADDRESS", "HOP_ENDPOINT", "HOP_PEER_KEY", "WORKERS"), "set"),
+        "WORKERS_LISTEN": "127.0.0.1:51821",
     }
     return subprocess.run(
         [*command, "config", "-q"],

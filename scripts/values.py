@@ -23,6 +23,10 @@ PUBLISHED_NETWORKS = (
 
 TELEGRAM = "api.telegram.org"
 
+MOST_WORKERS = 15
+ROUTER_ADDRESS = "10.67.0.1"
+"""Of the first box in the tunnel to the others, as compose.gpu.router.yml has it."""
+
 
 def anything(_: str) -> str:
     return ""
@@ -77,6 +81,26 @@ def destination(remedy: str) -> Rule:
 def public_key(text: str) -> str:
     fits = re.fullmatch("[A-Za-z0-9+/]{42}[AEIMQUYcgkosw048]=", text)
     return "" if fits else "give a public key, 44 characters as `wg pubkey` prints them"
+
+
+def workers(text: str) -> str:
+    """`ADDRESS=KEY,ADDRESS=KEY`, as the router and its tunnel read it."""
+    pairs = [peer.partition("=")[::2] for peer in listed(text)]
+    addresses, keys = {address for address, _ in pairs}, {key for _, key in pairs}
+    fits = (
+        1 <= len(pairs) <= MOST_WORKERS
+        and len(addresses) == len(keys) == len(pairs)
+        and ROUTER_ADDRESS not in addresses
+        and all(is_destination(address) and not public_key(key) for address, key in pairs)
+    )
+    remedy = "give each worker's own address and public key, such as 10.67.0.2=KEY,10.67.0.3=KEY"
+    return "" if fits else remedy
+
+
+def listening(text: str) -> str:
+    address, _, number = text.partition(":")
+    fits = is_destination(address) and not port(number)
+    return "" if fits else "give this machine's address and a UDP port, such as 192.0.2.10:51821"
 
 
 def is_network(text: str) -> bool:
@@ -249,6 +273,11 @@ MODEL: Mapping[str, Rule] = {
     "ENGINE_SILENCE_SECONDS": whole(1, 3600),
     "ENGINE_FLAGS": anything,
     "GPU_COUNT": whole(1, 64),
+    "GPU_COPIES": whole(1, 64),
+    "GPU_STAGES": whole(1, 64),
+    "WORKERS": workers,
+    "WORKERS_LISTEN": listening,
+    "TOTAL_SLOTS": whole(1, 1024),
     "QUANTIZATION": matching("[A-Za-z0-9_.-]+", "give a method of vLLM's, such as fp8"),
     "KV_CACHE": matching("[A-Za-z0-9_.-]+", "give auto or fp8"),
     "BATCH_TOKENS": whole(256, 1_048_576),

@@ -75,6 +75,7 @@ class FakeEngine:
         resume: bool = False,
         model: str = "",
         thinks: bool = True,
+        chat: str = "",
     ) -> AsyncGenerator[Piece | Thought | Finished]:
         if model in self.absent:
             raise NoSuchModel

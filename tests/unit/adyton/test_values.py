@@ -177,6 +177,32 @@ def test_tunnel_refuses_the_same_values(name: str) -> None:
     assert said == [refused("relay", {name: value}) for value in SHELL[name]]
 
 
+def test_router_refuses_the_same_workers() -> None:
+    """Init, the tunnel and the router judge the list of workers alike."""
+    addresses = [*ADDRESSES, "10.67.0.1", "10.67.0.2"]
+    pairs = [f"{address}={key}" for address in addresses for key in KEYS]
+    many = [f"10.67.1.{number}={'A' * 40}{number:02}E=" for number in range(1, 18)]
+    lists = [
+        *pairs, ",".join(many[:2]), ", ".join(many[:15]), ",".join(many[:16]), ",", "x",
+        f"{many[0]},{many[0]}", f"{many[0]},10.67.1.9={many[0].partition('=')[2]}",
+        f"{many[0]},10.67.1.1={many[1].partition('=')[2]}", f"{many[0]},",
+    ]  # fmt: skip
+    source = (ROOT / "services/router/router").read_text(encoding="utf-8")
+    functions = source.replace("/usr/local/lib/node", str(ROOT / "wireguard"))
+    functions = functions.removesuffix('main "$@"\n')
+    fixed = {"ENGINE_SLOTS": "16", "ENGINE_PORT": "8000", "TUNNEL_ADDRESS": "10.67.0.1"}
+
+    said = bash_refuses(
+        f"refuse_bad_settings() {{ :; }}\n{functions}\nrefuse_bad_settings() {{ :; }}",
+        [({**fixed, "TUNNEL_PEERS": value}, "check_router") for value in lists],
+    )
+
+    assert len(set(said)) == 2, "control"
+    assert dict(zip(lists, said, strict=True)) == {
+        value: refused("model", {"WORKERS": value}) for value in lists
+    }
+
+
 def test_egress_refuses_the_same_values() -> None:
     """It checks names, addresses and networks, also against each other."""
     hosts = ["api.telegram.org", "API.telegram.org", "bots.example.org", "x", "1.2.3.4", "a_b.org",
