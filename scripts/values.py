@@ -291,6 +291,19 @@ MODEL: Mapping[str, Rule] = {
     "WHEELS": anything,
 }
 
+OF_ENGINES = (
+    "WEIGHTS", "CONTEXT_TOKENS", "ENGINE_SLOTS", "ENGINE_FLAGS", "GPU_COUNT", "GPU_COPIES",
+    "GPU_STAGES", "GPU_MEMORY", "BATCH_TOKENS", "QUANTIZATION", "KV_CACHE", "VLLM_VERSION",
+)  # fmt: skip
+"""Settings that workers have as the first model node has them, unless they are told otherwise."""
+
+WORKER: Mapping[str, Rule] = {
+    **IMAGES,
+    **{name: MODEL[name] for name in OF_ENGINES},
+    **{name: TUNNEL[name] for name in ("TUNNEL_PEER_KEY", "TUNNEL_ADDRESS", "TUNNEL_MTU")},
+    "TUNNEL_ENDPOINT": anything,
+}
+
 PICTURE_TOKENS = 1433
 PICTURES_SHARE = 0.75
 """What pictures may take of a prompt, as in services/gateway/settings.py."""
@@ -311,9 +324,24 @@ def model_together(settings: Mapping[str, str]) -> Iterator[tuple[str, str]]:
                 f"a picture may take {PICTURE_TOKENS}"
             ),
         )
+    yield from worker_together(settings)
 
 
-RULES = {"relay": (RELAY, relay_together), "model": (MODEL, model_together)}
+def worker_together(settings: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    """Settings of a worker that do not go with each other."""
+    copies, stages = int(settings["GPU_COPIES"]), int(settings["GPU_STAGES"])
+    if int(settings["GPU_COUNT"]) % (copies * stages):
+        yield (
+            "GPU_COUNT",
+            f"give a multiple of GPU_COPIES ({copies}) times GPU_STAGES ({stages})",
+        )
+
+
+RULES = {
+    "relay": (RELAY, relay_together),
+    "model": (MODEL, model_together),
+    "worker": (WORKER, worker_together),
+}
 """By node: the rule of each setting, and of those that belong together."""
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from scripts.bundle import MODEL, RELAY, Bundle, defaults
+from scripts.bundle import MODEL, RELAY, WORKER, Bundle, defaults
 from scripts.values import PICTURE_TOKENS, RULES, refusals
 from services.gateway import pictures
 from services.gateway.settings import GatewaySettings
@@ -18,7 +18,7 @@ from services.relay.settings import RelaySettings
 from services.settings import BadSetting, Settings, read_settings
 
 ROOT = Path(__file__).resolve().parents[3]
-BUNDLES: dict[str, Bundle] = {"relay": RELAY, "model": MODEL}
+BUNDLES: dict[str, Bundle] = {"relay": RELAY, "model": MODEL, "worker": WORKER}
 FIXED = {
     "relay": {"LINK_ADDRESS": "10.66.0.2", "ALLOWED_USERS": "11"},
     # As Compose gives them: what a service assumes by itself is not checked by it.
@@ -69,7 +69,7 @@ def secrets(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("node", ["relay", "model"])
+@pytest.mark.parametrize("node", ["relay", "model", "worker"])
 def test_every_setting_has_its_rule(node: str) -> None:
     """A new one needs a line in scripts/values.py; `anything` where its service takes anything."""
     rules = RULES[node][0]
