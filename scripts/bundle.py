@@ -46,6 +46,10 @@ class Bundle:
     """Compose files that may be added to it."""
     sources: tuple[str, ...] = ()
     """Folders that its images are built from, where it builds them itself."""
+    scripts: tuple[str, ...] = ()
+    """Those of its scripts; none: all that look after a node."""
+    recipes: tuple[str, ...] = ()
+    """Further single files that its images are built from."""
     owners: tuple[tuple[str, int], ...] = ()
     """Who may read which secret, besides root."""
 
@@ -64,10 +68,22 @@ MODEL = Bundle(
     overlays=(
         *("compose.gpu.hop.yml", "compose.gpu.journal.yml", "compose.gpu.hop.journal.yml"),
         *("compose.gpu.passphrase.yml", "compose.gpu.tpm.yml"),
+        *("compose.gpu.router.yml", "compose.gpu.router.journal.yml"),
     ),
     sources=("services", "wireguard", "requirements"),
     owners=(("link_token", 10003), ("store_key", 10003)),
 )
+
+WORKER = Bundle(
+    "worker",
+    "compose.gpu.worker.yml",
+    ".env.worker.example",
+    overlays=("compose.gpu.worker.journal.yml",),
+    sources=("services/engine", "services/router", "wireguard"),
+    scripts=("scripts/reconcile",),
+    recipes=("services/Dockerfile",),
+)
+"""A further machine with GPUs. Of the scripts that look after a node it has the healer alone."""
 
 
 def node_scripts(*, with_model: bool) -> Iterator[tuple[Path, str]]:
@@ -160,7 +176,10 @@ def _quoted(value: str) -> str:
 def _files(bundle: Bundle) -> Iterator[tuple[Path, str]]:
     for name in (bundle.compose_file, *bundle.overlays, bundle.example, "wireguard/resolv.conf"):
         yield ROOT / name, name
-    yield from node_scripts(with_model=bundle.node == "model")
+    for name in (*bundle.scripts, *bundle.recipes):
+        yield ROOT / name, name
+    if not bundle.scripts:
+        yield from node_scripts(with_model=bundle.node == "model")
     for folder in bundle.sources:
         for path in (ROOT / folder).rglob("*"):
             name = str(path.relative_to(ROOT))

@@ -32,6 +32,7 @@ OVERLAYS = {
         "compose.gpu.journal.yml",
         "compose.gpu.passphrase.yml",
         "compose.gpu.tpm.yml",
+        "compose.gpu.router.yml",
         "services/engine/llamacpp.yml",
         "services/engine/vllm-cpu.yml",
         "tests/stubs/engine.yml",
@@ -40,6 +41,11 @@ OVERLAYS = {
         "tests/leaks/model.yml",
         "tests/leaks/delayed.yml",
         "tests/vm/model.yml",
+    ),
+    "compose.gpu.worker.yml": (
+        ".env.worker.example",
+        "compose.gpu.worker.journal.yml",
+        "tests/stubs/engine.yml",
     ),
 }
 INDEX_ADDRESS = re.compile(r"https?://|--(extra-)?index-url|--find-links|file:", re.IGNORECASE)
@@ -138,7 +144,8 @@ def compose(files: Sequence[str], env_file: str) -> subprocess.CompletedProcess[
         "SUBNET": "198.18.0",
         "INTERNET": "internet",
         # Of an overlay that insists on them, which only few operators need.
-        **dict.fromkeys(("HOP_ADDRESS", "HOP_ENDPOINT", "HOP_PEER_KEY"), "set"),
+        **dict.fromkeys(("HOP_ADDRESS", "HOP_ENDPOINT", "HOP_PEER_KEY", "WORKERS"), "set"),
+        "WORKERS_LISTEN": "127.0.0.1:51821",
     }
     return subprocess.run(
         [*command, "config", "-q"],

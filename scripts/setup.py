@@ -66,6 +66,14 @@ BYSTANDERS = Images(
 )
 
 
+WORKER = Images(
+    "images of a worker",
+    ("compose.gpu.worker.yml",),
+    ".env.worker.example",
+    ("compose.gpu.worker.yml", "services", "wireguard"),
+)
+
+
 def model_node(engine: str) -> Images:
     """The model node's images; engine is `llamacpp`, `vllm-cpu` or `stub` (no image of its own)."""
     overlay = () if engine == "stub" else (f"services/engine/{engine}.yml",)

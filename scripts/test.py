@@ -107,7 +107,7 @@ STAGES = (
         "integration",
         "services against stub containers",
         needs_docker=True,
-        images=EVERYTHING,
+        images=(*EVERYTHING, setup.WORKER),
         paths=("tests/integration",),
         options=("--ignore=tests/integration/test_tunnel_flood.py", *TWO_AT_ONCE),
         # gnupg seals backups; `deploy` logs in to sshd.

@@ -23,6 +23,10 @@ PUBLISHED_NETWORKS = (
 
 TELEGRAM = "api.telegram.org"
 
+MOST_WORKERS = 15
+ROUTER_ADDRESS = "10.67.0.1"
+"""Of the first box in the tunnel to the others, as compose.gpu.router.yml has it."""
+
 
 def anything(_: str) -> str:
     return ""
@@ -77,6 +81,26 @@ def destination(remedy: str) -> Rule:
 def public_key(text: str) -> str:
     fits = re.fullmatch("[A-Za-z0-9+/]{42}[AEIMQUYcgkosw048]=", text)
     return "" if fits else "give a public key, 44 characters as `wg pubkey` prints them"
+
+
+def workers(text: str) -> str:
+    """`ADDRESS=KEY,ADDRESS=KEY`, as the router and its tunnel read it."""
+    pairs = [peer.partition("=")[::2] for peer in listed(text)]
+    addresses, keys = {address for address, _ in pairs}, {key for _, key in pairs}
+    fits = (
+        1 <= len(pairs) <= MOST_WORKERS
+        and len(addresses) == len(keys) == len(pairs)
+        and ROUTER_ADDRESS not in addresses
+        and all(is_destination(address) and not public_key(key) for address, key in pairs)
+    )
+    remedy = "give each worker's own address and public key, such as 10.67.0.2=KEY,10.67.0.3=KEY"
+    return "" if fits else remedy
+
+
+def listening(text: str) -> str:
+    address, _, number = text.partition(":")
+    fits = is_destination(address) and not port(number)
+    return "" if fits else "give this machine's address and a UDP port, such as 192.0.2.10:51821"
 
 
 def is_network(text: str) -> bool:
@@ -249,6 +273,11 @@ MODEL: Mapping[str, Rule] = {
     "ENGINE_SILENCE_SECONDS": whole(1, 3600),
     "ENGINE_FLAGS": anything,
     "GPU_COUNT": whole(1, 64),
+    "GPU_COPIES": whole(1, 64),
+    "GPU_STAGES": whole(1, 64),
+    "WORKERS": workers,
+    "WORKERS_LISTEN": listening,
+    "TOTAL_SLOTS": whole(1, 1024),
     "QUANTIZATION": matching("[A-Za-z0-9_.-]+", "give a method of vLLM's, such as fp8"),
     "KV_CACHE": matching("[A-Za-z0-9_.-]+", "give auto or fp8"),
     "BATCH_TOKENS": whole(256, 1_048_576),
@@ -260,6 +289,19 @@ MODEL: Mapping[str, Rule] = {
     "BASE_PY311": anything,
     "PIP_EXTRA_INDEX_URL": anything,
     "WHEELS": anything,
+}
+
+OF_ENGINES = (
+    "WEIGHTS", "CONTEXT_TOKENS", "ENGINE_SLOTS", "ENGINE_FLAGS", "GPU_COUNT", "GPU_COPIES",
+    "GPU_STAGES", "GPU_MEMORY", "BATCH_TOKENS", "QUANTIZATION", "KV_CACHE", "VLLM_VERSION",
+)  # fmt: skip
+"""Settings that workers have as the first model node has them, unless they are told otherwise."""
+
+WORKER: Mapping[str, Rule] = {
+    **IMAGES,
+    **{name: MODEL[name] for name in OF_ENGINES},
+    **{name: TUNNEL[name] for name in ("TUNNEL_PEER_KEY", "TUNNEL_ADDRESS", "TUNNEL_MTU")},
+    "TUNNEL_ENDPOINT": anything,
 }
 
 PICTURE_TOKENS = 1433
@@ -282,9 +324,24 @@ def model_together(settings: Mapping[str, str]) -> Iterator[tuple[str, str]]:
                 f"a picture may take {PICTURE_TOKENS}"
             ),
         )
+    yield from worker_together(settings)
 
 
-RULES = {"relay": (RELAY, relay_together), "model": (MODEL, model_together)}
+def worker_together(settings: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    """Settings of a worker that do not go with each other."""
+    copies, stages = int(settings["GPU_COPIES"]), int(settings["GPU_STAGES"])
+    if int(settings["GPU_COUNT"]) % (copies * stages):
+        yield (
+            "GPU_COUNT",
+            f"give a multiple of GPU_COPIES ({copies}) times GPU_STAGES ({stages})",
+        )
+
+
+RULES = {
+    "relay": (RELAY, relay_together),
+    "model": (MODEL, model_together),
+    "worker": (WORKER, worker_together),
+}
 """By node: the rule of each setting, and of those that belong together."""
 
 

@@ -68,6 +68,29 @@ require_key() { # NAME
   is_key "${!1-}" || refuse_value "$1" "give the other node's public key, 44 characters as \`wg pubkey\` prints them"
 }
 
+# The other ends: the one that has its own settings, or the several that a listening end may have instead, as
+# TUNNEL_PEERS names them: ADDRESS=KEY, comma separated. Checked; fills peer_addresses and peer_keys.
+declare -a peer_addresses=() peer_keys=()
+
+read_peers() {
+  local peer
+  local -a peers
+  peer_addresses=("${TUNNEL_PEER_ADDRESS-}") peer_keys=("${TUNNEL_PEER_KEY-}")
+  [[ -n ${TUNNEL_PEERS-} ]] || return 0
+  [[ ${TUNNEL_END-} == listen ]] || refuse_value TUNNEL_PEERS "only a listening end has several: leave it empty"
+  peer_addresses=() peer_keys=()
+  IFS=', ' read -ra peers <<<"$TUNNEL_PEERS"
+  for peer in "${peers[@]}"; do
+    if ! is_destination "${peer%%=*}" || ! is_key "${peer#*=}" ||
+      [[ " ${TUNNEL_ADDRESS-} ${peer_addresses[*]} " == *" ${peer%%=*} "* || " ${peer_keys[*]} " == *" ${peer#*=} "* ]]; then
+      refuse_value TUNNEL_PEERS \
+        "give each other node's own address inside the tunnel and its public key, such as 10.67.0.2=KEY,10.67.0.3=KEY"
+      return 0
+    fi
+    peer_addresses+=("${peer%%=*}") peer_keys+=("${peer#*=}")
+  done
+}
+
 # A secret is a file, and its text never reaches a message, an argument or the environment.
 require_key_file() { # PATH REMEDY
   local key=

@@ -67,24 +67,37 @@ tend_tunnel() { # INTERFACE
 }
 
 # Where the peer was last seen, in the holder's memory, so that it outlives the uplink: a restarted listening end that
-# knows it calls back at once. Never written to a disk.
+# knows it calls back at once. Of several peers, a line each, with its key. Never written to a disk.
 readonly last_endpoint=/proc/1/root/run/peer-endpoint
 
 keep_endpoint() { # INTERFACE
+  local key endpoint seen=
+  while read -r key endpoint; do
+    [[ $endpoint != "(none)" ]] || continue
+    seen+="$endpoint${TUNNEL_PEERS:+ $key}"$'\n'
+    wg set "$1" peer "$key" persistent-keepalive 0 # it was for the first call only: a peer that is off is left in peace
+  done < <(wg show "$1" endpoints)
+  [[ -z $seen ]] || printf '%s' "$seen" >"$last_endpoint"
+}
+
+last_endpoint_of() { # KEY
   local key endpoint
-  read -r key endpoint < <(wg show "$1" endpoints) || return 0
-  [[ $endpoint != "(none)" ]] || return 0
-  printf '%s\n' "$endpoint" >"$last_endpoint"
-  wg set "$1" peer "$key" persistent-keepalive 0 # it was for the first call only: a peer that is off is left in peace
+  [[ -s $last_endpoint ]] || return 0
+  while read -r endpoint key; do
+    [[ $key != "${TUNNEL_PEERS:+$1}" ]] || printf '%s' "$endpoint"
+  done <"$last_endpoint"
 }
 
 # What the holder tells the members of its namespace: it stands in its memory, too.
 readonly last_handshake=/proc/1/root/run/handshake refusals_of_uplink=/proc/1/root/run/uplink-refusals
 
 keep_handshake() { # INTERFACE
-  local at
-  read -r _ at < <(wg show "$1" latest-handshakes) || return 0
-  ((at == 0)) || printf 'handshake_at=%s\n' "$at" | replace "$last_handshake" # a new tunnel had none, the old one did
+  local at newest=0
+  while read -r _ at; do
+    ((at <= newest)) || newest=$at
+  done < <(wg show "$1" latest-handshakes)
+  # A new tunnel had none, the old one did.
+  ((newest == 0)) || printf 'handshake_at=%s\n' "$newest" | replace "$last_handshake"
 }
 
 replace() { # FILE: by what is read, at once

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from scripts.bundle import MODEL, RELAY, ROOT, defaults, fill_in, images, pack
+from scripts.bundle import MODEL, RELAY, ROOT, WORKER, defaults, fill_in, images, pack
 from scripts.hop import COMPOSE_FILE as HOP_COMPOSE_FILE
 from scripts.hop import BadProvider, read_provider
 from scripts.journal.setup import overlays_of
@@ -35,6 +35,18 @@ from scripts.keys import (
 )
 from scripts.lifecycle.lock import FILE, OVERLAYS, PASSPHRASE, TPM
 from scripts.values import is_destination, public_key, refusals
+from scripts.workers import COMPOSE_FILE as ROUTER_COMPOSE_FILE
+from scripts.workers import (
+    OF_FIRST,
+    BadWorkers,
+    numbers_of,
+    own_of_worker,
+    secrets_of_worker,
+    settings_of_first,
+    settings_of_worker,
+    with_keys,
+    workers_from,
+)
 
 ABOUT = "make the bundles of two new nodes, or change their settings"
 
@@ -58,9 +70,9 @@ LOCAL = {"SECRETS", "ENV_FILE", "COMPOSE_FILE", "TUNNEL_ADDRESS", "TUNNEL_PEER_A
 
 BUNDLES = {"relay": RELAY, "model": MODEL}
 
-LASTING = ("store_key", "store_lock", "bot_token", "hop", "logs")
+LASTING = ("store_key", "store_lock", "bot_token", "hop", "logs", "workers")
 """These outlive a rotation: one opens what is stored, others are BotFather's or a provider's; where
-logs go and what opens the store is no secret, and kept with them."""
+logs go, what opens the store and how many workers there are is no secret, and kept with them."""
 
 PRIVACY = """\
 Before you tell anybody:
@@ -183,6 +195,7 @@ examples:
   init --rotate                           new keys for the tunnel, and a new link token
   init --store-key passphrase             the store opens after each start by `unlock` alone
   init --node model --out home …          one node alone, whose private keys are made on it
+  init --workers 2 --workers-listen 192.0.2.10:51821    two further boxes with GPUs
 """
 
 
@@ -209,8 +222,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="what opens the store at home when the machine starts: a file beside it, as at first; "
         "a passphrase (`node-admin unlock`); or the machine's TPM",
     )
-    for node in ("relay", "model", "both"):
+    parser.add_argument(
+        "--workers",
+        metavar="N",
+        help="further boxes with GPUs, which answer for the model node (docs/scaling.md); 0: none",
+    )
+    parser.add_argument(
+        "--workers-listen",
+        metavar="ADDRESS:PORT",
+        help="where they call it: its address in the network that it shares with them, a UDP port",
+    )
+    for node in ("relay", "model", "worker", "both"):
         of = f"the {node} node, out of its example" if node != "both" else " and ".join(BOTH)
+        of = "all workers, which else have the model node's" if node == "worker" else of
         parser.add_argument(
             f"--{node}",
             action="append",
@@ -281,12 +305,13 @@ def make(arguments: argparse.Namespace) -> int:
         answers = answers_of(arguments, node, kept)
         more: dict[str, dict[str, str]] = {
             part: kept.get(part, {}) | read_settings(getattr(arguments, part))
-            for part in ("relay", "model", "both")
+            for part in ("relay", "model", "worker", "both")
         }
         keys = secrets_of(arguments, node, kept)
         keys = keys | hop_from(arguments.hop)
         keys = keys | ({"logs": arguments.logs} if arguments.logs else {})
         keys = lock_from(arguments.store_key, keys, is_first=not kept)
+        keys = with_keys(keys | workers_asked(arguments, node, keys))
         peer_key = check_peer_key(arguments.peer_key or str(kept.get("peer_key", "")))
         alone = {"node": node, "peer_key": peer_key} if node else {}
         files = {
@@ -295,6 +320,10 @@ def make(arguments: argparse.Namespace) -> int:
                 f"{name}.tar": archive(name, answers, more, keys, peer_key)
                 for name in ([node] if node else BUNDLES)
             },
+            **{
+                f"worker{number}.tar": worker_archive(number, answers, more, keys)
+                for number in numbers_of(keys.get("workers", ""))
+            },
         }
         if node:
             files["shared.json"] = as_json({name: keys[name] for name in SHARED})
@@ -302,6 +331,9 @@ def make(arguments: argparse.Namespace) -> int:
         print(f"{why}.", file=sys.stderr)
         return COULD_NOT
     written = write(out, files, dry_run=arguments.dry_run)
+    if not arguments.dry_run:
+        for gone in (it for it in out.glob("worker*.tar") if it.name not in files):
+            gone.unlink()
     print(summary(out, written, dry_run=arguments.dry_run))
     if written and not arguments.dry_run:
         occasion = Occasion(
@@ -487,6 +519,24 @@ def lock_from(lock: str | None, keys: dict[str, str], *, is_first: bool) -> dict
     return {**left, "store_lock": lock}
 
 
+def workers_asked(
+    arguments: argparse.Namespace, node: str, keys: Mapping[str, str]
+) -> dict[str, str]:
+    """How many workers there are and where they call, to be kept. Raises BadAnswer."""
+    if arguments.workers is None and arguments.workers_listen is None:
+        return {}
+    if node:
+        raise BadAnswer(
+            "--workers is for both nodes together: for one alone make the keys by hand, as "
+            "docs/scaling.md says"
+        )
+    try:
+        kept = keys.get("workers", "")
+        return {"workers": workers_from(arguments.workers, arguments.workers_listen, kept)}
+    except BadWorkers as why:
+        raise BadAnswer(str(why)) from None
+
+
 def make_secrets() -> dict[str, str]:
     return {
         "relay_private_key": make_private_key(),
@@ -506,14 +556,40 @@ def archive(
 ) -> bytes:
     """One node's bundle; without the private keys that are not in `keys`. Raises BadAnswer."""
     settings, names = (relay_part if node == "relay" else model_part)(answers, keys, peer_key)
-    if keys.get("logs") == "journal":
-        files = settings.get("COMPOSE_FILE", BUNDLES[node].compose_file).split(":")
-        settings["COMPOSE_FILE"] = ":".join([*files, *overlays_of(files, ROOT)])
+    if node == "model" and keys.get("workers"):
+        settings |= settings_of_first(keys, more["model"], defaults(MODEL)["ENGINE_SLOTS"])
+        before = settings.get("COMPOSE_FILE", MODEL.compose_file)
+        settings["COMPOSE_FILE"] = f"{before}:{ROUTER_COMPOSE_FILE}"
+        names = (*names, *OF_FIRST)
+    settings |= with_journal(settings, keys, BUNDLES[node].compose_file)
     own = {"tunnel_private_key": f"{node}_private_key"} | {name: name for name in names}
     found = {name: keys[key] for name, key in own.items() if key in keys}
     shared = {name: keys[name] for name in SHARED}
     hop = read_provider(keys["hop"])[1] if node == "model" and keys.get("hop") else {}
     return pack(BUNDLES[node], fill_example(node, settings, more), found | shared | hop)
+
+
+def worker_archive(
+    number: int,
+    answers: Mapping[str, str],
+    more: Mapping[str, Mapping[str, str]],
+    keys: Mapping[str, str],
+) -> bytes:
+    """A worker's bundle. Raises BadAnswer."""
+    settings = {**settings_of_worker(keys, number), "WEIGHTS": answers["weights"]}
+    settings |= with_journal(settings, keys, WORKER.compose_file)
+    own = {"worker": own_of_worker(more["model"], more["worker"]), "both": {}}
+    return pack(WORKER, fill_example("worker", settings, own), secrets_of_worker(keys, number))
+
+
+def with_journal(
+    settings: Mapping[str, str], keys: Mapping[str, str], compose_file: str
+) -> dict[str, str]:
+    """The Compose files, with those that give containers' output to the journal, if asked for."""
+    if keys.get("logs") != "journal":
+        return {}
+    files = settings.get("COMPOSE_FILE", compose_file).split(":")
+    return {"COMPOSE_FILE": ":".join([*files, *overlays_of(files, ROOT)])}
 
 
 def relay_part(
@@ -564,10 +640,10 @@ def fill_example(
     node: str, settings: Mapping[str, str], more: Mapping[str, Mapping[str, str]]
 ) -> str:
     """A node's settings. Raises BadAnswer for one that it does not have, or would refuse."""
-    bundle, own = BUNDLES[node], more[node]
+    bundle, own = {**BUNDLES, "worker": WORKER}[node], more[node]
     if asked := settings.keys() & own.keys():
         raise BadAnswer(f"--{node} {min(asked)}: there is a question for that")
-    if where := own.keys() & {*BOTH}:
+    if (where := own.keys() & {*BOTH}) and node in BUNDLES:
         raise BadAnswer(f"--{node} {min(where)}: give it with --both, for it must fit")
     if odd := more["both"].keys() - {*BOTH}:
         raise BadAnswer(f"--both {min(odd)}: give it with --relay or --model, or with both")
@@ -679,14 +755,24 @@ def carrying(nodes: Sequence[str], occasion: Occasion, *, makes_keys: bool) -> l
     before = "scripts/node-admin unlock --unattended && " if occasion.lock != FILE else ""
     after = " && scripts/node-admin unlock" if occasion.lock == PASSPHRASE else ""
     for node in sorted(nodes, reverse=not occasion.is_rotation):
+        home = "worker" if is_worker(node) else node
+        where = {"relay": "on the VPS", "worker": f"on {node.replace('worker', 'worker ')}"}
         lines += [
-            f"As root, {'on the VPS' if node == 'relay' else 'at home'}:",
-            f"  tar -xpf {node}.tar -C / && cd /opt/{node} && {keys}"
+            f"As root, {where.get(home, 'at home')}:",
+            f"  tar -xpf {node}.tar -C / && cd /opt/{home} && {keys}"
             f"{before if node == 'model' else ''}docker compose up -d{anew}"
             f"{after if node == 'model' else ''}",
         ]
-    calls = " and ".join(f"`deploy {node} HOST`" for node in sorted(nodes))
-    return [*lines, f"{calls} {'do' if len(nodes) > 1 else 'does'} so over SSH."]
+    sent = sorted(node for node in nodes if not is_worker(node))
+    calls = " and ".join(f"`deploy {node} HOST`" for node in sent)
+    return [
+        *lines,
+        *([f"{calls} {'do' if len(sent) > 1 else 'does'} so over SSH."] if sent else []),
+    ]
+
+
+def is_worker(node: str) -> bool:
+    return node not in BUNDLES
 
 
 def of_the_lock(out: Path, occasion: Occasion) -> list[str]:

@@ -400,11 +400,12 @@ def plan_for(
         memory = memory_of(settings.get("ENGINE_MEMORY") or "2g") if by_llamacpp else card_bytes()
     if memory is None:
         return None
+    copies = 1 if by_llamacpp else setting_number(settings, "GPU_COPIES", 1) or 1
     return Plan(
         context=chosen("context", "CONTEXT_TOKENS", 2048 if by_llamacpp else 8192),
-        slots=chosen("slots", "ENGINE_SLOTS", 4 if by_llamacpp else 16),
+        slots=-(-chosen("slots", "ENGINE_SLOTS", 4 if by_llamacpp else 16) // copies),
         card_bytes=memory,
-        cards=1 if by_llamacpp else chosen("gpus", "GPU_COUNT", 1),
+        cards=1 if by_llamacpp else max(1, chosen("gpus", "GPU_COUNT", 1) // copies),
         share=share_of(settings.get("GPU_MEMORY", "")),
         cache=cache_of(settings.get("KV_CACHE", "")),
         quantization=settings.get("QUANTIZATION", ""),

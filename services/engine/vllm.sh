@@ -13,6 +13,7 @@ main() {
   name=${ENGINE_NAME:-${weights##*/}}
   context_tokens=$(number CONTEXT_TOKENS "${CONTEXT_TOKENS:-2048}" 256 1048576)
   slots=$(number ENGINE_SLOTS "${ENGINE_SLOTS:-8}" 1 1024)
+  copies=$(number GPU_COPIES "${GPU_COPIES:-1}" 1 64)
   chosen=$(chosen_flags) # an assignment, so that a bad value ends the script
 
   # All of the weights are read, several files at once: README.md says what that costs.
@@ -42,7 +43,7 @@ main() {
 
   # shellcheck disable=SC2086 # both are lists of words
   exec vllm serve "$weights" --served-model-name "$name" --uds "$socket" \
-    --max-model-len "$context_tokens" --max-num-seqs "$slots" \
+    --max-model-len "$context_tokens" --max-num-seqs "$(((slots + copies - 1) / copies))" \
     --scheduling-policy priority --disable-uvicorn-access-log $chosen ${ENGINE_FLAGS:-}
 }
 
@@ -50,6 +51,10 @@ main() {
 # Every value is assigned first: a bad one ends the script from an assignment alone.
 chosen_flags() {
   gpus=$(number GPU_COUNT "${GPU_COUNT:-1}" 1 64)
+  stages=$(number GPU_STAGES "${GPU_STAGES:-1}" 1 64)
+  [ "$((gpus % (copies * stages)))" -eq 0 ] ||
+    fail "GPU_COUNT is \"$gpus\": give a multiple of GPU_COPIES ($copies) times GPU_STAGES ($stages), for each copy needs as many cards"
+  tensor=$((gpus / (copies * stages)))
   quantization=$(word QUANTIZATION "${QUANTIZATION:-}" "a method of vLLM's, such as fp8")
   cache=$(word KV_CACHE "${KV_CACHE:-}" "auto or fp8")
   batch=${BATCH_TOKENS:+$(number BATCH_TOKENS "$BATCH_TOKENS" 256 1048576)}
@@ -58,7 +63,9 @@ chosen_flags() {
     '' | 0.[1-9] | 0.[1-9][0-9]) ;;
     *) fail "GPU_MEMORY is \"$share\": give a share of the GPU's memory between 0.1 and 0.99" ;;
   esac
-  [ "$gpus" -eq 1 ] || flag --tensor-parallel-size "$gpus"
+  [ "$tensor" -eq 1 ] || flag --tensor-parallel-size "$tensor"
+  [ "$stages" -eq 1 ] || flag --pipeline-parallel-size "$stages"
+  [ "$copies" -eq 1 ] || flag --data-parallel-size "$copies"
   flag --quantization "$quantization"
   flag --kv-cache-dtype "$cache"
   flag --gpu-memory-utilization "$share"

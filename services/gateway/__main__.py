@@ -17,7 +17,7 @@ from services.gateway.app import build_app
 from services.gateway.documents import Documents
 from services.gateway.engine import open_engine
 from services.gateway.figures import Figures
-from services.gateway.gpu import GPU_FILE, read_gpus
+from services.gateway.gpu import read_gpus
 from services.gateway.history import History
 from services.gateway.inbox import Inbox, paste_delay
 from services.gateway.limits import Limits
@@ -135,7 +135,7 @@ async def _run(settings: GatewaySettings) -> None:
             settings.store_file.parent,
             sorted(settings.admins),
             tunnel=lambda: namespace.tunnel,
-            gpus=partial(read_gpus, settings.engine_socket.with_name(GPU_FILE)),
+            gpus=partial(read_gpus, settings.gpu_file),
         )
         inbox = Inbox(
             store,

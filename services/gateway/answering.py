@@ -264,6 +264,7 @@ class Answering:
             self._queue.priority(ask.user_id),
             resume=bool(beginning),
             model=manner.model,
+            chat=str(ask.chat),
         )
         self._queue.charge(ask.user_id, prompt_tokens=prompt_tokens)
         progress.begin_try(prompt_tokens)

@@ -6,6 +6,8 @@ a streaming request can be stopped that way.
 """
 
 import asyncio
+import hashlib
+import secrets
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -76,6 +78,7 @@ class Engine:
 
     def __init__(self, session: aiohttp.ClientSession) -> None:
         self._session = session
+        self._chat_key = secrets.token_bytes(32)
         self._name = ""
         self._counts_prompts = True
 
@@ -136,13 +139,16 @@ class Engine:
         resume: bool = False,
         model: str = "",
         thinks: bool = True,
+        chat: str = "",
     ) -> AsyncGenerator[Piece | Thought | Finished]:
         """Generate an answer of at most `answer_tokens` tokens.
 
         `priority`: lower goes first where the engine must choose. `resume`: the last message is the
         beginning of the answer, and what is generated goes on where it ends. `model`: the engine's
         name of it; "": the first one that it serves. `thinks` False: a reasoning model is asked to
-        answer at once, which not every one can.
+        answer at once, which not every one can. `chat`: what is the same for all requests of a
+        conversation. Where there are several engines, they go to the one that still holds what it
+        has read of it; what is said of it there tells nobody whose it is.
 
         Yields thoughts and pieces, then exactly one Finished. Closing the generator aborts the
         generation. Raises EngineUnavailable before the first piece, PromptTooLong, CannotResume,
@@ -163,7 +169,7 @@ class Engine:
             async with self._session.post(
                 "http://engine/v1/chat/completions",
                 data=orjson.dumps(body),
-                headers={"Content-Type": "application/json"},
+                headers={"Content-Type": "application/json", **self._session_id(chat)},
                 timeout=aiohttp.ClientTimeout(total=None, sock_connect=5, sock_read=PROMPT_SECONDS),
             ) as response:
                 if response.status != 200:
@@ -179,6 +185,13 @@ class Engine:
             raise EngineUnavailable from error
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise EngineFailed from error
+
+    def _session_id(self, chat: str) -> dict[str, str]:
+        """The header that routers of engines know a conversation by: made anew by each process."""
+        if not chat:
+            return {}
+        digest = hashlib.blake2b(chat.encode(), key=self._chat_key, digest_size=16)
+        return {"X-Session-ID": digest.hexdigest()}
 
     async def _served_name(self) -> str:
         if not self._name:

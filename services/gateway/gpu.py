@@ -12,8 +12,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-GPU_FILE = "gpu"
-
 MOST_BYTES = 4096
 
 MOST_AGE_SECONDS = 60.0

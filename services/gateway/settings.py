@@ -151,6 +151,7 @@ class GatewaySettings(Settings):
     store_file: Path = Path("/var/lib/gateway/store.db")
     store_key: Annotated[str, AfterValidator(check_key)]
     engine_socket: Path = Path("/run/engine/engine.sock")
+    gpu_file: Path = Path("/run/engine/gpu")
     engine_slots: Annotated[int, _between(1, 1024)] = 16
     context_tokens: Annotated[int, _between(256, 10_000_000)] = 8192
     answer_tokens: Annotated[int, _between(16, 1_000_000)] = 1024

@@ -291,7 +291,10 @@ class _Attempt:
     async def write(self, messages: list[Said], tokens: int, limit: int, model: str) -> str:
         """Have a summary written of at most `limit` tokens. Closing this stops the engine."""
         plain: list[Message] = [{"role": said.role, "content": said.text} for said in messages]
-        stream = self._engine.stream(plain, limit, TEMPERATURE, LAST, model=model, thinks=False)
+        chat = str(self.ask.chat)
+        stream = self._engine.stream(
+            plain, limit, TEMPERATURE, LAST, model=model, thinks=False, chat=chat
+        )
         text, pieces = "", 0
         finished: Finished | None = None
         started = time.monotonic()

@@ -41,6 +41,8 @@ class FakeEngine:
     temperatures: list[float] = field(default_factory=list)
     priorities: list[int] = field(default_factory=list)
     models: list[str] = field(default_factory=list)
+    chats: list[str] = field(default_factory=list)
+    """What requests said of their conversation, those for summaries included."""
     absent: set[str] = field(default_factory=set)
     """Names of models that it does not have."""
     aborted: int = 0
@@ -75,6 +77,7 @@ class FakeEngine:
         resume: bool = False,
         model: str = "",
         thinks: bool = True,
+        chat: str = "",
     ) -> AsyncGenerator[Piece | Thought | Finished]:
         if model in self.absent:
             raise NoSuchModel
@@ -83,6 +86,7 @@ class FakeEngine:
         if not self.sees and any(isinstance(message["content"], list) for message in messages):
             raise CannotSee
         assert resume == (messages[-1]["role"] == "assistant")
+        self.chats.append(chat)
         if thinks:
             scripts = self.scripts
             self.requests.append(messages)

@@ -12,10 +12,11 @@ NODES = {
     "model node": (
         ".env.gpu.example",
         [
-            *("compose.gpu.yml", "compose.gpu.hop.yml"),
+            *("compose.gpu.yml", "compose.gpu.hop.yml", "compose.gpu.router.yml"),
             *("services/engine/llamacpp.yml", "services/engine/vllm-cpu.yml"),
         ],
     ),
+    "worker": (".env.worker.example", ["compose.gpu.worker.yml"]),
 }
 
 
@@ -87,3 +88,20 @@ def test_example_shows_the_real_defaults(node: str) -> None:
     }
 
     assert not wrong
+
+
+def block(file: str, begin: str) -> str:
+    """The lines of a Compose file from one up to the next of its depth."""
+    depth = len(begin) - len(begin.lstrip())
+    text = (ROOT / file).read_text(encoding="utf-8")
+    found = re.search(
+        rf"^{begin}\n((?: {{{depth + 1},}}.*\n|\n(?= {{{depth + 1},}}))+)", text, re.MULTILINE
+    )
+    assert found, f"{file} has no {begin}"
+    return found[1]
+
+
+@pytest.mark.parametrize("part", ["  engine:", "x-hardening: &hardening"])
+def test_worker_has_the_engine_of_the_model_node(part: str) -> None:
+    """They stand in for each other: the same image, command, limits and settings."""
+    assert block("compose.gpu.worker.yml", part) == block("compose.gpu.yml", part)

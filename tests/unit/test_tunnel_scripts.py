@@ -84,3 +84,92 @@ main
     events = [line.partition("action=")[2].split()[0] for line in said]
     lost = ["hop-handed-over", "hop-lost", "hop-failed"]
     assert events == ["rules-loaded", "hop-failed", *lost, *lost]
+
+
+KEYS = ["A" * 43 + "=", "A" * 42 + "E="]
+PEERS = f"10.67.0.2={KEYS[0]}, 10.67.0.3={KEYS[1]}"
+SEVERAL = f"TUNNEL_END=listen TUNNEL_ADDRESS=10.67.0.1 TUNNEL_PEERS='{PEERS}' LINK_PORT=8000"
+
+
+def test_rules_and_routes_for_several_peers(tmp_path: Path) -> None:
+    """A listening end that has several reaches each of them, and nobody else."""
+    commands = f"""
+{SEVERAL}
+load_rules() {{ printf '%s\n' "$@"; }}
+ip() {{ printf 'ip %s\n' "$*"; }}
+keep_time() {{ add_routes; exit 0; }}
+main
+"""
+    said = run(tmp_path, "sidecar", "", commands).splitlines()
+
+    assert said[0].endswith("/rules/sidecar-listen.nft")
+    assert said[1:4] == ["address=10.67.0.1", "peer={ 10.67.0.2,10.67.0.3 }", "link_port=8000"]
+    assert [line for line in said if line.startswith("ip ")] == [
+        "ip route add 10.67.0.2/32 dev wg0 src 10.67.0.1",
+        "ip route add 10.67.0.3/32 dev wg0 src 10.67.0.1",
+    ]
+
+
+def test_each_of_several_peers_has_its_own_address(tmp_path: Path) -> None:
+    """WireGuard believes nobody who comes from another's; one that was seen before is called."""
+    endpoints = tmp_path / "endpoints"
+    endpoints.write_text(f"198.18.0.7:4711 {KEYS[1]}\n")
+    source = (WIREGUARD / "tunnel.sh").read_text(encoding="utf-8")
+    assert "/proc/1/root/run/peer-endpoint" in source
+    commands = f"""
+{SEVERAL} TUNNEL_PORT=51820
+wg() {{ printf '%s ' "$@"; }}
+read_peers
+configure_tunnel
+"""
+    text = (WIREGUARD / "uplink").read_text(encoding="utf-8")
+    functions = text.replace("source /usr/local/lib/node/tunnel.sh", source.replace(
+        "/proc/1/root/run/peer-endpoint", str(endpoints))).replace(
+        "/usr/local/lib/node", str(WIREGUARD)).removesuffix('main "$@"\n')  # fmt: skip
+    done = subprocess.run(
+        ["bash", "-c", functions + commands], capture_output=True, text=True, check=True, timeout=20
+    )
+
+    own, first, second = done.stdout.split(" peer ")
+    secret = "preshared-key /run/secrets/tunnel_preshared_key"
+    assert own.endswith("private-key /run/secrets/tunnel_private_key listen-port 51820")
+    assert first == f"{KEYS[0]} {secret} allowed-ips 10.67.0.2/32"
+    assert second.strip() == (
+        f"{KEYS[1]} {secret} allowed-ips 10.67.0.3/32 "
+        "endpoint 198.18.0.7:4711 persistent-keepalive 25"
+    )
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_where_peers_were_seen_is_kept(tmp_path: Path, several: bool) -> None:
+    """Of one its endpoint alone, of several with their keys; who was never seen is left out."""
+    kept = tmp_path / "kept"
+    commands = f"""
+last() {{ cat "{kept}"; last_endpoint_of {KEYS[1]}; }}
+TUNNEL_PEERS={PEERS.replace(" ", "") if several else ""}
+wg() {{ [[ $1 != show ]] || printf '%s\t%s\n' {KEYS[0]} "(none)" {KEYS[1]} 198.18.0.7:4711; }}
+keep_endpoint wg0
+last
+"""
+    source = (WIREGUARD / "tunnel.sh").read_text(encoding="utf-8")
+    functions = source.replace("/proc/1/root/run/peer-endpoint", str(kept))
+    done = subprocess.run(
+        ["bash", "-euc", functions + commands],
+        capture_output=True,
+        text=True,
+        timeout=20,
+        check=True,
+    )
+
+    line = f"198.18.0.7:4711 {KEYS[1]}" if several else "198.18.0.7:4711"
+    assert done.stdout == f"{line}\n198.18.0.7:4711"
+
+
+def test_only_a_listening_end_has_several_peers(tmp_path: Path) -> None:
+    """The end that dials calls one endpoint."""
+    commands = f"{SEVERAL} TUNNEL_END=dial\nread_peers 2>&1\necho $bad_settings"
+
+    said = run(tmp_path, "sidecar", "", commands).splitlines()
+
+    assert said[0].startswith("TUNNEL_PEERS is ")
+    assert said[-1] == "1"

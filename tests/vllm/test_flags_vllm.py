@@ -16,7 +16,8 @@ from vllm.utils.argparse_utils import FlexibleArgumentParser
 read = make_arg_parser(FlexibleArgumentParser()).parse_args(sys.argv[2:])
 print("READ " + json.dumps({name: getattr(read, name) for name in (
     "model_tag", "served_model_name", "uds", "max_model_len", "max_num_seqs", "scheduling_policy",
-    "disable_uvicorn_access_log", "tensor_parallel_size", "quantization", "kv_cache_dtype",
+    "disable_uvicorn_access_log", "tensor_parallel_size",
+    "pipeline_parallel_size", "data_parallel_size", "quantization", "kv_cache_dtype",
     "gpu_memory_utilization", "max_num_batched_tokens",
 )}))
 """
@@ -36,9 +37,11 @@ def test_vllm_reads_all_flags(docker: DockerClient, tmp_path: Path) -> None:
         tmpfs=["/run/engine:uid=10004", "/cache:exec,uid=10004"],
         envs={
             "PATH": "/parser:/opt/venv/bin:/usr/bin:/bin",
-            "ENGINE_SLOTS": "3",
+            "ENGINE_SLOTS": "6",
             "CONTEXT_TOKENS": "4096",
-            "GPU_COUNT": "2",
+            "GPU_COUNT": "12",
+            "GPU_COPIES": "2",
+            "GPU_STAGES": "3",
             "QUANTIZATION": "fp8",
             "KV_CACHE": "fp8",
             "GPU_MEMORY": "0.85",
@@ -56,6 +59,8 @@ def test_vllm_reads_all_flags(docker: DockerClient, tmp_path: Path) -> None:
         "scheduling_policy": "priority",
         "disable_uvicorn_access_log": True,
         "tensor_parallel_size": 2,
+        "pipeline_parallel_size": 3,
+        "data_parallel_size": 2,
         "quantization": "fp8",
         "kv_cache_dtype": "fp8",
         "gpu_memory_utilization": 0.85,

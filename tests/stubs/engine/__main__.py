@@ -24,6 +24,9 @@ def main() -> None:
     parser.add_argument(
         "--script", type=_script, default=Script(), help="JSON, in force from the start"
     )
+    parser.add_argument(
+        "--slots", type=int, default=1024, help="answers at once; others wait, as they came"
+    )
     asyncio.run(serve(**vars(parser.parse_args())))
 
 
@@ -32,7 +35,7 @@ def _script(written: str) -> Script:
 
 
 async def serve(
-    socket: Path, name: str, also: list[str], context_tokens: int, script: Script
+    socket: Path, name: str, also: list[str], context_tokens: int, script: Script, slots: int
 ) -> None:
     """Serve until SIGTERM or SIGINT."""
     stopped = asyncio.Event()
@@ -41,7 +44,7 @@ async def serve(
     os.umask(0o117)  # the gateway runs as another user of the socket's group
     socket.unlink(missing_ok=True)
     runner = web.AppRunner(
-        build_app(name, context_tokens, script, also),
+        build_app(name, context_tokens, script, also, slots),
         handler_cancellation=True,
         access_log=None,
         shutdown_timeout=0.5,

@@ -21,12 +21,13 @@ def build_app(
     context_tokens: int = 8192,
     script: Script | None = None,
     also: Sequence[str] = (),
+    slots: int = 1024,
 ) -> web.Application:
     """Build the application; without handler_cancellation it sees late that a client left.
 
-    `also`: further names that it serves, behind the first.
+    `also`: further names that it serves, behind the first. `slots`: answers at once.
     """
-    engine = Engine((name, *also), context_tokens, script or Script())
+    engine = Engine((name, *also), context_tokens, script or Script(), slots)
     app = web.Application(middlewares=[answer_refusals], client_max_size=64 * 1024 * 1024)
     app.router.add_get("/health", engine.health)
     app.router.add_get("/v1/models", engine.list_models)
@@ -42,12 +43,15 @@ def build_app(
 class Engine:
     """Says what the script tells it to, under each of its names."""
 
-    def __init__(self, names: Sequence[str], context_tokens: int, script: Script) -> None:
+    def __init__(
+        self, names: Sequence[str], context_tokens: int, script: Script, slots: int
+    ) -> None:
         self._names = names
         self._context_tokens = context_tokens
         self._script = script
         self._fault_uses = 0
         self._record = Record()
+        self._slots = asyncio.Semaphore(slots)
 
     async def health(self, _request: web.Request) -> web.Response:
         return web.Response()
@@ -101,7 +105,9 @@ class Engine:
         entry = self._record.open(body)
         outcome: Outcome = "aborted"
         try:
-            response, outcome = await self._answer(request, body, name, entry, self._take_fault())
+            async with self._slots:
+                fault = self._take_fault()
+                response, outcome = await self._answer(request, body, name, entry, fault)
             return response
         except Refusal:
             outcome = "faulted"

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from scripts.bundle import MODEL, RELAY, Bundle, defaults
+from scripts.bundle import MODEL, RELAY, WORKER, Bundle, defaults
 from scripts.values import PICTURE_TOKENS, RULES, refusals
 from services.gateway import pictures
 from services.gateway.settings import GatewaySettings
@@ -18,7 +18,7 @@ from services.relay.settings import RelaySettings
 from services.settings import BadSetting, Settings, read_settings
 
 ROOT = Path(__file__).resolve().parents[3]
-BUNDLES: dict[str, Bundle] = {"relay": RELAY, "model": MODEL}
+BUNDLES: dict[str, Bundle] = {"relay": RELAY, "model": MODEL, "worker": WORKER}
 FIXED = {
     "relay": {"LINK_ADDRESS": "10.66.0.2", "ALLOWED_USERS": "11"},
     # As Compose gives them: what a service assumes by itself is not checked by it.
@@ -69,7 +69,7 @@ def secrets(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("node", ["relay", "model"])
+@pytest.mark.parametrize("node", ["relay", "model", "worker"])
 def test_every_setting_has_its_rule(node: str) -> None:
     """A new one needs a line in scripts/values.py; `anything` where its service takes anything."""
     rules = RULES[node][0]
@@ -175,6 +175,32 @@ def test_tunnel_refuses_the_same_values(name: str) -> None:
     assert SHELL_CHECKS[name].removesuffix(" x") in scripts, "control: that is what they check"
     assert len(set(said)) == 2, "control"
     assert said == [refused("relay", {name: value}) for value in SHELL[name]]
+
+
+def test_router_refuses_the_same_workers() -> None:
+    """Init, the tunnel and the router judge the list of workers alike."""
+    addresses = [*ADDRESSES, "10.67.0.1", "10.67.0.2"]
+    pairs = [f"{address}={key}" for address in addresses for key in KEYS]
+    many = [f"10.67.1.{number}={'A' * 40}{number:02}E=" for number in range(1, 18)]
+    lists = [
+        *pairs, ",".join(many[:2]), ", ".join(many[:15]), ",".join(many[:16]), ",", "x",
+        f"{many[0]},{many[0]}", f"{many[0]},10.67.1.9={many[0].partition('=')[2]}",
+        f"{many[0]},10.67.1.1={many[1].partition('=')[2]}", f"{many[0]},",
+    ]  # fmt: skip
+    source = (ROOT / "services/router/router").read_text(encoding="utf-8")
+    functions = source.replace("/usr/local/lib/node", str(ROOT / "wireguard"))
+    functions = functions.removesuffix('main "$@"\n')
+    fixed = {"ENGINE_SLOTS": "16", "ENGINE_PORT": "8000", "TUNNEL_ADDRESS": "10.67.0.1"}
+
+    said = bash_refuses(
+        f"refuse_bad_settings() {{ :; }}\n{functions}\nrefuse_bad_settings() {{ :; }}",
+        [({**fixed, "TUNNEL_PEERS": value}, "check_router") for value in lists],
+    )
+
+    assert len(set(said)) == 2, "control"
+    assert dict(zip(lists, said, strict=True)) == {
+        value: refused("model", {"WORKERS": value}) for value in lists
+    }
 
 
 def test_egress_refuses_the_same_values() -> None:

@@ -45,6 +45,8 @@ def test_says_which_setting_is_wrong(
     [
         ("GPU_COUNT", "all"),
         ("GPU_COUNT", "0"),
+        ("GPU_COPIES", "0"),
+        ("GPU_STAGES", "two"),
         ("QUANTIZATION", "fp8 --port 80"),
         ("QUANTIZATION", "--port"),
         ("KV_CACHE", "*"),
@@ -79,6 +81,43 @@ def test_settings_of_the_gpu_become_flags(launch: "Launch") -> None:
         *("--tensor-parallel-size", "2", "--quantization", "fp8", "--kv-cache-dtype", "fp8"),
         *("--gpu-memory-utilization", "0.85", "--max-num-batched-tokens", "4096", "--last"),
     ]
+
+
+@pytest.mark.parametrize(
+    ("settings", "flags", "slots"),
+    [
+        (
+            {"GPU_COUNT": "4", "GPU_COPIES": "2"},
+            "--tensor-parallel-size 2 --data-parallel-size 2",
+            8,
+        ),
+        ({"GPU_COUNT": "2", "GPU_COPIES": "2"}, "--data-parallel-size 2", 8),
+        ({"GPU_COUNT": "3", "GPU_STAGES": "3"}, "--pipeline-parallel-size 3", 15),
+        (
+            {"GPU_COUNT": "8", "GPU_COPIES": "2", "GPU_STAGES": "2"},
+            "--tensor-parallel-size 2 --pipeline-parallel-size 2 --data-parallel-size 2",
+            8,
+        ),
+    ],
+)
+def test_cards_are_divided_among_copies_and_stages(
+    settings: dict[str, str], flags: str, slots: int, launch: "Launch"
+) -> None:
+    """What is left of the cards shares each layer, and each copy has its share of the slots."""
+    said = launch("vllm", {"ENGINE_SLOTS": "15", **settings}).stdout.split()
+
+    assert " ".join(said[said.index("--disable-uvicorn-access-log") + 1 :]) == flags
+    assert said[said.index("--max-num-seqs") + 1] == str(slots)
+
+
+@pytest.mark.parametrize("count", ["1", "3", "6"])
+def test_cards_that_cannot_be_divided_are_refused(count: str, launch: "Launch") -> None:
+    """Else some would lie idle, or vLLM would look for more than there are."""
+    done = launch("vllm", {"GPU_COUNT": count, "GPU_COPIES": "2", "GPU_STAGES": "2"})
+
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith(f'GPU_COUNT is "{count}": give a multiple of GPU_COPIES (2)')
+    assert done.stderr.count("\n") == 1
 
 
 def record(folder: Path) -> None:

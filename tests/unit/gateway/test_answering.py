@@ -300,3 +300,17 @@ async def test_many_who_wait_do_not_hold_up_the_gateway(parts: Parts) -> None:
     await asyncio.sleep(0.01)
 
     assert time.process_time() - began < 1.0
+
+
+async def test_engine_hears_which_conversation_it_is(parts: Parts) -> None:
+    """The same for all that is asked in it, so that it can stay where it was read before."""
+    parts.start()
+
+    for number, thread in enumerate((0, 7, 0, 7), 1):
+        update = message(number, text=f"question {number}")
+        assert await parts.accept(update | {"thread_id": thread}) == ["accepted"]
+        await parts.wait_for_replies(["fine"] * number)
+
+    first, topic, *later = parts.engine.chats
+    assert later == [first, topic]
+    assert len({first, topic, ""}) == 3

@@ -314,3 +314,32 @@ async def test_engine_that_refuses_pictures(
                 await anext(engine.stream(ASK, 100, 0.0))
     finally:
         await runner.cleanup()
+
+
+async def test_chats_are_told_apart_and_named_to_nobody(tmp_path: Path) -> None:
+    """A router sends a chat where it was before; what it sees of it is another name each time."""
+    seen: list[str | None] = []
+    app = build_app("stub", 500)
+
+    async def note(request: web.Request, _: web.StreamResponse) -> None:
+        if request.path == "/v1/chat/completions":
+            seen.append(request.headers.get("X-Session-ID"))
+
+    app.on_response_prepare.append(note)
+    runner = web.AppRunner(app, access_log=None)
+    await runner.setup()
+    await web.UnixSite(runner, tmp_path / "engine.sock").start()
+
+    for chats in (["(11, 0)", "(11, 0)", "(11, 7)", ""], ["(11, 0)"]):
+        async with open_engine(tmp_path / "engine.sock", 4) as engine:
+            for chat in chats:
+                [item async for item in engine.stream(ASK, 100, 0.0, chat=chat)]
+    await runner.cleanup()
+
+    first, again, topic, none, restarted = seen
+    assert first == again
+    assert none is None
+    assert len({first, topic, restarted}) == 3
+    for name in (first, topic, restarted):
+        assert name
+        assert len(name) == 32

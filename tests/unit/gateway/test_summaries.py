@@ -72,6 +72,7 @@ class Talk:
         assert not self.engine.summary_requests, "it is not long yet"
         await self.say("Question 3")
         assert len(self.engine.summary_requests) == 1
+        assert len({*self.engine.chats}) == 1, "a summary stays where its chat was read"
 
 
 @pytest.fixture
