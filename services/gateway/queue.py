@@ -23,11 +23,15 @@ TYPICAL_COST = 600.0
 
 
 class Running:
-    """An ask that has left the queue; `stopped` is set when its user no longer wants it."""
+    """An ask that has left the queue.
+
+    `stopped` is set when its user no longer wants it, `left` when the engine is done with it.
+    """
 
     def __init__(self, ask: Ask) -> None:
         self.ask = ask
         self.stopped = asyncio.Event()
+        self.left = asyncio.Event()
         if ask.state == "stopping":
             self.stopped.set()
 
