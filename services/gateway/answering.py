@@ -49,6 +49,9 @@ MOST_TRIES = 20
 PLACE_SECONDS = 5.0
 """A place in the queue is told anew after this long at the earliest: each time costs an edit."""
 
+PLACES_REST = 20.0
+"""Finding all places takes longer the more wait; so many times that long is left to other work."""
+
 PROMPT_SHARES = (1.0, 0.5, 0.0)
 """Shares of the prompt budget tried in turn when the engine finds the prompt too long."""
 
@@ -100,6 +103,7 @@ class Answering:
         self._progress: dict[int, Progress] = {}
         self._closing = asyncio.Semaphore(slots)
         self._has_stale_places = False
+        self._places_rest_until = 0.0
         self._is_paused = False
         queue.on_change = self._show_places_soon
 
@@ -114,11 +118,18 @@ class Answering:
         """Once for all that changes in this moment: a batch can bring a hundred asks."""
         if not self._has_stale_places:
             self._has_stale_places = True
-            asyncio.get_running_loop().call_soon(self._show_places)
+            loop = asyncio.get_running_loop()
+            loop.call_at(max(loop.time(), self._places_rest_until), self._show_all_places)
+
+    def _show_all_places(self) -> None:
+        clock = asyncio.get_running_loop().time
+        began = clock()
+        self._has_stale_places = False
+        self._show_places()
+        self._places_rest_until = clock() + PLACES_REST * (clock() - began)
 
     def _show_places(self) -> None:
         """Tell those who wait how many are ahead, and about how long it takes."""
-        self._has_stale_places = False
         if self._queue.is_paused != self._is_paused:
             self._is_paused = self._queue.is_paused
             self._placed.clear()

@@ -1,6 +1,7 @@
 """The workers answer what was accepted, and neither an ask nor an odd engine ends them."""
 
 import asyncio
+import itertools
 import threading
 import time
 from collections.abc import AsyncGenerator
@@ -14,7 +15,7 @@ import pytest
 from aiohttp import web
 
 from services.gateway.access import Access
-from services.gateway.answering import Answering
+from services.gateway.answering import PLACES_REST, Answering
 from services.gateway.documents import Documents
 from services.gateway.engine import (
     Engine,
@@ -362,3 +363,23 @@ async def test_many_who_wait_do_not_hold_up_the_gateway(parts: Parts) -> None:
     await asyncio.sleep(0.01)
 
     assert time.process_time() - began < 1.0
+
+
+async def test_places_leave_the_loop_to_other_work(
+    parts: Parts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However often the queue changes: after each look at all that wait there is a rest."""
+    looks: list[float] = []
+    clock = asyncio.get_running_loop().time
+
+    def look() -> None:
+        looks.append(clock())
+        time.sleep(0.01)  # so many wait
+
+    monkeypatch.setattr(parts.answering, "_show_places", look)
+    while len(looks) < 3:
+        parts.answering._show_places_soon()
+        await asyncio.sleep(0)
+
+    pauses = [later - earlier for earlier, later in itertools.pairwise(looks)]
+    assert min(pauses) >= PLACES_REST * 0.01

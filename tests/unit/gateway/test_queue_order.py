@@ -112,7 +112,7 @@ class QueueOrder(RuleBasedStateMachine):
         self.now = 0.0
         self.runner.get_loop().time = lambda: self.now  # type: ignore[method-assign]  # our clock
         self.queue = Queue(WEIGHTS)
-        self.rules = Rules()
+        self.plain = Rules()
         self.running: dict[int, Running] = {}
         self.asks = 0
 
@@ -127,7 +127,7 @@ class QueueOrder(RuleBasedStateMachine):
 
     def _put(self, ask: Ask, delay: float) -> None:
         self._in_loop(self.queue.put, ask, delay)
-        self.rules.put(ask, self.now + delay)
+        self.plain.put(ask, self.now + delay)
 
     def ask(self, user: int, group: int, delay: float, *, lacks: bool) -> None:
         self.asks += 1
@@ -140,11 +140,11 @@ class QueueOrder(RuleBasedStateMachine):
     def ask_for_later(self, user: int, group: int, delay: float, lacks: bool) -> None:
         self.ask(user, group, delay, lacks=lacks)
 
-    @precondition(lambda self: self.rules.waiting)
+    @precondition(lambda self: self.plain.waiting)
     @rule(data=st.data(), delay=st.sampled_from([0, 2]), lacks=st.booleans())
     def change(self, data: st.DataObject, delay: float, lacks: bool) -> None:
-        number = data.draw(st.sampled_from(sorted(self.rules.waiting)))
-        self._put(replace(self.rules.waiting[number], lacks_document=lacks), delay)
+        number = data.draw(st.sampled_from(sorted(self.plain.waiting)))
+        self._put(replace(self.plain.waiting[number], lacks_document=lacks), delay)
 
     @rule(tokens=st.lists(st.integers(0, 300), min_size=2, max_size=6))
     def serve(self, tokens: list[int]) -> None:
@@ -154,7 +154,7 @@ class QueueOrder(RuleBasedStateMachine):
                 del self.running[running.ask.id]
                 self.charge(running.ask.user_id, count)
                 self._in_loop(self.queue.release, running)
-                self.rules.release(running.ask.id, None, self.now)
+                self.plain.release(running.ask.id, None, self.now)
 
     @rule(asks=st.lists(st.tuples(USERS, GROUPS), min_size=3, max_size=6))
     def ask_at_once(self, asks: list[tuple[int, int]]) -> None:
@@ -177,7 +177,7 @@ class QueueOrder(RuleBasedStateMachine):
 
         running = self.runner.run(take())
 
-        assert (running.ask.id if running else None) == self.rules.next(self.now)
+        assert (running.ask.id if running else None) == self.plain.next(self.now)
         if running:
             self.running[running.ask.id] = running
         return running
@@ -190,33 +190,33 @@ class QueueOrder(RuleBasedStateMachine):
         self.charge(running.ask.user_id, tokens)
         incomplete = running.ask if is_incomplete and number % 4 == 0 else None
         self._in_loop(self.queue.release, running, incomplete)
-        self.rules.release(number, incomplete, self.now)
+        self.plain.release(number, incomplete, self.now)
 
     @rule(user=USERS, tokens=st.integers(0, 300))
     def charge(self, user: int, tokens: int) -> None:
         self.queue.charge(user, prompt_tokens=5, answer_tokens=tokens)
-        self.rules.charge(user, 5 + OUTPUT_WEIGHT * tokens)
+        self.plain.charge(user, 5 + OUTPUT_WEIGHT * tokens)
 
-    @precondition(lambda self: self.rules.waiting)
+    @precondition(lambda self: self.plain.waiting)
     @rule(data=st.data())
     def withdraw(self, data: st.DataObject) -> None:
-        number = data.draw(st.sampled_from(sorted(self.rules.waiting)))
+        number = data.draw(st.sampled_from(sorted(self.plain.waiting)))
         self.queue.withdraw(number)
-        del self.rules.waiting[number]
+        del self.plain.waiting[number]
 
     @rule(old=st.sampled_from([-1, -2]), new=st.sampled_from([-1, -2, -3]))
     def move(self, old: int, new: int) -> None:
         self.queue.move_chat(old, new)
-        self.rules.move(old, new)
+        self.plain.move(old, new)
 
     @rule(user=USERS, is_shared=st.booleans())
     def ask_and_withdraw(self, user: int, is_shared: bool) -> None:
         """Withdraw what stands first, while the same chat's next one waits."""
         for _ in range(2):
             self.ask(user, -1 if is_shared else 0, 0, lacks=False)
-        first = min(self.rules.waiting)
+        first = min(self.plain.waiting)
         self.queue.withdraw(first)
-        del self.rules.waiting[first]
+        del self.plain.waiting[first]
 
     @rule()
     def wait(self) -> None:
@@ -224,13 +224,13 @@ class QueueOrder(RuleBasedStateMachine):
 
     @rule()
     def look_at_the_order(self) -> None:
-        assert self.queue.waiting_ids == [ask.id for ask in self.rules.in_line()]
-        assert [ask.id for ask in self.queue.waiting()] == self.rules.order()
+        assert self.queue.waiting_ids == [ask.id for ask in self.plain.in_line()]
+        assert [ask.id for ask in self.queue.waiting()] == self.plain.order()
 
     @invariant()
     def tells_the_engine_what_the_rules_say(self) -> None:
         for user in range(1, 5):
-            assert self.queue.priority(user) == self.rules.priority(user)
+            assert self.queue.priority(user) == self.plain.priority(user)
 
 
 TestQueueOrder = QueueOrder.TestCase
