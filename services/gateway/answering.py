@@ -26,7 +26,7 @@ from services.gateway.engine import (
     PromptTooLong,
     Thought,
 )
-from services.gateway.history import History, estimate_tokens
+from services.gateway.history import History, Recalled, estimate_tokens
 from services.gateway.manner import House, Manner, Preferences
 from services.gateway.outbox import Outbox
 from services.gateway.progress import Progress
@@ -48,6 +48,9 @@ MOST_TRIES = 20
 
 PLACE_SECONDS = 5.0
 """A place in the queue is told anew after this long at the earliest: each time costs an edit."""
+
+PLACES_REST = 20.0
+"""Finding all places takes longer the more wait; so many times that long is left to other work."""
 
 PROMPT_SHARES = (1.0, 0.5, 0.0)
 """Shares of the prompt budget tried in turn when the engine finds the prompt too long."""
@@ -98,7 +101,9 @@ class Answering:
         self._typical_seconds = 10.0
         self._placed: dict[int, float] = {}
         self._progress: dict[int, Progress] = {}
+        self._closing = asyncio.Semaphore(slots)
         self._has_stale_places = False
+        self._places_rest_until = 0.0
         self._is_paused = False
         queue.on_change = self._show_places_soon
 
@@ -107,17 +112,24 @@ class Answering:
         async with asyncio.TaskGroup() as group:
             group.create_task(self._save())
             for _ in range(self._slots):
-                group.create_task(self._work())
+                group.create_task(self._work(group))
 
     def _show_places_soon(self) -> None:
         """Once for all that changes in this moment: a batch can bring a hundred asks."""
         if not self._has_stale_places:
             self._has_stale_places = True
-            asyncio.get_running_loop().call_soon(self._show_places)
+            loop = asyncio.get_running_loop()
+            loop.call_at(max(loop.time(), self._places_rest_until), self._show_all_places)
+
+    def _show_all_places(self) -> None:
+        clock = asyncio.get_running_loop().time
+        began = clock()
+        self._has_stale_places = False
+        self._show_places()
+        self._places_rest_until = clock() + PLACES_REST * (clock() - began)
 
     def _show_places(self) -> None:
         """Tell those who wait how many are ahead, and about how long it takes."""
-        self._has_stale_places = False
         if self._queue.is_paused != self._is_paused:
             self._is_paused = self._queue.is_paused
             self._placed.clear()
@@ -154,26 +166,31 @@ class Answering:
                 except StoreError as error:
                     log.critical("store failed", extra={"remedy": str(error)})
 
-    async def _work(self) -> None:
+    async def _work(self, answers: asyncio.TaskGroup) -> None:
         while True:
             running = await self._queue.next()
-            incomplete = None
-            try:
-                incomplete = await self._answer(running)
-            except Exception as error:
-                # A worker's boundary: an ask that breaks its worker must not take the others with
-                # it, nor be taken up again by every later start.
-                log.error("ask broke", extra={"error": describe_error(error)})
-                await self._close(Progress(running.ask), "failed")
-            finally:
-                self._queue.release(running, incomplete)
+            answers.create_task(self._see_through(running))
+            await running.left.wait()
+
+    async def _see_through(self, running: Running) -> None:
+        incomplete = None
+        try:
+            incomplete = await self._answer(running)
+        except Exception as error:
+            # A worker's boundary: an ask that breaks its worker must not take the others with
+            # it, nor be taken up again by every later start.
+            log.error("ask broke", extra={"error": describe_error(error)})
+            await self._close(Progress(running.ask), "failed")
+        finally:
+            running.left.set()
+            self._queue.release(running, incomplete)
 
     async def _answer(self, running: Running) -> Ask | None:
         """Answer an ask; returned as it is now where one more of its album has just come."""
-        taken = await self._in_store(self._take, running.ask.id)
+        taken = await self._in_store(self._take, running.ask.id, is_urgent=True)
         if taken is None:
             return None  # it was stopped between the queue and here
-        ask, said, chosen = taken
+        ask, said, chosen, recalled = taken
         if ask.state == "waiting":
             return ask
         if ask.state == "stopping":
@@ -186,26 +203,40 @@ class Answering:
             ask, said, ask.spent, answer_tokens=min(ask.spent.answer_tokens, estimate_tokens(said))
         )
         try:
-            end = await self._try_until_done(running, progress, manner)
+            end = await self._try_until_done(running, progress, manner, recalled)
         finally:
             del self._progress[ask.id]
-        await self._close(progress, end, manner)
+        # So many at most: a disk that takes nothing must not let answers pile up.
+        async with self._closing:
+            running.left.set()  # the engine's slot does not wait for the disk; the chat does
+            for _ in range(2):
+                await asyncio.sleep(0)  # whoever the slot goes to hands its work over first
+            await self._close(progress, end, manner)
         if end in ("finished", "stopped"):
             self._note_answered(running.ask, manner)
         self._log(progress, end)
         return None
 
-    def _take(self, ask_id: int) -> tuple[Ask, str, Preferences] | None:
-        """In the store's thread, at once: a free slot of the engine waits for this."""
-        taken = self._store.take_ask(ask_id)
-        return (*taken, self._store.preferences(taken[0].user_id)) if taken else None
+    def _take(self, ask_id: int) -> tuple[Ask, str, Preferences, Recalled] | None:
+        """In the store's thread, at once: a free slot of the engine waits for this.
 
-    async def _try_until_done(self, running: Running, progress: Progress, manner: Manner) -> End:
+        A power failure may take it back: an ask that was begun is begun anew at the next start.
+        """
+        taken = self._store.take_ask(ask_id)
+        if taken is None:
+            return None
+        ask, said = taken
+        return ask, said, self._store.preferences(ask.user_id), self._history.recall(ask)
+
+    async def _try_until_done(
+        self, running: Running, progress: Progress, manner: Manner, recalled: Recalled | None
+    ) -> End:
         tries = in_vain = share = pauses = 0
         is_blind = False
         while not running.stopped.is_set():
             try:
-                await self._speak(running, progress, manner, PROMPT_SHARES[share], is_blind)
+                turns, recalled = recalled, None  # what a later try is told is read anew
+                await self._speak(running, progress, manner, PROMPT_SHARES[share], is_blind, turns)
                 return "finished" if progress.finished else "stopped"
             except PromptTooLong:
                 share += 1
@@ -239,12 +270,20 @@ class Answering:
         return "stopped"
 
     async def _speak(
-        self, running: Running, progress: Progress, manner: Manner, share: float, is_blind: bool
+        self,
+        running: Running,
+        progress: Progress,
+        manner: Manner,
+        share: float,
+        is_blind: bool,
+        recalled: Recalled | None,
     ) -> None:
         """Pass on what the engine says until it has finished or nobody wants it any more."""
         ask = progress.ask
         messages, prompt_tokens = await self._history.compose(
-            ask, manner.system_prompt, share, manner.model, is_blind=is_blind
+            *(ask, manner.system_prompt, share, manner.model),
+            is_blind=is_blind,
+            recalled=recalled,
         )
         # Chat templates drop white space at the end of a message, and so must we.
         beginning = progress.text.rstrip() if is_visible(progress.text) else ""
@@ -386,15 +425,18 @@ class Answering:
             seconds = progress.spent.engine_ms / 1000
             self._typical_seconds += 0.2 * (seconds - self._typical_seconds)
 
-    async def _in_store(self, work: Callable[..., T], *arguments: Any) -> T:
+    async def _in_store(
+        self, work: Callable[..., T], *arguments: Any, is_urgent: bool = False
+    ) -> T:
         """Do work in the store, and wait for a disk that does not take it: what was said is kept.
 
         Meanwhile new asks are refused, because the disk does not take them either.
         """
         pause = 1.0
+        run = self._store.run_first if is_urgent else self._store.run
         while True:
             try:
-                return await self._store.run(work, *arguments)
+                return await run(work, *arguments)
             except StoreError as error:
                 log.critical("store failed", extra={"remedy": str(error)})
                 await self._sleep(pause)

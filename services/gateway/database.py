@@ -1,25 +1,71 @@
 """One encrypted SQLite file: opening it, its single thread, transactions, and erasing for good.
 
-WAL mode with full synchronisation: a transaction that has returned survives a power failure.
+WAL mode with full synchronisation: a transaction that has returned survives a power failure. What
+waits for the thread at one moment is committed together (group commit): the disk is waited for
+once, and each piece of work hears of its result only then.
 Encrypted at rest by SQLite3 Multiple Ciphers (ChaCha20-Poly1305), so that neither the file nor its
 journal shows any text. What is deleted is overwritten (`secure_delete`), and what the journal
 still holds of it goes with `truncate_journal`.
 """
 
 import asyncio
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import apsw
 
 T = TypeVar("T")
 
+JOURNAL_PAGES = 1000
+"""So many pages of the journal are brought into the file; SQLite's own default."""
+
+MOST_JOURNAL_PAGES = 10 * JOURNAL_PAGES
+"""A journal that has grown so long, because it never was at rest, is waited for: 40 MB."""
+
 
 class StoreError(Exception):
     """The store cannot be used; the message says why and what to do."""
+
+
+Order = Literal["first", "as it came", "not overtaken"]
+
+
+@dataclass(eq=False)
+class _Job:
+    """Work for the database's thread, and where its result goes."""
+
+    work: Callable[..., Any]
+    arguments: tuple[Any, ...]
+    order: Order
+    future: Future[Any] = field(default_factory=Future)
+    result: Any = None
+    error: BaseException | None = None
+
+    def is_wanted(self) -> bool:
+        """Tell whether somebody still waits for it; from then on it cannot be cancelled."""
+        return self.future.set_running_or_notify_cancel()
+
+    def do(self, surroundings: AbstractContextManager[None]) -> None:
+        """Do it, and keep what comes of it."""
+        try:
+            with surroundings:
+                self.result = self.work(*self.arguments)
+        except BaseException as error:
+            # Whatever it is, it belongs to whoever has handed the work over.
+            self.error = error
+
+    def settle(self, lost: BaseException | None = None) -> None:
+        """Let whoever waits go on; `lost`: why the disk did not take what was done."""
+        if error := self.error or lost:
+            self.future.set_exception(error)
+        else:
+            self.future.set_result(self.result)
 
 
 class Database:
@@ -31,24 +77,57 @@ class Database:
         Raises StoreError if it cannot be opened with this key. `key` is 64 hex digits.
         """
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="store")
+        self._lock = threading.Lock()
+        """Of the jobs that wait."""
+        self._jobs: list[_Job] = []
+        self._is_group = False
         self._db = self._thread.submit(_open, file, key, migrations).result()
+        self._journal = self._thread.submit(_Journal, self._db, file, key).result()
 
     async def run(self, work: Callable[..., T], *arguments: Any) -> T:
-        """Do work in the database's thread. Raises StoreError if the disk does not take it."""
-        loop = asyncio.get_running_loop()
+        """Do work in the database's thread; when this returns, what it wrote is on the disk.
+
+        Work is done in the order in which it was handed over. Raises StoreError if the disk does
+        not take it, then nothing of it was written; any other error of the work undoes it alone.
+        """
+        return await self._hand_over("as it came", work, *arguments)
+
+    async def run_in_order(self, work: Callable[..., T], *arguments: Any) -> T:
+        """As `run`, but what is urgent does not overtake this: it is to see what this writes."""
+        return await self._hand_over("not overtaken", work, *arguments)
+
+    async def run_first(self, work: Callable[..., T], *arguments: Any) -> T:
+        """Do urgent work before what waits, and without waiting for the disk.
+
+        It is for what is read, and for what a power failure may take back. Raises StoreError.
+        """
+        return await self._hand_over("first", work, *arguments)
+
+    async def _hand_over(self, order: Order, work: Callable[..., T], *arguments: Any) -> T:
+        job = _Job(work, arguments, order)
+        with self._lock:
+            self._jobs.append(job)
+            is_first = len(self._jobs) == 1
+        if is_first:
+            self._thread.submit(self._serve)
         try:
-            return await loop.run_in_executor(self._thread, work, *arguments)
+            return await asyncio.wrap_future(job.future)
         except apsw.Error as error:
             raise StoreError(_remedy(error)) from None
 
     def close(self) -> None:
         """Close the database; whoever calls has stopped all work."""
+        self._journal.close()
         self._thread.submit(self._db.close).result()
         self._thread.shutdown()
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
-        """All or nothing, and on the disk when it ends."""
+        """All or nothing, and on the disk when it ends, or when the group ends that it is in."""
+        if self._is_group:
+            with self._savepoint():
+                yield
+            return
         self._db.execute("BEGIN IMMEDIATE")
         try:
             yield
@@ -59,12 +138,109 @@ class Database:
                 self._db.execute("ROLLBACK")
             raise
 
+    # From here on: in the database's thread.
+
+    def _serve(self) -> None:
+        """Do all that waits."""
+        with self._lock:
+            jobs, self._jobs = self._jobs, []
+        try:
+            group: list[_Job] = []
+            for job in _arrange(jobs):
+                is_apart = job.work == self.truncate_journal  # it cannot be within a transaction
+                if job.order != "first" and not is_apart:
+                    group.append(job)
+                    continue
+                self._run_group(group)
+                group = []
+                if is_apart:
+                    self._run_alone(job)
+                else:
+                    self._run_unsynchronised(job)
+            self._run_group(group)
+        except BaseException as error:
+            # Whatever it is: nobody may wait for ever.
+            for job in jobs:
+                if not job.future.done():
+                    job.future.set_exception(error)
+            raise
+
+    def _run_unsynchronised(self, job: _Job) -> None:
+        """What is committed so is synchronised with the next commit that is."""
+        self._db.execute("PRAGMA synchronous = NORMAL")
+        try:
+            self._run_alone(job)
+        finally:
+            self._db.execute("PRAGMA synchronous = FULL")
+
+    def _run_alone(self, job: _Job) -> None:
+        if job.is_wanted():
+            job.do(nullcontext())
+            job.settle()
+
+    def _run_group(self, jobs: Sequence[_Job]) -> None:
+        """Do each within a savepoint of one transaction; none is settled before its commit."""
+        if len(jobs) <= 1:
+            for job in jobs:
+                self._run_alone(job)
+            return
+        try:
+            self._db.execute("BEGIN IMMEDIATE")
+        except apsw.Error:
+            # The disk takes nothing at all: what only reads is done, the others say why.
+            for job in jobs:
+                self._run_alone(job)
+            return
+        before = self._db.total_changes()
+        done: list[_Job] = []
+        lost: BaseException | None = None
+        left = deque(jobs)
+        self._is_group = True
+        while left and not lost:
+            job = left.popleft()
+            if not job.is_wanted():
+                continue
+            job.do(self._savepoint())
+            if not self._db.in_transaction:  # a full disk has ended it
+                lost = job.error or apsw.AbortError("the transaction is gone")
+            if not lost and self._db.total_changes() == before:
+                job.settle()  # it has neither seen nor written anything that may be lost
+            else:
+                done.append(job)
+        self._is_group = False
+        lost = lost or self._commit()
+        for job in done:
+            job.settle(lost)
+        self._run_group([*left])
+
+    @contextmanager
+    def _savepoint(self) -> Iterator[None]:
+        self._db.execute("SAVEPOINT job")
+        try:
+            yield
+            self._db.execute("RELEASE job")
+        except BaseException:
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK TO job")
+                self._db.execute("RELEASE job")
+            raise
+
+    def _commit(self) -> apsw.Error | None:
+        """Commit; returns the error if the disk does not take it."""
+        try:
+            self._db.execute("COMMIT")
+        except apsw.Error as error:
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
+            return error
+        return None
+
     def truncate_journal(self) -> bool:
         """Bring the journal into the file and empty it; False while a reader holds it.
 
         Deleted texts stand in the journal as they were until then.
         """
-        with suppress(apsw.BusyError, apsw.LockedError):
+        with self._journal.lock, suppress(apsw.BusyError, apsw.LockedError):
             self._db.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
             return True
         return False
@@ -100,14 +276,73 @@ class Database:
         return next(iter(self._db.execute(sql, values)))
 
 
+def _arrange(jobs: Sequence[_Job]) -> list[_Job]:
+    """Let what is urgent overtake the others, but for those that it may not."""
+    order: list[_Job] = []
+    overtaken: list[_Job] = []
+    for job in jobs:
+        match job.order:
+            case "first":
+                order.append(job)
+            case "as it came":
+                overtaken.append(job)
+            case "not overtaken":
+                order += [*overtaken, job]
+                overtaken = []
+    return order + overtaken
+
+
+class _Journal:
+    """Brings what is committed from the journal into the file, while the thread goes on.
+
+    SQLite would do so within every so manieth commit, which then takes tens of milliseconds.
+    """
+
+    def __init__(self, db: apsw.Connection, file: Path, key: str) -> None:
+        try:
+            self._db = _connect(file, key)
+        except apsw.Error as error:
+            raise StoreError(f"opening the store {file}: {_remedy(error)}") from None
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="journal")
+        self.lock = threading.Lock()
+        """Two cannot do this at once: SQLite refuses the second, and does not wait."""
+        self._is_called = False
+        db.set_wal_hook(self._note)
+
+    def close(self) -> None:
+        """End what goes on."""
+        self._thread.shutdown()
+        self._db.close()
+
+    def _note(self, db: apsw.Connection, _name: str, pages: int) -> int:
+        """After each commit, in the database's thread."""
+        if pages >= MOST_JOURNAL_PAGES:
+            self._copy(db)
+        elif pages >= JOURNAL_PAGES and not self._is_called:
+            self._is_called = True
+            self._thread.submit(self._copy, self._db)
+        return apsw.SQLITE_OK
+
+    def _copy(self, db: apsw.Connection) -> None:
+        self._is_called = False
+        # What cannot be copied now stays in the journal, and the next commit tries again.
+        with self.lock, suppress(apsw.Error):
+            db.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
+
+
+def _connect(file: Path, key: str) -> apsw.Connection:
+    db = apsw.Connection(str(file))
+    db.set_busy_timeout(5000)  # a backup, or the operator's report, may be reading
+    db.pragma("cipher", "chacha20")
+    db.execute(f"PRAGMA key = 'raw:{key}'")
+    db.execute("PRAGMA journal_mode = WAL")
+    db.execute("PRAGMA synchronous = FULL")
+    return db
+
+
 def _open(file: Path, key: str, migrations: tuple[str, ...]) -> apsw.Connection:
     try:
-        db = apsw.Connection(str(file))
-        db.set_busy_timeout(5000)  # a backup, or the operator's report, may be reading
-        db.pragma("cipher", "chacha20")
-        db.execute(f"PRAGMA key = 'raw:{key}'")
-        db.execute("PRAGMA journal_mode = WAL")
-        db.execute("PRAGMA synchronous = FULL")
+        db = _connect(file, key)
         db.execute("PRAGMA secure_delete = ON")
         db.execute("PRAGMA temp_store = MEMORY")
         if [row[0] for row in db.execute("PRAGMA quick_check(1)")] != ["ok"]:

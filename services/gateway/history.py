@@ -2,7 +2,7 @@
 
 import base64
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from services.gateway.engine import Engine, Message, PromptTooLong
 from services.gateway.pictures import PICTURE_TOKENS
@@ -56,6 +56,14 @@ class Said:
         return len(self.text.encode()) + FRAME_TOKENS + PICTURE_TOKENS * len(self.pictures)
 
 
+@dataclass(frozen=True)
+class Recalled:
+    """What was said before an ask: a summary of the beginning, and the turns after that."""
+
+    summary: str = ""
+    turns: list[Turn] = field(default_factory=list)
+
+
 class History:
     """The conversation of each chat, within the token budget of a prompt."""
 
@@ -86,29 +94,37 @@ class History:
         model: str = "",
         *,
         is_blind: bool = False,
+        recalled: Recalled | None = None,
     ) -> tuple[list[Message], int]:
         """List the messages for the engine, with their tokens; the oldest exchanges go first.
 
         The engine's own tokenizer counts, unless even the bound from above fits; each picture
         counts as its bound. `budget_share` below 1 leaves room after the engine has found a prompt
         too long nevertheless; `is_blind`: without pictures. `model`: by the engine's own
-        name, see Engine. Raises PromptTooLong if the ask alone does not fit, EngineUnavailable,
-        NoSuchModel.
+        name, see Engine; `recalled`: what `recall` has just read; None: it is read now. Raises
+        PromptTooLong if the ask alone does not fit, EngineUnavailable, NoSuchModel.
         """
-        messages, tokens = await self._choose(ask, system_prompt, budget_share, model, is_blind)
+        budget = int(self._prompt_tokens * budget_share)
+        if not budget:  # the engine's limit is not what its count says: the ask alone must do
+            recalled = Recalled()
+        elif recalled is None:
+            recalled = await self._store.run_first(self.recall, ask)
+        messages, tokens = await self._choose(ask, system_prompt, budget, model, is_blind, recalled)
         numbers = [number for message in messages for number in message.pictures]
-        contents = await self._store.run(self._store.pictures, numbers) if numbers else {}
+        contents = await self._store.run_first(self._store.pictures, numbers) if numbers else {}
         return [_written(message, contents) for message in messages], tokens
 
     async def _choose(
-        self, ask: Ask, system_prompt: str, budget_share: float, model: str, is_blind: bool
+        self,
+        ask: Ask,
+        system_prompt: str,
+        budget: int,
+        model: str,
+        is_blind: bool,
+        recalled: Recalled,
     ) -> tuple[list[Said], int]:
         most_pictures = 0 if is_blind else self.most_pictures
-        budget = int(self._prompt_tokens * budget_share)
-        summary = ""
-        turns: list[Turn] = []
-        if budget:  # else the engine's limit is not what its count says: the ask alone must do
-            summary, turns = await self._store.run(self._recall, ask)
+        summary, turns = recalled.summary, recalled.turns
         turns = turns[len(turns) % 2 :]  # whole exchanges: a question and its answer
         *said, question = with_latest_pictures(
             [*say_again(turns), Said("user", ask.text, ask.pictures)], most_pictures
@@ -142,11 +158,11 @@ class History:
         messages = fixed.around(_fitting(said, spare))
         return messages, estimate(messages)
 
-    def _recall(self, ask: Ask) -> tuple[str, list[Turn]]:
+    def recall(self, ask: Ask) -> Recalled:
         """In the store's thread: the summary, and the turns that are not in it."""
         summary = self._store.summary_before(ask) if self._has_summaries else None
         turns = after(summary, self._store.turns_before(ask, MOST_TURNS))
-        return summary.text if summary else "", turns
+        return Recalled(summary.text if summary else "", turns)
 
 
 async def count_tokens(engine: Engine, messages: Sequence[Said], model: str) -> int | None:

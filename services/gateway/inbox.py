@@ -143,7 +143,7 @@ class Inbox:
         does not take it: then nothing was accepted.
         """
         self._note_batch(batch)
-        receipts, effects = await self._store.run(self._commit, batch)
+        receipts, effects = await self._store.run_in_order(self._commit, batch)
         self._take_effect(effects)
         if Forgotten() in effects:
             await self._erase()
@@ -177,7 +177,9 @@ class Inbox:
                 raise
             why = "recording unreadable"
         self._unheard.pop(reply_id, None)
-        self._take_effect(await self._store.run(self._complete, reply_id, document.id, said, why))
+        self._take_effect(
+            await self._store.run_in_order(self._complete, reply_id, document.id, said, why)
+        )
 
     def _take_effect(self, effects: Sequence[Effect]) -> None:
         for effect in effects:
@@ -208,7 +210,7 @@ class Inbox:
 
     async def move(self, old_chat_id: int, new_chat_id: int) -> None:
         """Let a group go on as the supergroup that it has become. Raises StoreError."""
-        replies = await self._store.run(self._move, old_chat_id, new_chat_id)
+        replies = await self._store.run_in_order(self._move, old_chat_id, new_chat_id)
         self._queue.move_chat(old_chat_id, new_chat_id)
         self._outbox.move(replies)
 

@@ -1,6 +1,7 @@
 """The workers answer what was accepted, and neither an ask nor an odd engine ends them."""
 
 import asyncio
+import itertools
 import threading
 import time
 from collections.abc import AsyncGenerator
@@ -9,11 +10,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import apsw
 import pytest
 from aiohttp import web
 
 from services.gateway.access import Access
-from services.gateway.answering import Answering
+from services.gateway.answering import PLACES_REST, Answering
 from services.gateway.documents import Documents
 from services.gateway.engine import (
     Engine,
@@ -119,25 +121,86 @@ async def test_ask_that_breaks_its_worker_ends_alone(parts: Parts) -> None:
     assert await parts.store.run(parts.store.asks) == []
 
 
-async def test_free_slot_waits_for_the_store_twice(
+async def test_free_slot_waits_for_the_store_once(
     parts: Parts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Once for the ask with all that its user has chosen, once for the conversation: each trip
-    stands in line behind everybody's commits while the engine idles."""
+    """For the ask with all that its user has chosen, and the conversation: each trip costs the
+    engine the commit that is on its way."""
     await parts.accept(message(1, "hello"))
-    trips = 0
-    run = parts.store.run
+    trips = []
+    hand_over = parts.store._hand_over
 
-    async def count(*work: Any) -> Any:
-        nonlocal trips
-        trips += not parts.engine.requests
-        return await run(*work)
+    async def count(order: str, *work: Any) -> Any:
+        if not parts.engine.requests:
+            trips.append(order)
+        return await hand_over(order, *work)  # type: ignore[arg-type]  # one of its orders
 
-    monkeypatch.setattr(parts.store, "run", count)
+    monkeypatch.setattr(parts.store, "_hand_over", count)
     parts.start()
     await until(lambda: bool(parts.engine.requests), "the engine is asked")
 
-    assert trips == 2
+    assert trips == ["first"]
+
+
+async def test_slot_is_free_before_the_answer_is_on_the_disk(
+    parts: Parts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next ask is taken before its answer goes there; in the same chat, after that."""
+    steps: list[str] = []
+    take, finish = parts.store.take_ask, parts.store.finish_ask
+
+    def note_take(ask_id: int) -> Any:
+        taken = take(ask_id)
+        steps.append(f"take {taken[0].text}" if taken else "nothing")
+        return taken
+
+    def note_finish(ask: Ask, *arguments: Any, **keywords: Any) -> Any:
+        steps.append(f"finish {ask.text}")
+        return finish(ask, *arguments, **keywords)
+
+    monkeypatch.setattr(parts.store, "take_ask", note_take)
+    monkeypatch.setattr(parts.store, "finish_ask", note_finish)
+    await parts.accept(message(1, "a"), message(2, "b"), message(3, "c", thread_id=9))
+    parts.start()
+    await parts.wait_for_replies(["fine", "fine", "fine"])
+
+    assert steps == ["take a", "take c", "finish a", "take b", "finish c", "finish b"]
+
+
+async def test_answers_do_not_pile_up_before_a_bad_disk(tmp_path: Path) -> None:
+    """With as many answers as slots on their way to a disk that takes none, no ask is begun."""
+    async with open_store(tmp_path) as store:
+        queue, fake, waits = Queue(), FakeEngine(), asyncio.Event()
+        engine: Engine = fake  # type: ignore[assignment]  # a fake of the same shape
+        failing = asyncio.Event()
+
+        def refuse(*_: Any, **__: Any) -> None:
+            raise apsw.FullError
+
+        async def wait(_: float) -> None:
+            failing.set()
+            await waits.wait()
+
+        workers = Answering(
+            *(store, queue, Outbox(store, []), History(store, engine, 4000), engine, 1),
+            House(256, 0.0),
+            sleep=wait,
+        )
+        store.finish_ask = refuse  # type: ignore[method-assign]  # of the disk, full for this alone
+        access = Access(store, frozenset({USER}))
+        inbox = Inbox(store, queue, Outbox(store, []), access, Limits(9, 9, 3000))
+        updates = [message(number, "x", thread_id=number) for number in range(1, 5)]
+        await inbox.accept(Batch(bot_id=1, updates=updates))
+        running = asyncio.create_task(workers.run())
+        await failing.wait()
+        await until(lambda: len(fake.requests) == 2, "the next one is answered meanwhile")
+        await until(lambda: not workers._progress, "it has come to its end")
+        await store.run(lambda: None)
+
+        assert len(fake.requests) == 2
+        assert len(queue.waiting()) == 2
+        running.cancel()
+        await asyncio.wait({running})
 
 
 async def test_accepted_edit_of_a_waiting_ask_is_what_the_engine_is_asked(parts: Parts) -> None:
@@ -314,3 +377,23 @@ async def test_engine_hears_which_conversation_it_is(parts: Parts) -> None:
     first, topic, *later = parts.engine.chats
     assert later == [first, topic]
     assert len({first, topic, ""}) == 3
+
+
+async def test_places_leave_the_loop_to_other_work(
+    parts: Parts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However often the queue changes: after each look at all that wait there is a rest."""
+    looks: list[float] = []
+    clock = asyncio.get_running_loop().time
+
+    def look() -> None:
+        looks.append(clock())
+        time.sleep(0.01)  # so many wait
+
+    monkeypatch.setattr(parts.answering, "_show_places", look)
+    while len(looks) < 3:
+        parts.answering._show_places_soon()
+        await asyncio.sleep(0)
+
+    pauses = [later - earlier for earlier, later in itertools.pairwise(looks)]
+    assert min(pauses) >= PLACES_REST * 0.01

@@ -186,7 +186,7 @@ async def test_disk_that_does_not_take_it_is_503(
     async def fail(*_: object) -> None:
         raise StoreError("the disk is full: make room")
 
-    monkeypatch.setattr(gateway.store, "run", fail)
+    monkeypatch.setattr(gateway.store, "run_in_order", fail)
 
     response = await gateway.client.post("/chat", json={"bot_id": 1, "updates": [message(1, "x")]})
 

@@ -234,7 +234,7 @@ class Remembered:
         self._summary = summary
         self._turns = turns
 
-    async def run(self, work: Any, *arguments: Any) -> Any:
+    async def run_first(self, work: Any, *arguments: Any) -> Any:
         return work(*arguments)
 
     def summary_before(self, _ask: Ask) -> Summary | None:
