@@ -18,7 +18,7 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from scripts.harden import maintenance, names, rollback, settings
+from scripts.harden import maintenance, names, rollback, settings, sshd
 from scripts.harden.change import carry_out
 from scripts.harden.host import Failed, Host, Refused
 from scripts.harden.plan import Change, changes, describe, file_difference, parts, state_difference
@@ -322,7 +322,15 @@ def refuse_pending(host: Host) -> None:
 def refuse_own_connection(host: Host, wanted: Settings) -> None:
     """Whoever calls now has to be among those who may call then."""
     session = session_of(host, os.getpid())
-    if session is None or not wanted.ssh_from:
+    if session is None:
+        return
+    open_ports = sshd.ports(host, wanted) if sshd.is_installed(host) else ()
+    if wanted.ssh_port is None and session.port not in open_ports:
+        raise Refused(
+            f"you come in by port {session.port}, where OpenSSH's sshd does not listen by its own "
+            "word, so it would be closed: log in over sshd's port, or call this at the console"
+        )
+    if not wanted.ssh_from:
         return
     address = ipaddress.ip_address(session.address.partition("%")[0])
     if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped:
