@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
 
+from scripts.journal.setup import refuse_plain
 from scripts.lifecycle import CannotDo, revoked
 from scripts.lifecycle.images import Facts, Used, check_wire, facts_of, id_of, used_by
 from scripts.lifecycle.keeper import KEY, Keeper
@@ -135,6 +136,8 @@ def upgrade(arguments: argparse.Namespace, node: Node) -> str:
         files = changed_files(node, work / "new") if arguments.bundle else {}
         check_key(files, work / "new")
         check_revoked(node, work / "new", str(arguments.bundle))
+        if (settings := work / "new/.env").is_file():
+            refuse_plain(node.root, settings.read_bytes(), str(arguments.bundle))
         if not changed and not files:
             return "The node runs on these files and images already: nothing was changed."
         old, new = facts_before_and_after(node, staged, images)
