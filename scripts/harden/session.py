@@ -83,7 +83,8 @@ def connection(host: Host, process: int) -> str:
         return ""
     for entry in entries:
         if entry.startswith(ON_ITS_WAY):
-            return entry.removeprefix(ON_ITS_WAY).decode(errors="replace").strip()
+            value = entry.removeprefix(ON_ITS_WAY).decode(errors="replace").strip()
+            return value if re.fullmatch(r"\S+ [0-9]+ \S+ [0-9]+", value) else ""
     return ""
 
 
