@@ -18,7 +18,7 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from scripts.harden import maintenance, names, rollback, settings, sshd
+from scripts.harden import firewall, maintenance, names, rollback, settings, sshd
 from scripts.harden.change import carry_out
 from scripts.harden.host import Failed, Host, Refused
 from scripts.harden.plan import Change, changes, describe, file_difference, parts, state_difference
@@ -220,12 +220,14 @@ def undo(host: Host, arguments: argparse.Namespace) -> int:
         with contextlib.suppress(ValueError):
             signal.signal(signal.SIGHUP, signal.SIG_IGN)
         maintenance.close_window(host)
+        restored = original.changed
         problems = original.restore()
         if not original.is_restored():
             raise Failed(
                 f"not all is as it was at first: {'; '.join(problems)}; mend that, and run this "
                 "again"
             )
+        problems += firewall.not_loaded(host, restored)
         original.delete()
         host.path(settings.KEPT).unlink(missing_ok=True)
         with contextlib.suppress(OSError):

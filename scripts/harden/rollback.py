@@ -10,6 +10,7 @@ import fcntl
 import sys
 from collections.abc import Iterator
 
+from scripts.harden import firewall
 from scripts.harden.host import Failed, Host, Refused
 from scripts.harden.part import template, unit_word
 from scripts.harden.session import is_on_console, session_of, ticks
@@ -59,9 +60,12 @@ def take_back(host: Host) -> list[str]:
     What was there is forgotten only when it is there again: otherwise the next boot tries it anew.
     """
     pending = Snapshot(host, PENDING)
+    restored = pending.changed
     problems = pending.restore() if pending.exists else []
     if pending.exists and not pending.is_restored():
         return problems
+    if pending.note("boot") not in (None, boot_id(host)):
+        problems += firewall.not_loaded(host, restored)
     pending.delete()
     disarm(host)
     if not Snapshot(host, ORIGINAL).exists:

@@ -158,9 +158,14 @@ class Snapshot:
             and place.read_bytes() == (self.folder / "kept" / entry.kept).read_bytes()
         )
 
+    @property
+    def changed(self) -> list[str]:
+        """Paths that are not as they were."""
+        return [entry.path for entry in self.files if not self.is_as_it_was(entry)]
+
     def is_restored(self) -> bool:
         """Whether all files and states are as they were."""
-        return all(self.is_as_it_was(entry) for entry in self.files) and all(
+        return not self.changed and all(
             read(self._host, kind, name) == value for kind, name, value in self.states
         )
 

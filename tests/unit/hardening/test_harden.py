@@ -250,6 +250,23 @@ def test_service_that_ended_of_the_change_runs_again(machine: Machine, unit: str
     assert machine.states() == states
 
 
+@pytest.mark.parametrize("way", ["undo", "rollback"])
+def test_own_rules_that_come_back_are_said_not_to_be_loaded(
+    machine: Machine, way: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A host without rules is not claimed to be as before."""
+    machine.tools.active.add("nftables.service")
+    if way == "undo":
+        apply_and_confirm(machine, RELAY)
+        command.undo(machine.host, arguments("--undo", "--yes"))  # type: ignore[arg-type]  # a namespace
+    else:
+        apply(machine, RELAY)
+        machine.write("proc/sys/kernel/random/boot_id", "second-boot\n")
+        command.take_back(machine.host)
+
+    assert "nft list ruleset" in " ".join(capsys.readouterr().out.split())
+
+
 def test_service_that_did_not_run_is_not_started(machine: Machine) -> None:
     """What was stopped before stays so."""
     apply(machine, RELAY)
