@@ -151,12 +151,15 @@ class Snapshot:
             return not place.is_symlink() and not place.exists()
         if entry.kind == "link":
             return place.is_symlink() and str(place.readlink()) == entry.target
-        return (
-            place.is_file()
-            and not place.is_symlink()
-            and stat.S_IMODE(place.stat().st_mode) == entry.mode
-            and place.read_bytes() == (self.folder / "kept" / entry.kept).read_bytes()
-        )
+        try:
+            return (
+                place.is_file()
+                and not place.is_symlink()
+                and stat.S_IMODE(place.stat().st_mode) == entry.mode
+                and place.read_bytes() == (self.folder / "kept" / entry.kept).read_bytes()
+            )
+        except OSError:  # one copy that is lost keeps nothing else from going back
+            return False
 
     @property
     def changed(self) -> list[str]:

@@ -250,6 +250,22 @@ def test_service_that_ended_of_the_change_runs_again(machine: Machine, unit: str
     assert machine.states() == states
 
 
+def test_copy_that_is_lost_keeps_nothing_else_from_going_back(machine: Machine) -> None:
+    """The way in comes back, and what does not is named."""
+    apply(machine, RELAY)
+    assert (machine.root / DROP_IN).exists()
+    pending = Snapshot(machine.host, PENDING)
+    entry = next(it for it in pending.files if it.path == "/etc/hosts")
+    (pending.folder / "kept" / entry.kept).unlink()
+
+    problems = rollback.take_back(machine.host)
+
+    assert [words for words in problems if "/etc/hosts is not as it was" in words]
+    assert not (machine.root / DROP_IN).exists()
+    assert "inet host" not in machine.tools.tables
+    assert Snapshot(machine.host, PENDING).exists
+
+
 @pytest.mark.parametrize("way", ["undo", "rollback"])
 def test_own_rules_that_come_back_are_said_not_to_be_loaded(
     machine: Machine, way: str, capsys: pytest.CaptureFixture[str]
