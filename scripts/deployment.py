@@ -60,6 +60,12 @@ if [ "$(sha256sum <"$archive")" != "$2  -" ]; then
   echo "the archive did not arrive whole" >&2
   exit 1
 fi
+if [ -d "/opt/$node/sealing" ] && ! tar -xOf "$archive" "opt/$node/.env" 2>/dev/null |
+  grep -q '^COMPOSE_FILE=.*\\.journal\\.yml'; then
+  echo "logs are sealed there, and with this bundle they would go to the disk in plain text:" \\
+    "make a new one with init --logs journal (or first logs seal --undo there)" >&2
+  exit 1
+fi
 secrets=/opt/$node/secrets
 for name in link_token tunnel_preshared_key; do
   digest=$(tar -xOf "$archive" "opt/$node/secrets/$name" 2>/dev/null | tr -d '\n' | sha256sum)
@@ -77,7 +83,8 @@ if [ -z "$was_changed" ] && [ "$(sum)" = "$before" ]; then rm -f "$secrets/.chan
 """
 """The mark stays until the containers were made anew: Compose does not look into secrets. It is
 there before the first of them is replaced, for a call that is interrupted. Secrets that `revoke`
-has taken out of use (scripts/lifecycle/revoked.py) do not come back.
+has taken out of use (scripts/lifecycle/revoked.py) do not come back. Nor do settings that would
+take sealed logs to the disk.
 """
 
 KEYS = """\

@@ -18,7 +18,7 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from scripts.harden import maintenance, names, rollback, settings
+from scripts.harden import firewall, maintenance, names, rollback, settings, sshd
 from scripts.harden.change import carry_out
 from scripts.harden.host import Failed, Host, Refused
 from scripts.harden.plan import Change, changes, describe, file_difference, parts, state_difference
@@ -220,12 +220,14 @@ def undo(host: Host, arguments: argparse.Namespace) -> int:
         with contextlib.suppress(ValueError):
             signal.signal(signal.SIGHUP, signal.SIG_IGN)
         maintenance.close_window(host)
+        restored = original.changed
         problems = original.restore()
         if not original.is_restored():
             raise Failed(
                 f"not all is as it was at first: {'; '.join(problems)}; mend that, and run this "
                 "again"
             )
+        problems += firewall.not_loaded(host, restored)
         original.delete()
         host.path(settings.KEPT).unlink(missing_ok=True)
         with contextlib.suppress(OSError):
@@ -322,7 +324,15 @@ def refuse_pending(host: Host) -> None:
 def refuse_own_connection(host: Host, wanted: Settings) -> None:
     """Whoever calls now has to be among those who may call then."""
     session = session_of(host, os.getpid())
-    if session is None or not wanted.ssh_from:
+    if session is None:
+        return
+    open_ports = sshd.ports(host, wanted) if sshd.is_installed(host) else ()
+    if wanted.ssh_port is None and session.port not in open_ports:
+        raise Refused(
+            f"you come in by port {session.port}, where OpenSSH's sshd does not listen by its own "
+            "word, so it would be closed: log in over sshd's port, or call this at the console"
+        )
+    if not wanted.ssh_from:
         return
     address = ipaddress.ip_address(session.address.partition("%")[0])
     if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped:

@@ -19,6 +19,7 @@ from typing import Any
 
 from scripts.commands.backup import describe
 from scripts.commands.upgrade import refuse_interrupted
+from scripts.journal.setup import refuse_plain
 from scripts.lifecycle import CannotDo, archive, home, revoked
 from scripts.lifecycle.archive import Manifest, Source
 from scripts.lifecycle.keeper import KEY, Keeper, keeper_of
@@ -150,6 +151,8 @@ def restore(arguments: argparse.Namespace, node: Node) -> str:
         changes = changes_of(places, files, manifest, take_all=arguments.settings)
         coming = {name: files[name] for name in changes if name.startswith("secrets/")}
         revoked.refuse(node.root / "secrets", coming, "the backup")
+        if home.SETTINGS in changes:
+            refuse_plain(node.root, files[home.SETTINGS], "the backup")
         kept = sorted(
             name
             for name, content in home.read_all(places).items()

@@ -15,6 +15,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from scripts.harden.settings import HOME
+from scripts.harden.snapshot import PENDING
 from scripts.lifecycle import CannotDo
 from scripts.lifecycle.images import aside
 from scripts.lifecycle.lock import vault_of
@@ -34,13 +36,15 @@ examples:
 COULD_NOT = 1
 UNITS = Path("/etc/systemd/system")
 OPT = Path("/opt")
+HARDENED = Path(HOME)
 TEMPLATES = (
     "node@.service", "node-reconcile@.service", "node-reconcile@.timer", "node-seal@.service",
     "node-seal@.timer", "node-seal-last@.service", "node-key@.service",
 )  # fmt: skip
 STAYS = """\
 What this command leaves: Docker itself, its build cache (`docker builder prune`) and images that
-others use; what was set up on the machine around it (firewall, SSH, updates); the journal, and
+others use; what was set up on the machine around it (firewall, SSH, updates): where `harden` did
+that, `harden --undo` first, since its maintenance window ends with this folder; the journal, and
 where it is sealed, its settings (`logs seal --undo` first) and /var/log/node-sealed; backups; keys
 and bundles in the folder `nodes` where `init` ran. The bot stays at Telegram until BotFather
 deletes it."""
@@ -81,6 +85,11 @@ def uninstall(arguments: argparse.Namespace, node: Node) -> int:
         print(
             f"Compose cannot read this node's files ({why}): its images are not found then, and "
             "its volumes only as far as Compose made them. Mend that first, or look yourself."
+        )
+    if (HARDENED / PENDING).exists():
+        raise CannotDo(
+            "a run of `harden` waits to be confirmed, and could not be taken back without what "
+            "lies here: `harden confirm` or `harden rollback` first"
         )
     kinds = kinds_of(node, keeps_store=arguments.keep_store)
     found = {kind.name: kind.find() for kind in kinds}

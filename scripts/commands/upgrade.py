@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
 
+from scripts.journal.setup import refuse_plain
 from scripts.lifecycle import CannotDo, home, revoked
 from scripts.lifecycle.images import Facts, Used, check_wire, facts_of, id_of, used_by
 from scripts.lifecycle.keeper import KEY, Keeper
@@ -138,6 +139,8 @@ def upgrade(arguments: argparse.Namespace, node: Node) -> str:
         check_key(node, files, work / "new")
         check_lock(node, work / "new")
         check_revoked(node, work / "new", str(arguments.bundle))
+        if (settings := work / "new/.env").is_file():
+            refuse_plain(node.root, settings.read_bytes(), str(arguments.bundle))
         if not changed and not files:
             return "The node runs on these files and images already: nothing was changed."
         old, new = facts_before_and_after(node, staged, images)

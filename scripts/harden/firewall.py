@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from scripts.harden.host import Host, Refused
 from scripts.harden.part import File, Part, template
 from scripts.harden.settings import Settings
-from scripts.harden.states import State
+from scripts.harden.states import State, read
 
 TABLE = "inet host"
 FILE = "/etc/nftables.conf"
@@ -71,6 +71,17 @@ def listing(host: Host, rules: str) -> str:
             "Linux 5.10 are the least; upgrade the host first"
         )
     return said.out
+
+
+def not_loaded(host: Host, restored: Iterable[str]) -> list[str]:
+    """What is to be known where rules of the operator's own came back as a file: a start of the
+    machine in between has loaded ours instead. Loading theirs here could flush Docker's."""
+    if FILE not in restored or read(host, "unit", "nftables.service") != "active":
+        return []
+    return [
+        f"the rules of {FILE} are loaded only if the machine was not started anew since: see with "
+        "`nft list ruleset`, or start it anew now"
+    ]
 
 
 def refuse_others(host: Host) -> None:

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterator
 
 from scripts.harden.host import Failed, Host, Refused
-from scripts.harden.part import File, template
+from scripts.harden.part import File, template, unit_word
 from scripts.harden.settings import Settings
 from scripts.node.arguments import ROOT
 
@@ -24,7 +24,7 @@ ITSELF = ("-P", "-m", "scripts.commands", "harden")
 
 def units() -> list[File]:
     folder = "/etc/systemd/system"
-    values = {"root": str(ROOT), "python": sys.executable}
+    values = {"root": unit_word(ROOT), "python": unit_word(sys.executable)}
     return [
         File(f"{folder}/{SERVICE}", template("maintenance.service", **values)),
         File(f"{folder}/{TIMER}", template("maintenance.timer")),

@@ -54,3 +54,8 @@ def template(name: str, **values: str) -> str:
         if filled.strip() or not names:
             lines.append(filled)
     return "\n".join(lines) + "\n"
+
+
+def unit_word(path: Path | str) -> str:
+    """A path as it stands between quotation marks in a unit of systemd's."""
+    return str(path).replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%")

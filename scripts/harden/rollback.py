@@ -10,8 +10,9 @@ import fcntl
 import sys
 from collections.abc import Iterator
 
+from scripts.harden import firewall
 from scripts.harden.host import Failed, Host, Refused
-from scripts.harden.part import template
+from scripts.harden.part import template, unit_word
 from scripts.harden.session import is_on_console, session_of, ticks
 from scripts.harden.settings import HOME, KEPT
 from scripts.harden.snapshot import ORIGINAL, PENDING, Snapshot, write
@@ -34,7 +35,7 @@ def alone(host: Host) -> Iterator[None]:
 
 def arm(host: Host, seconds: int) -> None:
     """From now on there is a way back in so many seconds. Raises Failed: then nothing may begin."""
-    values = {"root": str(ROOT), "python": sys.executable}
+    values = {"root": unit_word(ROOT), "python": unit_word(sys.executable)}
     folder = host.path(FOLDER)
     folder.mkdir(parents=True, exist_ok=True)
     write(folder / SERVICE, template("rollback.service", **values).encode(), 0o644)
@@ -59,9 +60,12 @@ def take_back(host: Host) -> list[str]:
     What was there is forgotten only when it is there again: otherwise the next boot tries it anew.
     """
     pending = Snapshot(host, PENDING)
+    restored = pending.changed
     problems = pending.restore() if pending.exists else []
     if pending.exists and not pending.is_restored():
         return problems
+    if pending.note("boot") not in (None, boot_id(host)):
+        problems += firewall.not_loaded(host, restored)
     pending.delete()
     disarm(host)
     if not Snapshot(host, ORIGINAL).exists:
@@ -84,6 +88,11 @@ def confirm(host: Host, process: int, *, on_console: bool = False) -> None:
             raise Refused(
                 "this is neither an SSH connection nor the console: log in anew and confirm there"
             )
+    elif boot == boot_id(host) and session.began is None:
+        raise Refused(
+            "over which connection you come cannot be seen here (as in tmux, screen or mosh): log "
+            "in anew and confirm there, outside of them"
+        )
     elif boot == boot_id(host) and session.began <= applied:
         raise Refused(
             "this connection is older than the change, so it does not show that one still gets "

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from scripts.harden.host import Host, Refused
 
 CONSOLES = re.compile(r"/dev/(tty[0-9]+|ttyS[0-9]+|ttyAMA[0-9]+|hvc[0-9]+|console)")
+SERVERS = ("sshd", "dropbear")
 ON_ITS_WAY = b"SSH_CONNECTION="
 
 
@@ -19,8 +20,10 @@ class Session:
 
     address: str
     """Where it comes from."""
-    began: float
-    """In clock ticks since the kernel started."""
+    port: int
+    """Of this host's, which it came in by."""
+    began: float | None
+    """In clock ticks since the kernel started; None where that cannot be seen (tmux, screen)."""
 
 
 @dataclass(frozen=True)
@@ -52,11 +55,11 @@ def session_of(host: Host, process: int) -> Session | None:
     if found is None:
         return None
     first, value = found
-    began = first.began
-    for it in above:
-        if it.number == first.parent and it.name.startswith("sshd"):
-            began = it.began
-    return Session(value.split()[0], began)
+    # Else it has only inherited the name of a connection, which may be the old one.
+    servers = (it for it in above if it.number == first.parent and it.name.startswith(SERVERS))
+    server = next(servers, None)
+    address, _, _, port = value.split()
+    return Session(address, int(port), server.began if server else None)
 
 
 def ancestors(host: Host, process: int) -> Iterator[Process]:
@@ -80,7 +83,8 @@ def connection(host: Host, process: int) -> str:
         return ""
     for entry in entries:
         if entry.startswith(ON_ITS_WAY):
-            return entry.removeprefix(ON_ITS_WAY).decode(errors="replace").strip()
+            value = entry.removeprefix(ON_ITS_WAY).decode(errors="replace").strip()
+            return value if re.fullmatch(r"\S+ [0-9]+ \S+ [0-9]+", value) else ""
     return ""
 
 

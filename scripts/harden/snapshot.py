@@ -95,6 +95,7 @@ class Snapshot:
         self.delete()
         self._make_folder()
         wanted = list(dict.fromkeys(paths))
+        reloads = list(reloads)
         folders = {
             str(above)
             for path in wanted
@@ -108,9 +109,15 @@ class Snapshot:
             "folders": sorted(folders),
             "states": [list(state) for state in states],
             "reloads": [list(command) for command in dict.fromkeys(reloads)],
+            "alive": self._alive(reloads),
             **notes,
         }
         self._save()
+
+    def _alive(self, reloads: Iterable[tuple[str, ...]]) -> list[str]:
+        """Units that run now, of those that are told to read something again."""
+        units = dict.fromkeys(command[-1] for command in reloads if command[0] == "systemctl")
+        return [unit for unit in units if read(self._host, "unit", unit) == "active"]
 
     def _make_folder(self) -> None:
         """For root alone: what is kept may have been for nobody else's eyes."""
@@ -144,16 +151,24 @@ class Snapshot:
             return not place.is_symlink() and not place.exists()
         if entry.kind == "link":
             return place.is_symlink() and str(place.readlink()) == entry.target
-        return (
-            place.is_file()
-            and not place.is_symlink()
-            and stat.S_IMODE(place.stat().st_mode) == entry.mode
-            and place.read_bytes() == (self.folder / "kept" / entry.kept).read_bytes()
-        )
+        try:
+            return (
+                place.is_file()
+                and not place.is_symlink()
+                and stat.S_IMODE(place.stat().st_mode) == entry.mode
+                and place.read_bytes() == (self.folder / "kept" / entry.kept).read_bytes()
+            )
+        except OSError:  # one copy that is lost keeps nothing else from going back
+            return False
+
+    @property
+    def changed(self) -> list[str]:
+        """Paths that are not as they were."""
+        return [entry.path for entry in self.files if not self.is_as_it_was(entry)]
 
     def is_restored(self) -> bool:
         """Whether all files and states are as they were."""
-        return all(self.is_as_it_was(entry) for entry in self.files) and all(
+        return not self.changed and all(
             read(self._host, kind, name) == value for kind, name, value in self.states
         )
 
@@ -163,6 +178,7 @@ class Snapshot:
         Goes on where something fails, and returns what did.
         """
         problems = []
+        alive = dict.fromkeys([*self._manifest.get("alive", []), *self._alive(self.reloads)])
         for kind, name, value in reversed(self.states):
             try:
                 if read(self._host, kind, name) != value:
@@ -182,6 +198,13 @@ class Snapshot:
             said = self._host.run(*command)
             if said.code != 0:
                 problems.append(f"`{' '.join(command)}` failed ({said.why})")
+        for unit in alive:
+            if read(self._host, "unit", unit) != "active":
+                # What has ended of what is taken back now hears no reload.
+                self._host.run("systemctl", "reset-failed", unit)
+                said = self._host.run("systemctl", "start", unit)
+                if said.code != 0:
+                    problems.append(f"{unit} does not start again ({said.why})")
         return problems
 
     def restore_file(self, entry: Entry) -> None:
@@ -226,6 +249,8 @@ class Snapshot:
         self._save()
 
     def delete(self) -> None:
+        # First what says that there is something: half of it must not be restored.
+        (self.folder / "manifest.json").unlink(missing_ok=True)
         shutil.rmtree(self.folder, ignore_errors=True)
         self._manifest = {}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -58,7 +59,29 @@ def ports(host: Host, settings: Settings) -> tuple[int, ...]:
     """Where sshd listens, or will. Raises Refused."""
     if settings.ssh_port is not None:
         return (settings.ssh_port,)
-    return tuple(int(port) for port in effective(host).get("port", ["22"]))
+    if listens_by_socket(host):
+        listen = host.run("systemctl", "show", "--property=Listen", "--value", "ssh.socket").out
+        if found := re.findall(r":([0-9]+) \(Stream\)", listen):
+            return tuple(sorted({int(port) for port in found}))
+    return ports_of(effective(host))
+
+
+def ports_of(now: dict[str, list[str]]) -> tuple[int, ...]:
+    """By sshd's own settings: a ListenAddress may name another port than Port does."""
+    places = [place.rpartition(":")[2] for place in now.get("listenaddress", [])]
+    named = [port for port in places if port.isdigit()] or now.get("port", ["22"])
+    return tuple(sorted({int(port) for port in named}))
+
+
+def is_taken(host: Host, port: int) -> bool:
+    """Whether somebody listens at a TCP port. sshd, told to listen there too, would end."""
+    rows = [
+        row.split()
+        for file in ("tcp", "tcp6")
+        for row in host.read(f"/proc/net/{file}").splitlines()
+    ]
+    listening = [row[1] for row in rows if len(row) > 3 and row[3] == "0A"]
+    return any(int(place.rpartition(":")[2], 16) == port for place in listening)
 
 
 def effective(host: Host) -> dict[str, list[str]]:
@@ -78,11 +101,15 @@ def want(host: Host, settings: Settings) -> Part:
     now = effective(host)
     refuse_lock_out(list(logins(host, now)), settings)
     port = ""
-    if settings.ssh_port is not None and now.get("port") != [str(settings.ssh_port)]:
-        if now.get("port", ["22"]) != ["22"] or listens_by_socket(host):
+    if settings.ssh_port is not None and ports_of(now) != (settings.ssh_port,):
+        if now.get("port", ["22"]) != ["22"] or ports_of(now) != (22,) or listens_by_socket(host):
             raise Refused(
                 f"sshd's port is set elsewhere: set it to {settings.ssh_port} there, or leave "
                 "--ssh-port out"
+            )
+        if is_taken(host, settings.ssh_port):
+            raise Refused(
+                f"somebody listens at port {settings.ssh_port} already: choose another --ssh-port"
             )
         port = f"Port {settings.ssh_port}"
     elif f"Port {settings.ssh_port}" in host.read(FILE).splitlines():
@@ -123,6 +150,8 @@ def check(host: Host, content: str) -> None:
     except Refused as why:
         raise Failed(str(why)) from None
     for line in content.splitlines():
+        if line.startswith("Port ") and ports_of(now) != (int(line.split()[1]),):
+            raise Failed("a ListenAddress of sshd's names its own port: take the port out of it")
         name, _, value = line.partition(" ")
         if name.startswith("#") or name.lower() not in now:
             continue

@@ -115,7 +115,13 @@ def settle(folder: Path) -> Head:
             f"{folder} has segments and no {HEAD}, so where they end is not known: move them to "
             "another folder"
         )
-    return head or Head()
+    head = head or Head()
+    if max(segments_in(folder), default=0) > head.sequence:
+        raise CannotDo(
+            f"{folder / HEAD} is older than the segments beside it, which would be written over: "
+            "move them to another folder"
+        )
+    return head
 
 
 def remove_old(folder: Path, *, now: float, days: int, mebibytes: int) -> list[str]:

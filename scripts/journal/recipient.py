@@ -21,7 +21,7 @@ def fingerprint_of(file: Path, memory: Path) -> str:
         raise CannotDo(f"there is no public key at {file}: {REMEDY}")
     options = ["--batch", "--no-tty", "--no-autostart", "--with-colons", "--show-keys"]
     try:
-        with own_keyring(memory) as home:
+        with own_keyring(memory, has_agent=False) as home:
             done = subprocess.run(
                 ["gpg", "--homedir", home, *options, str(file)],
                 capture_output=True,

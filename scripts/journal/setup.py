@@ -10,6 +10,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from scripts.harden.host import Host
+from scripts.harden.states import read_swap
+from scripts.harden.swap import is_encrypted
 from scripts.journal.recipient import fingerprint_of
 from scripts.lifecycle import CannotDo
 from scripts.node.tools import Tools
@@ -74,6 +77,13 @@ def set_up(place: Place, key: Path, limits: dict[str, int]) -> Iterator[Step]:
                 f"{unit} writes the kernel's and the logins' words to the disk in plain text: "
                 f"`systemctl disable --now {unit} syslog.socket`, then call this again"
             )
+    host = Host(place.tools, place.system)
+    for swap in read_swap(host, "all").split():
+        if not is_encrypted(host, swap):
+            raise CannotDo(
+                f"the journal in memory may be swapped to {swap} in plain text: turn that off "
+                "(`scripts/node-admin harden` does), or encrypt it, then call this again"
+            )
     own = place.root / KEY
     content = key.read_bytes()
     if not own.is_file() or own.read_bytes() != content:
@@ -131,6 +141,17 @@ def with_journal(settings: str, root: Path) -> str:
         settings,
         lambda files: [*files, *(it for it in overlays_of(files, root) if it not in files)],
     )
+
+
+def refuse_plain(root: Path, settings: bytes, source: str) -> None:
+    """Raises CannotDo where logs are sealed, and with new settings would go to the disk in plain
+    text."""
+    is_sealed = re.search(rb"(?m)^COMPOSE_FILE=.*\.journal\.yml", settings)
+    if (root / OWN).is_dir() and not is_sealed:
+        raise CannotDo(
+            f"logs are sealed here, and with the settings of {source} they would go to the disk in "
+            "plain text: make a bundle with `init --logs journal` (or first `logs seal --undo`)"
+        )
 
 
 def without_journal(settings: str) -> str:

@@ -114,7 +114,7 @@ def sealed(
 
     `memory`: a folder that is on no disk, for gpg's own files.
     """
-    with own_keyring(memory) as home:
+    with own_keyring(memory, has_agent=False) as home:
         common = [
             "--homedir",
             home,
@@ -180,8 +180,11 @@ def unsealed(source: IO[bytes], passphrase: Passphrase | None, memory: Path) -> 
 
 
 @contextlib.contextmanager
-def own_keyring(memory: Path) -> Iterator[str]:
-    """A folder for gpg where nothing of anybody's keys and settings is."""
+def own_keyring(memory: Path, *, has_agent: bool = True) -> Iterator[str]:
+    """A folder for gpg where nothing of anybody's keys and settings is.
+
+    `has_agent`: gpg may start one (not with `--no-autostart`), which is then ended.
+    """
     folder = memory if memory.is_dir() else None
     with tempfile.TemporaryDirectory(prefix="gpg-", dir=folder, ignore_cleanup_errors=True) as home:
         # Else the agent, which has no keys to guard here, measures for a second how fast it is.
@@ -189,12 +192,13 @@ def own_keyring(memory: Path) -> Iterator[str]:
         try:
             yield home
         finally:
-            with contextlib.suppress(OSError):
-                subprocess.run(
-                    ["gpgconf", "--homedir", home, "--kill", "gpg-agent"],
-                    capture_output=True,
-                    check=False,
-                )
+            if has_agent:
+                with contextlib.suppress(OSError):
+                    subprocess.run(
+                        ["gpgconf", "--homedir", home, "--kill", "gpg-agent"],
+                        capture_output=True,
+                        check=False,
+                    )
 
 
 def start(

@@ -145,6 +145,11 @@ def already_there(order: Order, model: Model, progress: Progress) -> Model:
         is_same = carried is not None and carried == model.digests
     else:
         is_same = order.asked.items() <= model.origin.items()
+        if is_same and order.sha256 and order.sha256 not in (model.digests or {}).values():
+            raise WeightsFailed(
+                f"{model.folder} was fetched from there, and does not have the digest of --sha256: "
+                "find out which is right, and remove it before you fetch it anew"
+            )
     if not is_same:
         raise WeightsFailed(
             f"there is another model {model.name} in {model.folder.parent}, or one with unknown "

@@ -498,6 +498,22 @@ def test_restore_waits_for_an_upgrade_that_was_interrupted(
     assert "call `upgrade` first" in capsys.readouterr().err
 
 
+def test_settings_that_would_unseal_the_logs_do_not_come_back(
+    machine: Machine, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A backup may be older than `logs seal`; without its settings it is taken."""
+    file = machine.back_up()
+    env = machine.home / ".env"
+    sealed = env.read_text() + "COMPOSE_FILE=compose.gpu.yml:compose.gpu.journal.yml\n"
+    env.write_text(sealed)
+    (machine.home / "sealing").mkdir()
+
+    assert machine.restore(file, "--replace", "--settings") == 1
+
+    assert "go to the disk in plain text" in capsys.readouterr().err
+    assert env.read_text() == sealed
+
+
 def test_secrets_that_were_revoked_do_not_come_back(
     machine: Machine, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -406,12 +406,13 @@ def unpack(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
     script = deployment.UNPACK.replace("/opt/", f"{tmp_path}/opt/")
     script = script.replace("/run/", f"{tmp_path}/").replace("-C /", f"-C {tmp_path}")
 
-    def run(token: str, before_tar: str = "") -> subprocess.CompletedProcess[str]:
+    def run(token: str, before_tar: str = "", env: str = "") -> subprocess.CompletedProcess[str]:
         out = io.BytesIO()
         with tarfile.open(fileobj=out, mode="w") as archive:
-            entry = tarfile.TarInfo("opt/model/secrets/link_token")
-            entry.size, entry.mode = len(token), 0o400
-            archive.addfile(entry, io.BytesIO(token.encode()))
+            for name, text in (("secrets/link_token", token), (".env", env)):
+                entry = tarfile.TarInfo(f"opt/model/{name}")
+                entry.size, entry.mode = len(text), 0o400
+                archive.addfile(entry, io.BytesIO(text.encode()))
         digest = hashlib.sha256(out.getvalue()).hexdigest()
         assert script.count("tar -xpf") == 1
         done = subprocess.run(
@@ -424,6 +425,22 @@ def unpack(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
         )
 
     return run
+
+
+def test_sealed_logs_do_not_go_to_the_disk_by_a_new_bundle(
+    tmp_path: Path, unpack: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
+    """Nor for the moment until the doctor would say so."""
+    (tmp_path / "opt/model/sealing").mkdir(parents=True)
+
+    refused = unpack("new", env="A=b\nCOMPOSE_FILE=compose.gpu.yml\n")
+
+    assert refused.returncode == 1
+    assert "make a new one with init --logs journal" in refused.stderr
+    assert not (tmp_path / "opt/model/.env").exists()
+    sealed = "COMPOSE_FILE=compose.gpu.yml:compose.gpu.journal.yml\n"
+    assert unpack("new", env=sealed).returncode == 0
+    assert (tmp_path / "opt/model/.env").read_text() == sealed
 
 
 def test_secret_that_was_revoked_is_not_brought_back(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -15,7 +16,7 @@ from typing import Any
 import pytest
 
 from scripts.doctor import logs as logs_check
-from scripts.journal import chain, seal, setup
+from scripts.journal import chain, opening, seal, setup
 from tests.unit.adyton.machine import Machine
 from tests.unit.adyton.recorded import NOW, Nodes
 
@@ -57,12 +58,9 @@ def make_owner() -> Iterator[Callable[..., Owner]]:
             homes.append(home)
             owner = Owner(home, home / "public.asc")
             said = ["--pinentry-mode", "loopback", "--passphrase", ""]
-            owner.gpg(
-                *options, *said, "--quick-gen-key", f"{name}@test", "ed25519", "cert", expires
-            )
-            print_ = (
-                owner.gpg("--list-keys", "--with-colons").split("fpr:::::::::")[1].split(":")[0]
-            )
+            told = owner.gpg(*options, *said, "--status-fd", "1", "--quick-gen-key",
+                             f"{name}@test", "ed25519", "cert", expires)  # fmt: skip
+            print_ = told.split("KEY_CREATED P ")[1].split()[0]
             owner.gpg(*options, *said, "--quick-add-key", print_, "cv25519", "encr", expires)
             owner.public.write_text(owner.gpg("--armor", "--export"))
             return owner
@@ -122,6 +120,13 @@ class Host:
         return self.machine.call("logs", *map(str, words))
 
 
+@pytest.fixture(scope="module")
+def kept_chain() -> Iterator[Path]:
+    """Three segments, once they have been sealed."""
+    with tempfile.TemporaryDirectory() as folder:
+        yield Path(folder) / "sealed"
+
+
 @pytest.fixture
 def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, operator: Owner) -> Host:
     machine = Machine(tmp_path, monkeypatch, "relay")
@@ -145,7 +150,7 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, operator: Owner) -> Ho
 
 def test_sealed_is_unreadable_without_the_private_key(
     host: Host,
-    make_owner: Callable[..., Owner],
+    expired: Owner,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -159,7 +164,7 @@ def test_sealed_is_unreadable_without_the_private_key(
     shown = capsys.readouterr()
     assert f"2026-02-02T02:40:01.000000Z info    test: first {CANARY}\n" in shown.out
     assert "2 entries" in shown.err
-    monkeypatch.setenv("GNUPGHOME", str(make_owner("stranger").home))
+    monkeypatch.setenv("GNUPGHOME", str(expired.home))
     assert host.call("open", host.sealed) == 1
     shown = capsys.readouterr()
     assert "the private key that opens this is not here" in shown.err
@@ -237,13 +242,20 @@ def replace_by_another_chain(host: Host) -> None:
     ],
 )
 def test_harm_is_seen(
-    host: Host, capsys: pytest.CaptureFixture[str], harm: Callable[[Host], None], says: str
+    host: Host,
+    capsys: pytest.CaptureFixture[str],
+    kept_chain: Path,
+    harm: Callable[[Host], None],
+    says: str,
 ) -> None:
     """The positive control is whole; with harm the exit status tells, and a sentence what."""
-    for word in "abc":
-        host.seal(word)
-    assert host.call("open", host.sealed) == 0
-    capsys.readouterr()
+    if not kept_chain.exists():
+        for word in "abc":
+            host.seal(word)
+        assert host.call("open", host.sealed) == 0
+        capsys.readouterr()
+        shutil.copytree(host.sealed, kept_chain)
+    shutil.copytree(kept_chain, host.sealed, dirs_exist_ok=True)
 
     harm(host)
 
@@ -510,6 +522,45 @@ def test_setting_up_beside_a_plain_logger_is_refused(
 
     assert "systemctl disable --now rsyslog.service" in capsys.readouterr().err
     assert not (host.system / setup.JOURNALD).exists()
+
+
+def test_setting_up_beside_plain_swap_is_refused(
+    host: Host, operator: Owner, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The journal in memory would reach the disk by it; encrypted swap is as good as none."""
+    (host.system / "proc").mkdir()
+    (host.system / "proc/swaps").write_text("Filename Type\n/dev/dm-1 partition 9 0 -2\n")
+    uuid = host.system / "sys/block/dm-1/dm/uuid"
+    uuid.parent.mkdir(parents=True)
+    sealing = ("seal", "--dry-run", "--recipient", operator.public)
+
+    assert host.call(*sealing) == 1
+    assert "swapped to /dev/dm-1 in plain text" in capsys.readouterr().err
+    uuid.write_text("CRYPT-PLAIN-swap\n")
+    assert host.call(*sealing) == 0
+
+
+def test_older_head_writes_over_no_segment(host: Host, capsys: pytest.CaptureFixture[str]) -> None:
+    """As after a head.json that was brought back from elsewhere."""
+    host.log("a")
+    assert host.call("once") == 0
+    head = (host.sealed / chain.HEAD).read_bytes()
+    second = host.seal("b")
+    content = second.read_bytes()
+    (host.sealed / chain.HEAD).write_bytes(head)
+    host.log("c")
+
+    assert host.call("once") == 1
+
+    assert "is older than the segments beside it" in capsys.readouterr().err
+    assert second.read_bytes() == content
+
+
+def test_content_that_is_no_segment_is_said_so() -> None:
+    """Also where it is empty, as a forged one may be."""
+    for plain in (b"", b"{}\n", b"[]\n[]\n", b'\xff\n{"a"\n'):
+        with pytest.raises(ValueError, match=r"^does not hold what a segment does$"):
+            opening.parts_of(plain)
 
 
 def test_doctor_sees_what_is_not_sealed(

@@ -181,7 +181,9 @@ def test_digest_given_for_an_address_is_checked(call: Call) -> None:
             call(f"{hub.url}/files/w.gguf", sha256="0" * 64)
         model = call(f"{hub.url}/files/w.gguf", sha256=hashlib.sha256(content).hexdigest())
 
-    assert model is not None
+        assert model is not None
+        with pytest.raises(WeightsFailed, match="does not have the digest of --sha256"):
+            call(f"{hub.url}/files/w.gguf", sha256="0" * 64)
 
 
 def test_more_or_less_than_the_listing_says_is_refused(hub: Hub, call: Call) -> None:

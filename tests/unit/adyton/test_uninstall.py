@@ -15,6 +15,7 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
     """A running node, another project, and systemd's units."""
     monkeypatch.setattr(uninstall, "UNITS", tmp_path / "units")
     monkeypatch.setattr(uninstall, "OPT", tmp_path / "opt")
+    monkeypatch.setattr(uninstall, "HARDENED", tmp_path / "node-harden")
     monkeypatch.chdir(tmp_path)
     (tmp_path / "units").mkdir()
     for name in uninstall.TEMPLATES:
@@ -59,6 +60,18 @@ def test_nothing_is_left(machine: Machine, capsys: pytest.CaptureFixture[str]) -
     assert list(machine.docker.networks) == ["else_net"]
     assert "web:1" in machine.docker.images
     assert any(line.startswith("disable --now node@model.service") for line in machine.units)
+
+
+def test_way_back_of_an_unconfirmed_change_is_not_removed(
+    machine: Machine, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The timer that lets the operator in again runs what lies in this folder."""
+    (uninstall.HARDENED / "pending").mkdir(parents=True)
+
+    assert machine.call("uninstall", "--yes") == 1
+
+    assert "`harden rollback` first" in capsys.readouterr().err
+    assert machine.home.exists()
 
 
 def test_dry_run_only_lists(machine: Machine, capsys: pytest.CaptureFixture[str]) -> None:

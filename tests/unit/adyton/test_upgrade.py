@@ -515,6 +515,18 @@ def test_node_that_was_cut_off_is_upgraded_without_its_tunnel(machine: Machine) 
     }  # fmt: skip
 
 
+def test_bundle_that_would_unseal_the_logs_is_refused(
+    machine: Machine, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It was made without `init --logs journal`."""
+    (machine.home / "sealing").mkdir()
+
+    assert machine.call("upgrade", str(bundle(machine))) == 1
+
+    assert "go to the disk in plain text" in capsys.readouterr().err
+    assert is_as_before(machine)
+
+
 def test_bundle_that_was_revoked_is_refused(
     machine: Machine, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -43,6 +43,8 @@ class FakeTools(Tools):
     tables: dict[str, str] = field(default_factory=dict)
     enabled: dict[str, str] = field(default_factory=dict)
     active: set[str] = field(default_factory=set)
+    sshd: dict[str, str] = field(default_factory=lambda: dict(SSHD))
+    """sshd's settings where no drop-in has another word."""
     failing: set[str] = field(default_factory=set)
     """Commands, by their beginning, that fail."""
     is_container: bool = False
@@ -93,7 +95,7 @@ class FakeTools(Tools):
             self.tables[name] = rest
 
     def _sshd(self) -> str:
-        values = dict(SSHD)
+        values = dict(self.sshd)
         path = self.root / DROP_IN
         if self.includes and path.exists():
             for line in path.read_text().splitlines():
@@ -113,6 +115,8 @@ class FakeTools(Tools):
             case ["is-active", unit]:
                 said = "active" if unit in self.active else "inactive"
                 return Said(0 if said == "active" else 3, said)
+            case ["show", *_, "ssh.socket"]:
+                return Said(0, "0.0.0.0:9022 (Stream)\n[::]:9022 (Stream)\n")
             case ["enable", unit]:
                 self.enabled[unit] = "enabled"
             case ["disable", *_, unit]:

@@ -173,7 +173,9 @@ def test_failure_on_the_way_takes_everything_back(machine: Machine, failing: str
 
     assert machine.census() == census
     if failing == "sshd -t":
-        reloads = [it for it in machine.tools.calls if "ssh.service" in it]
+        reloads = [
+            it for it in machine.tools.calls if it[1:] == ("try-reload-or-restart", "ssh.service")
+        ]
         assert machine.tools.calls.index(("sshd", "-t")) < machine.tools.calls.index(reloads[0])
 
 
@@ -234,6 +236,76 @@ def test_stop_of_the_rules_service_takes_no_rules(machine: Machine) -> None:
     assert not stay.exists()
 
 
+@pytest.mark.parametrize("unit", ["ssh.service", "docker.service"])
+def test_service_that_ended_of_the_change_runs_again(machine: Machine, unit: str) -> None:
+    """sshd that could not listen at its new port, Docker that did not take its settings: a reload
+    reaches neither of them, and without them nobody gets in, or nothing runs."""
+    machine.tools.active |= {"ssh.service", "docker.service"}
+    states = machine.states()
+    apply(machine, RELAY)
+    machine.tools.active.discard(unit)
+
+    assert rollback.take_back(machine.host) == []
+
+    assert machine.states() == states
+
+
+def test_copy_that_is_lost_keeps_nothing_else_from_going_back(machine: Machine) -> None:
+    """The way in comes back, and what does not is named."""
+    apply(machine, RELAY)
+    assert (machine.root / DROP_IN).exists()
+    pending = Snapshot(machine.host, PENDING)
+    entry = next(it for it in pending.files if it.path == "/etc/hosts")
+    (pending.folder / "kept" / entry.kept).unlink()
+
+    problems = rollback.take_back(machine.host)
+
+    assert [words for words in problems if "/etc/hosts is not as it was" in words]
+    assert not (machine.root / DROP_IN).exists()
+    assert "inet host" not in machine.tools.tables
+    assert Snapshot(machine.host, PENDING).exists
+
+
+@pytest.mark.parametrize("way", ["undo", "rollback"])
+def test_own_rules_that_come_back_are_said_not_to_be_loaded(
+    machine: Machine, way: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A host without rules is not claimed to be as before."""
+    machine.tools.active.add("nftables.service")
+    if way == "undo":
+        apply_and_confirm(machine, RELAY)
+        command.undo(machine.host, arguments("--undo", "--yes"))  # type: ignore[arg-type]  # a namespace
+    else:
+        apply(machine, RELAY)
+        machine.write("proc/sys/kernel/random/boot_id", "second-boot\n")
+        command.take_back(machine.host)
+
+    assert "nft list ruleset" in " ".join(capsys.readouterr().out.split())
+
+
+def test_service_that_did_not_run_is_not_started(machine: Machine) -> None:
+    """What was stopped before stays so."""
+    apply(machine, RELAY)
+
+    rollback.take_back(machine.host)
+
+    assert "docker.service" not in machine.tools.active
+
+
+def test_units_find_their_way_in_any_folder(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the timer that takes everything back would start nothing."""
+    monkeypatch.setattr(rollback, "ROOT", Path("/srv/my 100% node"))
+    monkeypatch.setattr("sys.executable", "/srv/my python/python3")
+
+    apply(machine, RELAY)
+
+    text = machine.text(f"etc/systemd/system/{rollback.SERVICE}")
+    assert '\nEnvironment="PYTHONPATH=/srv/my 100%% node"\n' in text
+    assert '\nExecStart="/srv/my python/python3" -P -m ' in text
+
+
 # Who may confirm
 
 
@@ -256,6 +328,19 @@ def test_older_connection_does_not(machine: Machine) -> None:
     machine.add_process(30, 20, "bash", 1500, "198.18.0.9 40000 198.18.0.10 22")
 
     with pytest.raises(Refused, match="older than the change"):
+        rollback.confirm(machine.host, PROCESS)
+
+    assert Snapshot(machine.host, PENDING).exists
+
+
+def test_inherited_name_of_a_connection_shows_nothing(machine: Machine) -> None:
+    """A tmux that was started over the old connection after the change is newer, and is not in."""
+    apply(machine, RELAY)
+    connection = "198.18.0.9 40000 198.18.0.10 22"
+    machine.add_process(30, 1, "tmux: server", 1500, connection)
+    machine.add_process(PROCESS, 30, "python3", 1501, connection)
+
+    with pytest.raises(Refused, match="outside of them"):
         rollback.confirm(machine.host, PROCESS)
 
     assert Snapshot(machine.host, PENDING).exists
@@ -444,6 +529,16 @@ def open_window(machine: Machine) -> None:
     machine.write("proc/self/mountinfo", "36 28 0:25 / /etc/resolv.conf rw - tmpfs tmpfs rw\n")
 
 
+def listener(machine: Machine) -> None:
+    machine.write(
+        "proc/net/tcp6", f"  sl  local_address\n   0: {'0' * 32}:08AE {'0' * 32}:0000 0A\n"
+    )
+
+
+def address_with_a_port(machine: Machine) -> None:
+    machine.tools.sshd["listenaddress"] = "[::]:8022"
+
+
 def nothing(machine: Machine) -> None:
     pass
 
@@ -468,6 +563,8 @@ def only_root_has_a_key(machine: Machine) -> None:
         (old_kernel, {}, "upgrade the host"),
         (open_window, {}, "maintenance close"),
         (nothing, {"resolver": ""}, "--resolver"),
+        (listener, {"ssh_port": 2222}, "choose another --ssh-port"),
+        (address_with_a_port, {"ssh_port": 2222}, "port is set elsewhere"),
     ],
 )
 def test_refusals(
@@ -497,6 +594,40 @@ def test_own_way_in_stays_open(
             call(machine, *words)
     else:
         assert call(machine, *words) == 0
+
+
+def test_port_that_one_came_in_by_stays_open(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where another server than sshd listens there."""
+    log_in(machine, began=900)
+    monkeypatch.setattr("os.getpid", lambda: PROCESS)
+    machine.add_process(30, 20, "bash", 901, "198.18.0.9 40000 198.18.0.10 2022")
+
+    with pytest.raises(Refused, match="you come in by port 2022"):
+        call(machine, "--dry-run", "--resolver", "192.0.2.53")
+
+
+@pytest.mark.parametrize("by_socket", [False, True])
+def test_ports_are_those_that_ssh_listens_at(machine: Machine, by_socket: bool) -> None:
+    """By a ListenAddress with a port of its own, or by systemd's socket."""
+    machine.tools.sshd["listenaddress"] = "0.0.0.0:8022"
+    if by_socket:
+        machine.tools.active.add("ssh.socket")
+
+    found = {part.name: part for part in parts(machine.host, MODEL)}
+
+    port = 9022 if by_socket else 8022
+    assert f"tcp dport {{ {port} }} accept" in found["firewall"].files[0].content
+    assert f"port = {port}\n" in found["bans"].files[0].content
+
+
+def test_port_in_an_address_of_sshd_is_noticed(machine: Machine) -> None:
+    """It would listen there alone, where the firewall lets nobody in any more."""
+    machine.tools.sshd["listenaddress"] = "0.0.0.0:22"
+
+    with pytest.raises(Failed, match=r"names its own port.*all is as before"):
+        apply(machine, dataclasses.replace(RELAY, ssh_port=2222))
 
 
 def test_host_without_ssh_server_needs_no_key(machine: Machine) -> None:
@@ -631,6 +762,7 @@ def test_rules_let_in_what_they_are_told() -> None:
     assert "    ip6 saddr { 2001:db8::/32 } tcp dport { 22 } accept" in relay
     assert "    tcp dport { 22 } accept" not in relay
     assert "    tcp dport { 22 } accept" in model
+    assert "icmpv6 type mld-listener-query accept" in relay
     assert relay.count("policy drop") == model.count("policy drop") == 2
 
 
