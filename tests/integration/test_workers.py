@@ -221,7 +221,7 @@ def test_the_door_lets_four_calls_through(boxes: Boxes, path: str, status: int) 
 
     said = subprocess.run(
         ["docker", "exec", container, "sh", "-c",
-         f"printf '{asked}' | socat -t 5 - TCP-CONNECT:10.67.0.2:8000"],
+         f"printf '{asked}' | socat -T 5 -,ignoreeof TCP-CONNECT:10.67.0.2:8000"],
         capture_output=True, text=True, check=True, timeout=20,
     ).stdout  # fmt: skip
 
