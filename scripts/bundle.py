@@ -21,7 +21,8 @@ NODE_SCRIPTS = (
 )  # fmt: skip
 NODE_COMMANDS = (
     "__init__.py", "__main__.py", "_manual.py", "backup.py", "doctor.py", "harden.py", "help.py",
-    "keys.py", "logs.py", "model.py", "prove.py", "restore.py", "status.py", "uninstall.py", "upgrade.py",
+    "keys.py", "logs.py", "model.py", "prove.py", "restore.py", "status.py", "uninstall.py",
+    "upgrade.py",
 )  # fmt: skip
 HOME_COMMANDS = ("revoke.py",)
 """They are of use at home alone."""
