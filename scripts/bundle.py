@@ -20,8 +20,9 @@ NODE_SCRIPTS = (
     "scripts/prove", "scripts/status", "scripts/model", "scripts/journal",
 )  # fmt: skip
 NODE_COMMANDS = (
-    "__init__.py", "__main__.py", "backup.py", "doctor.py", "harden.py", "keys.py", "logs.py",
-    "model.py", "prove.py", "restore.py", "status.py", "uninstall.py", "upgrade.py",
+    "__init__.py", "__main__.py", "_manual.py", "backup.py", "doctor.py", "harden.py", "help.py",
+    "keys.py", "logs.py", "model.py", "prove.py", "restore.py", "status.py", "uninstall.py",
+    "upgrade.py",
 )  # fmt: skip
 HOME_COMMANDS = ("lock.py", "revoke.py", "unlock.py")
 """They are of use at home alone."""

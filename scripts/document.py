@@ -1,9 +1,14 @@
-"""Writes docs/doctor.md from the checks themselves: `python -P -m scripts.document`."""
+"""Writes pages of docs/ from the code: `python -m scripts.document` docs/doctor.md, from the checks
+themselves, and `python -m scripts.document commands` docs/commands.md, from the commands' parsers.
+"""
 
 from __future__ import annotations
 
 import sys
 
+from scripts.bundle import HOME_COMMANDS, NODE_COMMANDS
+from scripts.commands import available
+from scripts.commands.help import manual_of
 from scripts.doctor.examination import COMMON, checks_of
 from scripts.doctor.finding import Check
 from scripts.node.kinds import kinds
@@ -69,6 +74,43 @@ What a proof does not prove stands in [known-leaks.md](known-leaks.md).
 """
 
 
+COMMANDS = """\
+# Commands
+
+The manual of each sub-command, as `scripts/adyton help COMMAND` shows it on your own machine and \
+`scripts/node-admin help COMMAND` on a node. What they are used for stands, task by task, in \
+[operations.md](operations.md).
+
+This page is made from the commands themselves \
+(`python3 -m scripts.document commands >docs/commands.md`); a test keeps it so.
+"""
+
+ELSEWHERE = {"backup": "`backup verify`", "logs": "`logs open`", "model": "`model fetch --into`",
+             "prove": "`prove verify`"}  # fmt: skip
+"""What of a node's commands is of use on another machine, too."""
+
+
+def commands() -> str:
+    parts = [COMMANDS]
+    for name in available():
+        on_node = f"{name}.py" in NODE_COMMANDS + HOME_COMMANDS
+        page = manual_of(name, "node-admin" if on_node else "adyton")
+        parts.append(f"## {name}\n\n{place_of(name)}\n\n```text\n{page}```\n")
+    return "\n".join(parts)
+
+
+def place_of(name: str) -> str:
+    """Where a sub-command is called."""
+    if name == "help":
+        return "Everywhere."
+    if f"{name}.py" in HOME_COMMANDS:
+        return "On the node at home: `scripts/node-admin`."
+    if f"{name}.py" not in NODE_COMMANDS:
+        return "On your own machine: `scripts/adyton`."
+    also = f"; {ELSEWHERE[name]} elsewhere, too: `scripts/adyton`" if name in ELSEWHERE else ""
+    return f"On a node: `scripts/node-admin`{also}."
+
+
 def document() -> str:
     checks: list[Check] = list(COMMON)
     for kind in kinds().values():
@@ -90,4 +132,4 @@ def cell(text: str) -> str:
 
 
 if __name__ == "__main__":
-    sys.stdout.write(document())
+    sys.stdout.write(commands() if sys.argv[1:] == ["commands"] else document())

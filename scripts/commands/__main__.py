@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import importlib
 import os
-import pkgutil
 import sys
 from collections.abc import Sequence
-from types import ModuleType
 from typing import NoReturn
 
-import scripts.commands
-from scripts.commands import VERSION
+from scripts.commands import VERSION, _manual, available, load
 
 USAGE_ERROR = 64  # EX_USAGE of sysexits.h; 1 and 2 say how a node is
 NOBODY_READS = 141  # as a shell calls the end by SIGPIPE: what was to be done may not be done
@@ -24,6 +20,12 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         self.print_usage(sys.stderr)
         self.exit(USAGE_ERROR, f"{self.prog}: {message}\n")
+
+    def format_help(self) -> str:
+        """A sub-command's whole manual; of anything else what argparse says."""
+        if module := self.get_default("module"):
+            return _manual.manual(module, self)
+        return super().format_help()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -37,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         module = load(name)
         command = commands.add_parser(name, help=module.ABOUT, description=module.__doc__)
         module.add_arguments(command)
-        command.set_defaults(run=module.run, parser=command)
+        command.set_defaults(run=module.run, parser=command, module=module)
     parsed = parser.parse_args(given)
     try:
         return int(parsed.run(parsed))
@@ -46,16 +48,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # `… | head` has read enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return NOBODY_READS
-
-
-def available() -> list[str]:
-    """Names of the sub-commands that are on this machine."""
-    found = pkgutil.iter_modules(scripts.commands.__path__)
-    return sorted(module.name for module in found if not module.name.startswith("_"))
-
-
-def load(name: str) -> ModuleType:
-    return importlib.import_module(f"scripts.commands.{name}")
 
 
 if __name__ == "__main__":

@@ -45,6 +45,17 @@ from scripts.node.tools import CannotLook, Tools
 
 ABOUT = "write an encrypted backup of the node into one file, or check one"
 
+EXIT_STATUS = {
+    0: "the backup is written and was checked; with `verify`: it is whole",
+    1: "it was not made, or is not whole: the reason is said, and no file is left behind",
+}
+FILES = {
+    ".env, secrets/": "what goes into it, with the store where the node has one",
+    "NAME-YYYYMMDD-HHMMSS.backup.gpg": (
+        "the backup, in the folder that it is called in, unless --out says another"
+    ),
+}
+
 EXAMPLES = """\
 examples:
   %(prog)s                                   asks for a passphrase; the file is named by the time

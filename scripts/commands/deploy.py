@@ -20,6 +20,17 @@ from scripts.steps import StepFailed, Steps, end_on_sigterm
 
 ABOUT = "bring a node's bundle to its host over SSH, and start it"
 
+EXIT_STATUS = {
+    0: "the node runs and is well",
+    1: "it stopped before the node was started",
+    2: "the node was started and is not well",
+}
+FILES = {
+    "nodes/relay.tar, nodes/model.tar": "the bundles, as `init` writes them",
+    "nodes/known_hosts": "the hosts' keys, from the first time on",
+    "nodes/answers.json": "where --proxy is kept",
+}
+
 COULD_NOT = 1
 UNHEALTHY = 2
 

@@ -18,6 +18,16 @@ from scripts.node.tools import CannotLook, Tools
 
 ABOUT = "look at the node that runs here, and say what is amiss and what to do"
 
+EXIT_STATUS = {
+    0: "all is in order",
+    1: "there are warnings, or something could not be looked at",
+    2: "there are failures",
+}
+FILES = {
+    ".env, Compose files": "what the containers are compared with",
+    "/run": "counters of refused packets, from one look to the next",
+}
+
 COLOURS = {
     Level.OK: "32",
     Level.WARNING: "33",
@@ -27,8 +37,17 @@ COLOURS = {
 }
 WIDTH = 96
 
+EXAMPLES = """\
+examples:
+  %(prog)s            the node that runs here, by the files' own names
+  %(prog)s --node relay -p relay -f compose.vps.yml --env-file .env
+  %(prog)s --json     for machines
+"""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = EXAMPLES % {"prog": parser.prog}
     add_node_arguments(parser)
     parser.add_argument("--json", action="store_true", help="for machines")
 

@@ -32,6 +32,18 @@ from scripts.node.tools import Tools
 
 ABOUT = "harden the host that the node runs on, or take that back"
 
+EXIT_STATUS = {
+    0: "it is done and kept, or there was nothing to do",
+    1: "it could not be done: nothing was changed",
+    2: "it was taken back, since nobody confirmed it or a part of it failed",
+}
+FILES = {
+    "/var/lib/node-harden": "what was there before the first run, and what it was told",
+    "/etc/nftables.conf, /etc/ssh/sshd_config.d/00-harden.conf": (
+        "the firewall, and sshd's settings; --dry-run shows these and all others"
+    ),
+}
+
 COULD_NOT, TAKEN_BACK = 1, 2
 SECONDS, MINUTES = 180, 30
 

@@ -50,6 +50,16 @@ from scripts.workers import (
 
 ABOUT = "make the bundles of two new nodes, or change their settings"
 
+EXIT_STATUS = {
+    0: "the bundles are written, or were right already",
+    1: "an answer is missing or would be refused by a node: nothing was written",
+}
+FILES = {
+    "nodes/answers.json": "answers and all secrets, 0600: keep it secret, and keep it",
+    "nodes/relay.tar, nodes/model.tar": "the bundles, 0600",
+    "shared.json": "with --node: what both nodes must have; secret",
+}
+
 COULD_NOT = 1
 
 SECRETS = (

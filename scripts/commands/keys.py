@@ -20,6 +20,14 @@ from scripts.lifecycle.lock import FILE, lock_of
 
 ABOUT = "make this node's own private keys here, and show its public key"
 
+EXIT_STATUS = {
+    0: "the keys are there; the public one is shown",
+    1: "they could not be made: the reason is said",
+}
+FILES = {
+    "secrets/": "the private keys, readable by their users alone",
+}
+
 ROOT = Path(__file__).resolve().parents[2]
 COULD_NOT = 1
 

@@ -25,6 +25,16 @@ from scripts.node.tools import CannotLook, Tools
 
 ABOUT = "seal this host's logs to a public key, ship them, or open them elsewhere"
 
+EXIT_STATUS = {
+    0: "it is done; with `open`: all is there",
+    1: "it could not be done, or not be looked at",
+    2: "with `open`: something is missing, damaged or exchanged",
+}
+FILES = {
+    "/var/log/node-sealed": "the sealed files",
+    ".env": "COMPOSE_FILE, to which `seal` adds",
+}
+
 EXAMPLES = """\
 examples:
   %(prog)s seal --recipient key.asc --dry-run   what would be set up

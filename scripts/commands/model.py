@@ -42,6 +42,16 @@ from scripts.node.tools import Tools
 
 ABOUT = "fetch, list, check and switch the weights of language models"
 
+EXIT_STATUS = {
+    0: "it is done; with `verify`: all digests are right; with `fits`: it fits",
+    1: "it could not be done, does not fit, or a digest is wrong",
+}
+FILES = {
+    "model_weights": "Docker's volume that the engine reads; another folder with --into",
+    "SHA256SUMS": "beside the weights: what they are checked against",
+    ".env": "WEIGHTS or GGUF, which `use` changes",
+}
+
 COULD_NOT = 1
 LLAMACPP = "llamacpp.yml"
 

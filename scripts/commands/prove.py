@@ -21,13 +21,31 @@ from scripts.prove.signature import BadSignature, sign, verify
 
 ABOUT = "probe the node from inside, capture outside, and write a signed report"
 
+EXIT_STATUS = {
+    0: "nothing got out; with `verify`: the report is whole and signed",
+    1: "inconclusive, or no proof could be taken",
+    2: "something got out, or the isolation is not as it should be; with `verify`: refused",
+}
+FILES = {
+    "REPORT.sig": "the signature, beside the report that --out names",
+}
+
 TARGET = "198.19.255.254"
 """Of the networks for benchmarks (RFC 2544), which nobody on the internet has."""
 SECONDS = 40.0  # a tunnel that is at rest says something every 25 s
 COULD_NOT, BAD = 1, 2
 
+EXAMPLES = """\
+examples:
+  %(prog)s --seconds 60 --key ~/.ssh/id_ed25519 --out proof.json
+  %(prog)s --control     with a probe from the host itself, which has to be seen
+  %(prog)s verify proof.json --signers ~/.ssh/id_ed25519.pub
+"""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = EXAMPLES % {"prog": parser.prog}
     add_node_arguments(parser)
     proof = parser.add_argument_group("the proof")
     proof.add_argument(

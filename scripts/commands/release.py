@@ -22,6 +22,18 @@ from scripts.release.sums import Damaged, check, sign_sums, write_sums
 
 ABOUT = "make the files of a release, signed, or check them"
 
+EXIT_STATUS = {
+    0: "the release is written; with `verify`: it is whole and signed",
+    1: "it could not be made, or not be checked",
+    2: (
+        "with `verify`: a file was changed, is missing or is one too many, or the "
+        "signature is not right"
+    ),
+}
+FILES = {
+    "SHA256SUMS, SHA256SUMS.sig": "digests of all other files, and their signature",
+}
+
 NAME = "adyton"
 COULD_NOT, BAD = 1, 2
 

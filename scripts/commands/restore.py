@@ -40,6 +40,16 @@ from scripts.node.tools import CannotLook, Tools
 
 ABOUT = "bring a backup back onto this node"
 
+EXIT_STATUS = {
+    0: "the node runs with what was in the backup",
+    1: "it was not restored, and the node is as it was: the reason is said",
+}
+FILES = {
+    ".env, secrets/": (
+        "stay, but for what is missing and the store's key; with --settings they are replaced"
+    ),
+}
+
 EXAMPLES = """\
 examples:
   %(prog)s backup.gpg --dry-run      checks all of it, and says what would change

@@ -29,6 +29,19 @@ from scripts.node.tools import CannotLook, Tools
 
 ABOUT = "cut a lost or seized VPS off, and say what else is to be done"
 
+EXIT_STATUS = {
+    0: "the VPS is cut off: that was looked at",
+    1: "it was not finished: call it again",
+    2: "all was done, and the VPS is not cut off: what is open is said",
+}
+FILES = {
+    ".env, revoked.yml": "keep the tunnel down",
+    "secrets/link_token, secrets/tunnel_preshared_key": "are replaced",
+    "secrets/.revoked-secrets": (
+        "digests of what was taken out of use: no older bundle brings it back"
+    ),
+}
+
 ROOT = Path(__file__).resolve().parents[2]
 COULD_NOT = 1
 NOT_CUT = 2

@@ -16,6 +16,15 @@ from scripts.commands import init
 
 ABOUT = "renew the keys and tokens of two nodes, without losing a message"
 
+EXIT_STATUS = {
+    0: "the bundles are written",
+    1: "there was nothing to renew, or something is wrong: nothing was written",
+}
+FILES = {
+    "nodes/answers.json": "the secrets, 0600",
+    "nodes/relay.tar, nodes/model.tar": "the bundles, 0600: bring both to their nodes",
+}
+
 COULD_NOT = 1
 
 EXAMPLES = """\

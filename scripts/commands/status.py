@@ -20,6 +20,12 @@ from scripts.status.page import page, written
 
 ABOUT = "show how the node that runs here stands, live on a terminal"
 
+EXIT_STATUS = {
+    0: "it was looked at, whatever it found",
+    1: "Docker does not answer, or something could not be looked at",
+}
+FILES: dict[str, str] = {}
+
 SECONDS = 2.0
 COULD_NOT = 1
 

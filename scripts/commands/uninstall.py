@@ -27,6 +27,15 @@ from scripts.node.tools import CannotLook, Tools
 
 ABOUT = "remove this node from this machine, and see that nothing is left"
 
+EXIT_STATUS = {
+    0: "nothing is left of it, or nothing was there",
+    1: "something is left, or it could not look: it is named",
+}
+FILES = {
+    "/opt/NAME": "the node's folder; removed",
+    "/etc/systemd/system/node*": "its units; removed",
+}
+
 EXAMPLES = """\
 examples:
   %(prog)s --dry-run      lists what would be removed

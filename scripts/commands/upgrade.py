@@ -41,6 +41,15 @@ from scripts.node.tools import CannotLook, Tools
 
 ABOUT = "upgrade this node to a new bundle or to new images, and go back if that fails"
 
+EXIT_STATUS = {
+    0: "the node runs with what is new, or had it already",
+    1: "it does not: files, images and store are what they were",
+}
+FILES = {
+    ".env, secrets/, Compose files": "replaced by those of the archive",
+    "/etc/systemd/system/node*": "the units; the same",
+}
+
 EXAMPLES = """\
 examples:
   %(prog)s NODE.tar --dry-run   checks the bundle and its images, and says what would change

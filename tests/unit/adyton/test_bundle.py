@@ -46,7 +46,7 @@ def test_bundle_names_nothing(bundle: Path) -> None:
     commands = (bundle / "scripts/commands").glob("*.py")
     names = sorted(path.stem for path in commands if not path.stem.startswith("_"))
     assert {"backup", "doctor", "harden", "keys", "prove", "status", "upgrade"} <= set(names)
-    for words in (["--help"], *([name, "--help"] for name in names)):
+    for words in (["--help"], ["help"], *([name, "--help"] for name in names)):
         texts[" ".join(words)] = run(bundle, *words).stdout
 
     found = [
@@ -65,8 +65,7 @@ def test_bundle_runs_without_what_was_left_out(bundle: Path) -> None:
     """It knows one kind of node, and calls itself by its own name."""
     help_text = run(bundle, "doctor", "--help").stdout
 
-    assert help_text.startswith("usage: node-admin doctor")
-    assert "--node {relay}" in help_text
+    assert "node-admin doctor [--node {relay}]" in help_text
     assert run(bundle, "revoke", "--help").returncode == 64, "it would tell of the other node"
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
 import io
 import os
+import re
 import subprocess
 import sys
 import tomllib
@@ -11,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from scripts.commands import VERSION
-from scripts.commands.__main__ import available, load, main
+from scripts.commands import VERSION, _manual, available, load
+from scripts.commands.__main__ import main
 from scripts.commands.doctor import show, summary
 from scripts.doctor import states
 from scripts.doctor.examination import status_of
@@ -29,6 +31,8 @@ def test_every_module_is_a_sub_command() -> None:
     for name in available():
         module = load(name)
         assert module.ABOUT
+        assert 0 in module.EXIT_STATUS
+        assert isinstance(module.FILES, dict)
         assert callable(module.add_arguments)
         assert callable(module.run)
 
@@ -147,3 +151,60 @@ def test_interpreter_of_the_command_needs_no_packages() -> None:
     )  # fmt: skip
 
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("name", available())
+def test_manual_has_every_section_and_is_what_help_shows(
+    name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`help NAME` and `NAME --help` are one page, from one source."""
+    assert main(["help", name]) == 0
+    page = capsys.readouterr().out
+    with pytest.raises(SystemExit) as ended:
+        main([name, "--help"])
+
+    assert ended.value.code == 0
+    assert capsys.readouterr().out == page
+    titles = re.findall(r"^[A-Z].*$", page, re.MULTILINE)
+    assert titles == [
+        *("NAME", "SYNOPSIS", "DESCRIPTION", "OPTIONS", "EXIT STATUS", "FILES", "EXAMPLES")
+    ]
+    assert "%(" not in page
+    assert re.search(rf"\b{name}\b", page.partition("\nEXAMPLES\n")[2])
+
+
+@pytest.mark.parametrize("name", available())
+def test_manual_names_every_option_that_is_accepted(name: str) -> None:
+    """And the synopsis too; those of the actions as well."""
+    parser = argparse.ArgumentParser(prog=name)
+    load(name).add_arguments(parser)
+    page = _manual.manual(load(name), parser)
+    synopsis, _, rest = page.partition("\nDESCRIPTION\n")
+
+    for one in (parser, *_manual.actions_of(parser).values()):
+        for action in one._actions:
+            for text in action.option_strings:
+                assert text in rest
+            if action.option_strings and action.dest != "help":
+                assert max(action.option_strings, key=len) in synopsis
+
+
+def test_help_lists_all_and_refuses_what_is_not_there(capsys: pytest.CaptureFixture[str]) -> None:
+    """A wrong name is a wrong call."""
+    assert main(["help"]) == 0
+    listed = capsys.readouterr().out
+    with pytest.raises(SystemExit) as ended:
+        main(["help", "nonsense"])
+
+    assert [line.split()[0] for line in listed.splitlines()[:-2]] == available()
+    assert ended.value.code == 64
+    assert "help` lists what there is" in capsys.readouterr().err
+
+
+def test_no_module_ends_with_a_status_that_its_manual_does_not_name() -> None:
+    """By the names that modules give to their statuses."""
+    for name in available():
+        module = load(name)
+        own = ("COULD_NOT", "UNHEALTHY", "TAKEN_BACK", "INCOMPLETE", "BAD", "NOT_CUT")
+        for constant in own:
+            assert getattr(module, constant, 0) in module.EXIT_STATUS, (name, constant)

@@ -1,4 +1,4 @@
-"""docs/doctor.md and the tests are in step with what the doctor can find."""
+"""docs/doctor.md, docs/commands.md and the tests are in step with what they are made from."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 from scripts.doctor.examination import COMMON, checks_of
 from scripts.doctor.finding import Level, Problem
-from scripts.document import document
+from scripts.document import commands, document
 from scripts.node.kinds import kinds
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -22,6 +22,11 @@ def problems() -> list[Problem]:
 def test_page_is_what_the_checks_say() -> None:
     """Made anew by `python3 -m scripts.document >docs/doctor.md`."""
     assert (ROOT / "docs" / "doctor.md").read_text(encoding="utf-8") == document()
+
+
+def test_manual_is_what_the_commands_say() -> None:
+    """Made anew by `python3 -m scripts.document commands >docs/commands.md`."""
+    assert (ROOT / "docs" / "commands.md").read_text(encoding="utf-8") == commands()
 
 
 def test_every_problem_is_named_once_and_has_a_remedy() -> None:

@@ -254,6 +254,7 @@ def test_fits_takes_the_nodes_settings_and_the_gpu(call: Call, env: Path, place:
     assert "It fits: 3 conversations of 4096 tokens at once." in said
     assert "of 12.0 GiB" in said
     assert "does not fit" in call("fits", "Small-1", "--gpu-memory", "2", status=1)
+    assert call("fits", "Small-1", "--gpu-memory", "24", "--gpus", "2") != said
 
 
 def test_fits_of_a_gguf_is_about_main_memory(call: Call, env: Path) -> None:
@@ -288,6 +289,14 @@ def test_fetch_by_the_command(call: Call, place: Path) -> None:
     assert "model fits Small-1 --gpu-memory" in said
     assert "model fetch ./Small-1" in said
     assert "Small-1  " in call("list")
+
+
+def test_fetch_of_what_a_pattern_fits(call: Call, place: Path) -> None:
+    """Where a repository has several, one is taken."""
+    with running(Hub({"a-Q4_K_M.gguf": gguf({}), "a-Q8_0.gguf": gguf({}, b"1")})) as hub:
+        call("fetch", "maker/Small-1", "--hub", hub.url, "--name", "Other", "--file", "*Q4*")
+
+    assert [it.name for it in place.rglob("a-*")] == ["a-Q4_K_M.gguf"]
 
 
 @pytest.mark.parametrize(
