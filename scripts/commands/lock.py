@@ -17,6 +17,12 @@ from scripts.node.tools import CannotLook, Tools
 
 ABOUT = "close the store until `unlock`: its key leaves the machine's memory"
 
+EXIT_STATUS = {
+    0: "the store is locked",
+    1: "it is not, or its keeper still has the key: the reason is said",
+}
+FILES = {"/run/node-key/store_key": "the key while the store is open; empty while it is locked"}
+
 COULD_NOT = 1
 
 EXAMPLES = """\

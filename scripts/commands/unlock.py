@@ -20,6 +20,18 @@ from scripts.node.tools import CannotLook, Tools
 
 ABOUT = "open the store with its passphrase, after each start of the machine"
 
+EXIT_STATUS = {
+    0: "the store is open",
+    1: "it could not be opened: the reason is said",
+    2: "the passphrase is wrong",
+}
+FILES = {
+    "/run/node-key/store_key": "the key while the store is open; empty while it is locked",
+    "secrets/store_key.wrapped": "the key, wrapped with the passphrase",
+    "secrets/store_key.sealed": "the key, sealed by the machine's TPM",
+    "secrets/store_key": "is overwritten and removed once one of the two above is there",
+}
+
 COULD_NOT = 1
 WRONG = 2
 
@@ -27,8 +39,7 @@ EXAMPLES = """\
 examples:
   %(prog)s                         asks for the passphrase; the first time for a new one
   %(prog)s --passphrase-file -     its first line comes by the standard input
-  %(prog)s --change                another passphrase; the store has to be open
-exit status: 0 it is open, 1 it could not be opened, 2 the passphrase is wrong"""
+  %(prog)s --change                another passphrase; the store has to be open"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -60,6 +60,14 @@ RUN_BY = {
     r"help": ("unit/adyton/test_command.py::"
               "test_manual_has_every_section_and_is_what_help_shows", '"help"'),
     r"keys( --dry-run| --renew)?$": ("unit/adyton/test_init.py::", '"--renew"'),
+    r"lock( --dry-run)?$": (
+        "integration/test_locked_store.py::test_store_opens_by_its_passphrase_alone", '"lock"'),
+    r"(ssh -t .* )?(/\S+/scripts/node-admin )?unlock( --passphrase-file \S+)?$": (
+        "integration/test_locked_store.py::test_store_opens_by_its_passphrase_alone", '"unlock"'),
+    r"unlock --unattended": (
+        "integration/test_locked_store.py::test_store_opens_by_its_passphrase_alone",
+        '"--unattended"'),
+    r"unlock --change": ("unit/adyton/test_unlock.py::test_passphrase_is_changed", '"--change"'),
     r"logs seal": ("unit/adyton/test_logs.py::test_setting_up_twice_and_taking_back", '"--undo"'),
     r"logs once": ("unit/adyton/test_logs.py::test_each_entry_is_sealed_once", '"once"'),
     r"logs ship": ("unit/adyton/test_logs.py::test_shipped_archive_opens", '"ship"'),
@@ -118,10 +126,11 @@ NOT_RUN = {
     r"demo .*--token-file": "needs a token of the real Telegram",
     r"test( |$)": "it is what runs the tests; that its stages exist is seen below",
     r"apt-get install": "Debian's own; the stages install the same packages",
-    r"docker compose (.* )?build$": "scripts/setup.py builds the same images for the tests",
+    r"docker compose (.* )?build( router)?$": "scripts/setup.py builds the same images for the tests",
     r"docker compose exec uplink status": "the tests call `status` by docker exec",
     r"docker compose up -d --remove-orphans": "Compose's own; takes away what a hop has left",
     r"docker compose config": "what doctor asks by itself",
+    r"docker volume inspect": "Docker's own; it only shows where a volume lies",
     r"docker volume create": "Docker's own; `model fetch` makes the volume in the tests",
     r"ssh root@198": "OpenSSH's own; the tests bring images by `deploy`",
     r"journalctl": "systemd's own; it only shows",
