@@ -29,7 +29,7 @@ ABOUT = "remove this node from this machine, and see that nothing is left"
 
 EXIT_STATUS = {
     0: "nothing is left of it, or nothing was there",
-    1: "something is left, or it could not look: it is named",
+    1: "something is left and named, it could not look, or nobody agreed",
 }
 FILES = {
     "/opt/NAME": "the node's folder; removed",

@@ -1,7 +1,8 @@
-"""Every command that the documents show is understood by its program, and is run by a test.
+"""Every command that the documents show is understood by its program, and run by a test or named.
 
 `init`, `rotate` and `deploy` are run here as they are shown. Of the others RUN_BY names the test
-that runs them, and what stands in its file when it does; NOT_RUN those that no test runs, and why.
+that runs them, and what stands in its file when it does; NOT_RUN those that no test runs, and why:
+other programs' commands, and scripts that need what a test does not have.
 A command that is in neither fails. Left out are the tables of docs/doctor.md, which are made of
 remedies with gaps to fill in; the project's own commands in them are looked at all the same.
 """
