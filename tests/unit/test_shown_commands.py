@@ -127,7 +127,7 @@ NOT_RUN = {
     r"demo .*--token-file": "needs a token of the real Telegram",
     r"test( |$)": "it is what runs the tests; that its stages exist is seen below",
     r"apt-get install": "Debian's own; the stages install the same packages",
-    r"docker compose (.* )?build( router)?$": "scripts/setup.py builds the same images for the tests",
+    r"docker compose (.* )?build( router)?$": "scripts/setup.py builds the same images",
     r"docker compose exec uplink status": "the tests call `status` by docker exec",
     r"docker compose up -d --remove-orphans": "Compose's own; takes away what a hop has left",
     r"docker compose config": "what doctor asks by itself",
