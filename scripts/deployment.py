@@ -79,7 +79,11 @@ before=$(sum)
 was_changed=$(ls "$secrets/.changed" 2>/dev/null || true)
 if [ -d "$secrets" ]; then touch "$secrets/.changed"; fi
 tar -xpf "$archive" -C /
-if [ -z "$was_changed" ] && [ "$(sum)" = "$before" ]; then rm -f "$secrets/.changed"; fi
+if [ -z "$was_changed" ] && [ "$(sum)" = "$before" ]; then
+  rm -f "$secrets/.changed"
+else
+  touch "$secrets/.changed"
+fi
 """
 """The mark stays until the containers were made anew: Compose does not look into secrets. It is
 there before the first of them is replaced, for a call that is interrupted. Secrets that `revoke`

@@ -165,8 +165,7 @@ class Delivery:
         reply = self.reply
         if not self._parts and not reply.text:
             self._type()
-        while len(self._parts) < len(self._wanted(reply)):
-            await self._send_placeholder()
+        await self._make_room(reply)
         self.begun.set()
         if reply.closed:
             await self._finish(self._wanted(reply))
@@ -177,13 +176,23 @@ class Delivery:
         await self._wait_for_turn()
         if self._closed.is_set():
             return False  # the final text is more urgent, and does not wait for this turn
+        # What there is by now: the turn may have been long in coming. The next message is there
+        # before this one loses its button: else what still grows would look complete.
+        await self._make_room(self.reply)
         await self._persist(lambda epoch: self._link.claim(epoch, reply.id))
-        reply = self.reply  # what there is by now: the turn may have been long in coming
+        reply = self.reply
+        if len(self._parts) < len(self._wanted(reply)):
+            return False
         position = self._first_difference(reply)
         if position is not None and not reply.closed and position < len(self._parts):
             _, buttons = self._wanted(reply)[position]
             await self._edit(position, buttons)
         return False
+
+    async def _make_room(self, reply: Reply) -> None:
+        """Send as many messages as the text takes."""
+        while len(self._parts) < len(self._wanted(reply)):
+            await self._send_placeholder()
 
     def _wanted(self, reply: Reply) -> list[Shown]:
         """Say what each part should show: the buttons stand under the last one."""

@@ -4,6 +4,7 @@ import asyncio
 import json
 from dataclasses import dataclass, field
 from typing import Any
+from unittest.mock import AsyncMock
 
 import pytest
 
@@ -161,6 +162,50 @@ class FickleLink(FakeLink):
         self.claims += 1
         if self.claims > 1:
             raise Settled
+
+
+@pytest.mark.parametrize("moment", ["turn", "claim"])
+async def test_growing_answer_never_looks_complete(moment: str) -> None:
+    """It outgrows its message while its edit waits: the next message is there before the edit."""
+    telegram = ScriptedTelegram()
+    grown = asyncio.Event()
+    waiting = asyncio.Event()
+
+    async def hold() -> None:
+        waiting.set()
+        await grown.wait()
+
+    class HeldPacing(Pacing):
+        async def turn(self, chat_id: int, *, urgent: bool) -> None:
+            if moment == "turn" and not urgent:
+                await hold()
+
+    class HeldLink(FakeLink):
+        async def claim(self, *_: Any) -> None:
+            if moment == "claim":
+                await hold()
+
+    stop = Button(label="Stop", data="stop:4")
+    text = "word " * 1500
+    delivery = Delivery(
+        Reply(id=4, chat_id=7, text="wor", buttons=(stop,)),
+        telegram.bot,
+        HeldLink(),  # type: ignore[arg-type]  # a fake link
+        HeldPacing(),
+        AsyncMock(return_value=1),
+        asyncio.Semaphore(),
+        lambda *_: asyncio.Lock(),
+    )
+    running = asyncio.create_task(delivery.run())
+    await asyncio.wait_for(waiting.wait(), 5)
+    delivery.grow(0, text)
+    grown.set()
+    await until(lambda: telegram.count("editMessageText") >= 2, "both messages have been edited")
+
+    names = [name for name, _ in telegram.calls if name != "sendChatAction"]
+    assert names[:3] == ["sendMessage", "sendMessage", "editMessageText"]
+    delivery.close(text, ())
+    await asyncio.wait_for(running, 10)
 
 
 async def test_each_try_of_a_final_edit_asks_for_leave() -> None:
