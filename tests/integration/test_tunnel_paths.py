@@ -177,12 +177,16 @@ def forgetful_router(lab: Lab, keys: Keys) -> Story:
     router.forget_after(2)
     assert attempt(router.box, "ip", "address", "add", f"{SUBNET}.17/24", "dev", "eth0")[0]
     router.translate(40000, 17)
-    began = time.monotonic()
     # What may be said in silence, at the latest: a keepalive 10 s after the last word; a handshake
     # 15 s after it (wireguard-go's clock for the answer may start when the answer is there
     # already); another keepalive at 20 s. Between the last two the way is shut in every case.
-    idle(nodes, PASSIVE_KEEPALIVE_SECONDS + REKEY_TIMEOUT_SECONDS + 2 + 1.5)
-    story.passed_after_idling = passes(nodes)
+    for _ in range(3):
+        began = time.monotonic()
+        idle(nodes, PASSIVE_KEEPALIVE_SECONDS + REKEY_TIMEOUT_SECONDS + 2 + 1.5)
+        story.passed_after_idling = passes(nodes)
+        # What passes later, on a slow machine, may owe it to the second keepalive: once more.
+        if not story.passed_after_idling or time.monotonic() - began < 2 * PASSIVE_KEEPALIVE_SECONDS:
+            break
     wait_until(lambda: passes(nodes), "the keepalive has come", 60)
     story.healed_after_seconds = time.monotonic() - began
     story.endpoint = attempt(nodes["listen"].uplink, "wg", "show", "all", "endpoints")[1]
