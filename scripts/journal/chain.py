@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from scripts.lifecycle import CannotDo
+from scripts.node.disk import sync
 
 HEAD = "head.json"
 PENDING = "pending.json"
@@ -87,14 +88,14 @@ def write_head(path: Path, head: Head) -> None:
         file.flush()
         os.fsync(file.fileno())
     part.replace(path)
-    flush(path.parent)
+    sync(path.parent)
 
 
 def publish(folder: Path, part: Path, head: Head) -> None:
     """Give a segment, which is on the disk, its name, and the chain its new end. Raises OSError."""
     write_head(folder / PENDING, head)
     part.replace(folder / name_of(head.sequence))
-    flush(folder)
+    sync(folder)
     write_head(folder / HEAD, head)
     (folder / PENDING).unlink()
 
@@ -137,11 +138,3 @@ def remove_old(folder: Path, *, now: float, days: int, mebibytes: int) -> list[s
         total -= status.st_size
         removed.append(path.name)
     return removed
-
-
-def flush(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

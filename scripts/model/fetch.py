@@ -19,8 +19,9 @@ from scripts.model.header import read_gguf, read_tensors
 from scripts.model.progress import Progress
 from scripts.model.socks import Proxy, parse_proxy
 from scripts.model.sources import HUB, NAME, Found, at_address, in_folder, on_hub
-from scripts.model.store import Model, Staging, now, sync
+from scripts.model.store import Model, Staging, now
 from scripts.model.web import Web, is_this_machine
+from scripts.node.disk import sync
 
 REPOSITORY = re.compile(r"(?:[A-Za-z0-9][\w.-]{0,95}/)?[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
 PROXY_VARIABLES = ("ALL_PROXY", "all_proxy", "HTTPS_PROXY", "https_proxy")

@@ -22,6 +22,7 @@ from scripts.model import WeightsFailed
 from scripts.model.download import digest_of
 from scripts.model.progress import Progress
 from scripts.model.sources import NAME
+from scripts.node.disk import sync
 from scripts.node.tools import NOT_FOUND, Tools
 
 VOLUME = "model_weights"
@@ -238,15 +239,6 @@ def write_whole(path: Path, text: str) -> None:
         os.fsync(file.fileno())
     part.chmod(0o644)
     part.replace(path)
-
-
-def sync(folder: Path) -> None:
-    """Bring a folder's entries onto the disk."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def now() -> str:

@@ -295,7 +295,7 @@ def _arrange(jobs: Sequence[_Job]) -> list[_Job]:
 class _Journal:
     """Brings what is committed from the journal into the file, while the thread goes on.
 
-    SQLite would do so within every so manieth commit, which then takes tens of milliseconds.
+    SQLite would do so within a commit, now and then, which then takes tens of milliseconds.
     """
 
     def __init__(self, db: apsw.Connection, file: Path, key: str) -> None:
