@@ -47,6 +47,9 @@ SIDE_BY_SIDE = ("--numprocesses=6", "--dist=worksteal")
 TWO_AT_ONCE = ("--numprocesses=2", "--dist=loadfile")
 """Tests with containers wait for half of their time; those of a file share what they start."""
 
+ALONE = ("tests/integration/test_tunnel_flood.py", "tests/integration/test_workers.py")
+"""Integration tests whose figures another test beside them would spoil."""
+
 EVERYTHING = (setup.RELAY_NODE, setup.model_node("llamacpp"), setup.STUBS, setup.BYSTANDERS)
 STUB_ENGINE = (setup.RELAY_NODE, setup.model_node("llamacpp"), setup.STUBS)
 MACHINES = ("qemu-system-x86", "mmdebstrap", "e2fsprogs", "iproute2", "util-linux")
@@ -107,18 +110,18 @@ STAGES = (
         "integration",
         "services against stub containers",
         needs_docker=True,
-        images=(*EVERYTHING, setup.WORKER),
+        images=EVERYTHING,
         paths=("tests/integration",),
-        options=("--ignore=tests/integration/test_tunnel_flood.py", *TWO_AT_ONCE),
+        options=(*(f"--ignore={path}" for path in ALONE), *TWO_AT_ONCE),
         # gnupg seals backups; `deploy` logs in to sshd.
         packages=("gnupg", "openssh-client", "openssh-server"),
     ),
     Stage(
-        "flood",
-        "a flood at the tunnel's port, on a machine that does nothing else",
+        "alone",
+        "what is measured while nothing else runs: a flood at the tunnel's port, two boxes",
         needs_docker=True,
-        images=EVERYTHING,
-        paths=("tests/integration/test_tunnel_flood.py",),
+        images=(*EVERYTHING, setup.WORKER),
+        paths=ALONE,
     ),
     Stage(
         "leaks",
