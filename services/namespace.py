@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import logging
 import re
+import socket
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -64,7 +65,7 @@ class Namespace:
         """Tell whether the holder answers; what it says is not a matter of life."""
         try:
             async with asyncio.timeout(PERIOD_SECONDS):
-                reader, writer = await asyncio.open_unix_connection(self._holder)
+                reader, writer = await _connect(self._holder)
         except (OSError, TimeoutError):
             return False
         try:
@@ -76,6 +77,18 @@ class Namespace:
         with contextlib.suppress(OSError):
             await writer.wait_closed()
         return True
+
+
+async def _connect(address: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """Connect a socket by hand: uvloop takes an abstract address for an empty one."""
+    end = socket.socket(socket.AF_UNIX)
+    end.setblocking(False)
+    try:
+        await asyncio.get_running_loop().sock_connect(end, address)
+        return await asyncio.open_unix_connection(sock=end)
+    except BaseException:
+        end.close()
+        raise
 
 
 def _read(status: bytes) -> Tunnel | None:

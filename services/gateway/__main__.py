@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 
 import uvicorn
+import uvloop
 
 from services.gateway.access import Access
 from services.gateway.answering import Answering
@@ -56,7 +57,7 @@ def main() -> int:
         settings = read_settings(GatewaySettings)
         start_logging(settings.log_level)
         log.info("starting", extra={"settings": settings.public()})
-        asyncio.run(_run(settings))
+        uvloop.run(_run(settings))
     except (BadSetting, StoreError) as error:
         print(error, file=sys.stderr)
         return 2
@@ -163,6 +164,7 @@ async def _run(settings: GatewaySettings) -> None:
                 server_header=False,
                 timeout_graceful_shutdown=1,
                 limit_concurrency=256,
+                http="h11",  # refuses a head that never ends; httptools is hardly faster here
             )
         )
         _catch_signals(server)

@@ -318,14 +318,14 @@ class Answering:
                         case Finished():
                             progress.finished = item
                             continue
-                        case Piece(text):
+                        case Piece(text, tokens):
                             self._show_piece(progress, manner, text)
-                            progress.add(text, clock())
-                        case Thought(text):
-                            progress.think(text, clock())
+                            progress.add(text, tokens, clock())
+                        case Thought(text, tokens):
+                            progress.think(text, tokens, clock())
                             self._show_thought(progress, manner, text)
-                    self._queue.charge(ask.user_id, answer_tokens=1)
-                    pieces += 1
+                    self._queue.charge(ask.user_id, answer_tokens=tokens)
+                    pieces += tokens
                     if pieces > MOST_PIECES_A_TOKEN * limit:
                         progress.finished = Finished("length", prompt_tokens, pieces)
                         return  # the engine disregards the limit

@@ -46,6 +46,8 @@ MOST_BYTES = 4 * 1024 * 1024
 MOST_DOCUMENT_BYTES = 21 * 1024 * 1024
 """Telegram gives bots no file of more than 20 MB."""
 
+MOST_FRAMES_BYTES = 64 * 1024
+"""So much of the event stream is written at once."""
 
 WARN_SECONDS = 60.0
 
@@ -87,7 +89,8 @@ def build_app(inbox: Inbox, outbox: Outbox, link_token: str, heard: Path | None 
             takes_files=is_current, away_seconds=min(away_seconds, MOST_AWAY_SECONDS)
         )
         hello = await anext(stream)  # here, a store that does not take it is still refused clearly
-        return StreamingResponse(_frames(hello, stream), media_type="text/event-stream")
+        frames = _frames(outbox, hello, stream)
+        return StreamingResponse(frames, media_type="text/event-stream")
 
     @app.post("/replies/{reply_id}/parts", status_code=204)
     async def record_part(reply_id: int, part: PartRecord) -> None:
@@ -128,10 +131,22 @@ def build_app(inbox: Inbox, outbox: Outbox, link_token: str, heard: Path | None 
     return app
 
 
-async def _frames(first: Event | None, others: AsyncIterator[Event | None]) -> AsyncIterator[bytes]:
+async def _frames(
+    outbox: Outbox, first: Event | None, others: AsyncIterator[Event | None]
+) -> AsyncIterator[bytes]:
+    """Write events as they come; those that come together are written together."""
     yield _frame(first)
+    frames: list[bytes] = []
+    size = 0
     async for event in others:
-        yield _frame(event)
+        frame = _frame(event)
+        frames.append(frame)
+        size += len(frame)
+        if not outbox.has_more or size >= MOST_FRAMES_BYTES:
+            yield b"".join(frames)
+            frames, size = [], 0
+    if frames:
+        yield b"".join(frames)
 
 
 def _frame(event: Event | None) -> bytes:

@@ -6,9 +6,10 @@ a streaming request can be stopped that way.
 """
 
 import asyncio
+import contextlib
 import hashlib
 import secrets
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,10 +18,15 @@ from typing import Any
 import aiohttp
 import orjson
 
+from services.gateway.texts import is_visible
 from services.gateway.thinking import Thinking
 
 PROMPT_SECONDS = 120.0
 """The engine has hung if it says nothing at all for this long: reading a prompt takes its time."""
+
+GATHER_SECONDS = 0.04
+"""Once an answer is visible, what follows is gathered for so long at most: to wake up costs as much
+as some tokens, and the relay edits about once a second."""
 
 Message = dict[str, Any]
 """A role, and a content: a text, or a list of pictures and a text, as OpenAI writes them."""
@@ -55,6 +61,8 @@ class Piece:
     """A bit more of the answer."""
 
     text: str
+    tokens: int = 1
+    """As far as can be told before the engine counts itself: in so many bits it has come."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +70,8 @@ class Thought:
     """A bit more of what a reasoning model thinks before it answers: no part of the answer."""
 
     text: str
+    tokens: int = 1
+    """As with a Piece."""
 
 
 @dataclass(frozen=True)
@@ -178,9 +188,19 @@ class Engine:
                         raise NoSuchModel
                     has_pictures = any(isinstance(m["content"], list) for m in messages)
                     await _raise_for(response, resume, has_pictures)
-                items = _read_chunks(response.content)
-                async for item in _as_answer(items) if resume else _without_thoughts(items):
-                    yield item
+                answer = _Answer(is_resumed=resume)
+                ended = asyncio.Event()
+                response.content.on_eof(ended.set)
+                is_shown = False
+                while data := await response.content.readany():
+                    for item in answer.read(data):
+                        yield item
+                        if isinstance(item, Finished):
+                            return
+                        is_shown = is_shown or is_visible(item.text)
+                    if is_shown:
+                        await _gather(ended)
+                raise EngineFailed  # cut off before [DONE]
         except aiohttp.ClientConnectorError as error:
             raise EngineUnavailable from error
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
@@ -226,71 +246,115 @@ async def open_engine(socket: Path, slots: int) -> AsyncGenerator[Engine]:
         yield Engine(session)
 
 
-async def _read_chunks(
-    content: aiohttp.StreamReader,
-) -> AsyncGenerator[Piece | Thought | Finished]:
-    reason = ""
-    usage: Any = None
-    rest = b""
-    async for data in content.iter_any():
-        *lines, rest = (rest + data).split(b"\n")
-        for line in lines:
-            if not line.startswith(b"data:"):
-                continue  # an empty line, or a comment as a sign of life
-            payload = line[5:].strip()
-            if payload == b"[DONE]":
-                try:
-                    prompt, answer = usage["prompt_tokens"], usage["completion_tokens"]
-                    yield Finished(reason, int(prompt), int(answer))
-                except (LookupError, TypeError, ValueError) as error:
-                    raise EngineFailed from error
-                return
-            try:
-                chunk = orjson.loads(payload)
-                if "error" in chunk:
+async def _gather(ended: asyncio.Event) -> None:
+    """Let more of an answer come, until its end or the next of the moments that all wait for."""
+    loop = asyncio.get_running_loop()
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout_at((loop.time() // GATHER_SECONDS + 1) * GATHER_SECONDS):
+            await ended.wait()
+
+
+class _Answer:
+    """Reads an answer out of the engine's event stream, wherever that is cut.
+
+    Bits of one kind that come together are told together.
+    """
+
+    def __init__(self, *, is_resumed: bool) -> None:
+        # What goes on with an answer is answer, whatever the engine takes it for.
+        self._is_resumed = is_resumed
+        self._thinking = None if is_resumed else Thinking()
+        """Takes thoughts out of the text, where the engine has left them there; None: no more."""
+        self._rest: list[bytes] = []
+        """Of a line that is not complete."""
+        self._reason = ""
+        self._usage: Any = None
+        self._bits: list[str] = []
+        self._are_thoughts = False
+        """Whether the bits are thoughts."""
+        self._items: list[Piece | Thought | Finished] = []
+        """Told when all that has come is read."""
+
+    def read(self, data: bytes) -> Iterator[Piece | Thought | Finished]:
+        """Tell what there is in a bit more of the stream.
+
+        Raises EngineFailed, after all that stands before what is malformed.
+        """
+        failure: Exception | None = None
+        try:
+            for line in self._lines(data):
+                if not line.startswith(b"data:"):
+                    continue  # an empty line, or a comment as a sign of life
+                payload = line[5:].strip()
+                if payload == b"[DONE]":
+                    self._finish()
+                    break
+                self._read_chunk(orjson.loads(payload))
+        except (EngineFailed, ValueError, LookupError, TypeError, AttributeError) as error:
+            failure = error
+        self._gather()
+        items, self._items = self._items, []
+        yield from items
+        if failure:
+            raise EngineFailed from failure
+
+    def _lines(self, data: bytes) -> list[bytes]:
+        """Cut off the lines that are complete."""
+        if b"\n" not in data:
+            self._rest.append(data)
+            return []
+        *lines, rest = b"".join([*self._rest, data]).split(b"\n")
+        self._rest = [rest]
+        return lines
+
+    def _read_chunk(self, chunk: Any) -> None:
+        if "error" in chunk:
+            raise EngineFailed
+        self._usage = chunk.get("usage") or self._usage
+        for choice in chunk["choices"]:
+            delta = choice["delta"]
+            self._reason = choice.get("finish_reason") or self._reason
+            # llama.cpp, and vLLM before 0.11 and since then
+            thought = delta.get("reasoning_content") or delta.get("reasoning")
+            if thought and isinstance(thought, str):
+                self._take(thought, is_thought=True)
+            if text := delta.get("content"):
+                if not isinstance(text, str):
                     raise EngineFailed
-                usage = chunk.get("usage") or usage
-                for choice in chunk["choices"]:
-                    delta = choice["delta"]
-                    reason = choice.get("finish_reason") or reason
-                    # llama.cpp, and vLLM before 0.11 and since then
-                    thought = delta.get("reasoning_content") or delta.get("reasoning")
-                    if thought and isinstance(thought, str):
-                        yield Thought(thought)
-                    if text := delta.get("content"):
-                        yield Piece(text)
-            except (orjson.JSONDecodeError, LookupError, TypeError, AttributeError) as error:
-                raise EngineFailed from error
-    raise EngineFailed  # cut off before [DONE]
+                if self._thinking is None:
+                    self._take(text)
+                else:
+                    self._take_apart(*self._thinking.split(text))
 
+    def _finish(self) -> None:
+        finished = Finished(
+            self._reason, int(self._usage["prompt_tokens"]), int(self._usage["completion_tokens"])
+        )
+        if self._thinking:
+            self._take_apart(*self._thinking.end())
+        self._gather()
+        self._items.append(finished)
 
-async def _as_answer(
-    items: AsyncIterator[Piece | Thought | Finished],
-) -> AsyncGenerator[Piece | Finished]:
-    """What goes on with an answer is answer, whatever the engine takes it for."""
-    async for item in items:
-        yield Piece(item.text) if isinstance(item, Thought) else item
+    def _take_apart(self, thought: str, text: str) -> None:
+        self._take(thought, is_thought=True)
+        self._take(text)
+        if self._thinking and self._thinking.is_over:
+            self._thinking = None
 
+    def _take(self, bit: str, *, is_thought: bool = False) -> None:
+        if bit:
+            if is_thought is not self._are_thoughts:
+                self._gather()
+                self._are_thoughts = is_thought
+            self._bits.append(bit)
 
-async def _without_thoughts(
-    items: AsyncIterator[Piece | Thought | Finished],
-) -> AsyncGenerator[Piece | Thought | Finished]:
-    """Take the thoughts out of the pieces, where the engine has left them there."""
-    thinking = Thinking()
-    async for item in items:
-        match item:
-            case Piece(text):
-                parts = thinking.split(text)
-            case Finished():
-                parts = thinking.end()
-            case Thought():
-                parts = ("", "")
-        if parts[0]:
-            yield Thought(parts[0])
-        if parts[1]:
-            yield Piece(parts[1])
-        if not isinstance(item, Piece):
-            yield item
+    def _gather(self) -> None:
+        """Make one of the bits that have come of one kind."""
+        if self._bits:
+            text, tokens = "".join(self._bits), len(self._bits)
+            self._bits = []
+            is_thought = self._are_thoughts and not self._is_resumed
+            self._items.append(Thought(text, tokens) if is_thought else Piece(text, tokens))
 
 
 async def _raise_for(response: aiohttp.ClientResponse, resume: bool, has_pictures: bool) -> None:

@@ -29,7 +29,7 @@ from services.gateway.effects import (
     Withdrawn,
 )
 from services.gateway.limits import Allowance, Limits
-from services.gateway.menu import Menu
+from services.gateway.menu import Menu, language_for
 from services.gateway.outbox import Outbox
 from services.gateway.queue import Queue
 from services.gateway.reading import Unreadable
@@ -287,12 +287,16 @@ class Inbox:
             return _receipt(update.update_id, "refused")
         if not self._store.remember_update(bot_id, update.update_id, update.identity()):
             return _receipt(update.update_id, "duplicate")
-        language = self._menu.language(update)
+        chosen = self._store.preferences(update.user_id)
+        language = language_for(update, chosen)
         if update.kind == "press":
             return self._press(update, language, effects)
-        return _receipt(update.update_id, self._message(update, language, effects))
+        outcome = self._message(update, language, effects, steers=chosen.steering)
+        return _receipt(update.update_id, outcome)
 
-    def _message(self, update: Update, language: Language, effects: list[Effect]) -> Outcome:
+    def _message(
+        self, update: Update, language: Language, effects: list[Effect], *, steers: bool
+    ) -> Outcome:
         chat = (update.chat_id, update.thread_id)
         text = (update.text or "").strip()
         is_news = self._store.remember_wording(update.chat_id, update.message_id, text)
@@ -340,7 +344,7 @@ class Inbox:
         if len((context + text).encode()) > LEAST_TOKEN_BYTES * self._ask_tokens:
             # The engine's tokenizer has the last word, when the ask's turn comes.
             return self._refuse(update, say("too long", language), effects)
-        return self._ask(update, chat, piece, language, effects, document)
+        return self._ask(update, chat, piece, language, effects, document, steers=steers)
 
     def _join(
         self, ask: Ask, piece: Piece, document: WantedDocument | None, effects: list[Effect]
@@ -365,13 +369,13 @@ class Inbox:
 
     def _quotation(self, update: Update, chat: Chat) -> str:
         """Write what a message refers to, for the model."""
+        if not update.quoted.strip():
+            return ""
         exchange = self._store.exchange(chat)
-        is_latest = exchange is not None and update.reply_to in exchange.parts
-        if update.quoted.strip() and (update.is_excerpt or not is_latest):
-            # The latest answer is what the model has said last, so it need not be told.
-            most = int(QUOTED_SHARE * self._ask_tokens)
-            return quote(update.quoted.encode()[:most].decode(errors="ignore")) + "\n\n"
-        return ""
+        if not update.is_excerpt and exchange and update.reply_to in exchange.parts:
+            return ""  # the latest answer is what the model has said last, so it need not be told
+        most = int(QUOTED_SHARE * self._ask_tokens)
+        return quote(update.quoted.encode()[:most].decode(errors="ignore")) + "\n\n"
 
     def _ask(
         self,
@@ -381,11 +385,13 @@ class Inbox:
         language: Language,
         effects: list[Effect],
         document: WantedDocument | None,
+        *,
+        steers: bool,
     ) -> Outcome:
         why = self._allowance.refusal(update.user_id, language)
         if why := why or self._allowance.haste(update, language):
             return self._refuse(update, why, effects)
-        if update.kind == "message" and self._store.preferences(update.user_id).steering:
+        if update.kind == "message" and steers:
             effects += self._commands.interrupt(chat, update.user_id)
         reworded = self._again.reword(update, piece, language) if update.kind == "edit" else None
         if reworded:

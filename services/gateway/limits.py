@@ -46,6 +46,8 @@ class Allowance:
             return say("too many", language, count=of_user)
         if of_all >= limits.total_asks:
             return say("busy", language)
+        if not limits.daily_asks and not limits.daily_tokens:
+            return ""
         asked, spent = self._store.used_today(user_id)
         if limits.daily_asks and asked + of_user >= limits.daily_asks:
             return say("daily asks", language, count=limits.daily_asks, **_renewal())

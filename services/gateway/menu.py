@@ -30,6 +30,11 @@ MOST_SHOWN = 200
 """Characters of the user's own words to the model: the menu must stay one message."""
 
 
+def language_for(update: Update, chosen: Preferences) -> Language:
+    """Choose the language for a user: theirs, or that of their client."""
+    return language_of(chosen.language or update.language)
+
+
 class Menu:
     """What each user can choose, and what they have chosen."""
 
@@ -44,10 +49,6 @@ class Menu:
         self._choices = CHOICES | ({"persona": ("", *personas)} if personas else {})
         if len(models) > 1:
             self._choices = {**self._choices, "model": tuple(models)}
-
-    def language(self, update: Update) -> Language:
-        """Choose the language for a user: theirs, or that of their client."""
-        return language_of(self._store.preferences(update.user_id).language or update.language)
 
     def open(self, update: Update, language: Language, effects: list[Effect]) -> None:
         """Send the menu."""
@@ -69,7 +70,7 @@ class Menu:
             if choice[0] not in self._choices.get(page, ()):
                 return say("too late", language), "", []
             self._choose(user_id, page, choice[0])
-            language = self.language(update)
+            language = language_for(update, self._store.preferences(user_id))
             notice, page = say("saved", language), ""
         text, buttons = self._page(page, user_id, language)
         return notice, text, [] if page == "close" else buttons

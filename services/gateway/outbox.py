@@ -95,6 +95,8 @@ class Outbox:
         self._takes_files = True
         self.is_connected = False
         """Whether a relay follows the stream."""
+        self.has_more = False
+        """Whether what follows the event that the stream has just given is there already."""
         self.absence_seconds = 0.0
         """For how long the relay was cut off, by its own account; for others to note and reset."""
         self.delivered_at = 0.0
@@ -226,7 +228,9 @@ class Outbox:
                     self._changed |= self._grown
                     self._grown = {}
                     window_ends = clock() + WINDOW_SECONDS
-                for event in self._drain():
+                events = self._drain()
+                for place, event in enumerate(events, start=1):
+                    self.has_more = place < len(events)
                     yield event
                     if self._epoch != epoch:
                         break
@@ -238,7 +242,9 @@ class Outbox:
                             await wake.wait()
                     except TimeoutError:
                         if not waits_for_window:
+                            self.has_more = False  # whatever a stream before has left
                             yield None
+            self.has_more = False
             yield Superseded()
         finally:
             if self._epoch == epoch:

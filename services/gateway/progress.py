@@ -28,7 +28,10 @@ class Progress:
     """What the model thought before the answer, as far as this process knows."""
     is_thought_shown: bool = False
     _pieces: list[str] = field(default_factory=list)
-    _try_thoughts: int = 0
+    _piece_tokens: int = 0
+    _is_visible: bool = False
+    """Whether any of the pieces is."""
+    _thought_tokens: int = 0
     _try_started: float = 0.0
     _try_prompt_tokens: int = 0
     _saved: tuple[int, int] = (0, 0)
@@ -37,28 +40,30 @@ class Progress:
         """The engine is asked; text that comes is appended."""
         self._try_started = time.monotonic()
         self._try_prompt_tokens = prompt_tokens
-        self._pieces = []
-        self._try_thoughts = 0
+        self._forget_pieces()
+        self._thought_tokens = 0
         self.last_sign = 0.0
 
-    def add(self, piece: str, now: float) -> None:
-        """The engine has said a piece: a token, as far as can be told before it counts itself."""
+    def add(self, piece: str, tokens: int, now: float) -> None:
+        """The engine has said a piece of so many tokens, as far as can be told before it counts."""
         self._pieces.append(piece)
+        self._piece_tokens += tokens
+        self._is_visible = self._is_visible or is_visible(piece)
         self.last_sign = now
         if self.first_token_seconds is None:
             self.first_token_seconds = time.monotonic() - self._try_started
 
-    def think(self, thought: str, now: float) -> None:
-        """The engine has thought a token; once it has begun to speak, that is nobody's business."""
+    def think(self, thought: str, tokens: int, now: float) -> None:
+        """The engine has thought; once it has begun to speak, that is nobody's business."""
         if not self.has_begun:
             self.thoughts.append(thought)
-        self._try_thoughts += 1
+        self._thought_tokens += tokens
         self.last_sign = now
 
     @property
     def has_begun(self) -> bool:
         """Whether there is any text of the answer."""
-        return is_visible(self.text) or any(map(is_visible, self._pieces))
+        return self._is_visible or is_visible(self.text)
 
     def end_try(self) -> bool:
         """Sum the try up; True if it brought any text. Ending none, or one twice, does nothing."""
@@ -66,9 +71,9 @@ class Progress:
             return False
         self.spent += self._cost()
         self.text += "".join(self._pieces)
-        advanced = any(map(is_visible, self._pieces))  # the next try drops white space
-        self.answer_tokens += len(self._pieces)
-        self._pieces = []
+        advanced = self._is_visible  # the next try drops white space
+        self.answer_tokens += self._piece_tokens
+        self._forget_pieces()
         self._try_started = 0.0
         return advanced
 
@@ -83,18 +88,21 @@ class Progress:
     def checkpoint(self) -> Checkpoint | None:
         """What is to be saved; None if nothing has changed since the last time."""
         text = self.text + "".join(self._pieces)
-        state = (len(text), len(self._pieces) + self._try_thoughts)
+        state = (len(text), self._piece_tokens + self._thought_tokens)
         if state == self._saved:
             return None
         self._saved = state
         spent = self.spent + self._cost() if self._try_started else self.spent
         return Checkpoint(self.ask.id, self.ask.reply_id, text, spent)
 
+    def _forget_pieces(self) -> None:
+        self._pieces, self._piece_tokens, self._is_visible = [], 0, False
+
     def _cost(self) -> Usage:
         if self.finished:
             prompt, answer = self.finished.prompt_tokens, self.finished.answer_tokens
-        elif self._pieces or self._try_thoughts:
-            prompt, answer = self._try_prompt_tokens, len(self._pieces) + self._try_thoughts
+        elif self._pieces or self._thought_tokens:
+            prompt, answer = self._try_prompt_tokens, self._piece_tokens + self._thought_tokens
         else:
             return NOTHING  # nobody knows whether it was begun at all
         return Usage(prompt, answer, round((time.monotonic() - self._try_started) * 1000))

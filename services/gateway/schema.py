@@ -137,5 +137,10 @@ MIGRATIONS = (
         chat_id INTEGER, thread_id INTEGER, text TEXT NOT NULL, until_turn INTEGER NOT NULL,
         since INTEGER NOT NULL, PRIMARY KEY(chat_id, thread_id)) WITHOUT ROWID;
     """,
+    # 11: who has how many asks open is counted with each new one.
+    """
+    CREATE INDEX open_asks ON asks(user_id, state)
+        WHERE state IN ('waiting', 'running', 'stopping');
+    """,
 )
 """Migration n brings a store of version n to version n + 1. Never edit one that was released."""

@@ -48,6 +48,11 @@ _TURN = (
 )
 """Columns of a turn; see `_turn`."""
 
+_CONVERSATION = (
+    "coalesce((SELECT number FROM conversations WHERE chat_id = ? AND thread_id = ?), 0)"
+)
+"""The number of a chat's current conversation."""
+
 _OF_CHAT = "reply_id IN (SELECT id FROM replies WHERE chat_id = ? AND thread_id = ?)"
 
 INVITATION_SECONDS = 24 * 3600
@@ -269,16 +274,16 @@ class Store(Database):
         self, reply_id: int, user_id: int, chat: Chat, language: str, pieces: Sequence[Piece]
     ) -> Ask:
         """Store an ask in the chat's current conversation."""
-        conversation = self.conversation(chat)
         now = time.time()
-        self._db.execute(
+        ask_id, conversation = self._row(
             "INSERT INTO asks(reply_id, user_id, chat_id, thread_id, message_id, conversation,"
-            " language, state, received_at) VALUES(?, ?, ?, ?, ?, ?, ?, 'waiting', ?)",
-            (reply_id, user_id, *chat, pieces[0].message_id, conversation, language, now),
+            " language, state, received_at)"
+            f" VALUES(?, ?, ?, ?, ?, {_CONVERSATION}, ?, 'waiting', ?) RETURNING id, conversation",
+            (reply_id, user_id, *chat, pieces[0].message_id, *chat, language, now),
         )
         ask = Ask(
-            self._db.last_insert_rowid(), reply_id, user_id, chat[0], chat[1],
-            pieces[0].message_id, conversation, language, "waiting", now, pieces=tuple(pieces),
+            ask_id, reply_id, user_id, chat[0], chat[1], pieces[0].message_id, conversation,
+            language, "waiting", now, pieces=tuple(pieces),
         )  # fmt: skip
         for position, piece in enumerate(pieces):
             self._write_piece(ask.id, position, piece)
@@ -660,10 +665,8 @@ class Store(Database):
 
     def conversation(self, chat: Chat) -> int:
         """Number the chat's current conversation."""
-        row = self._db.execute(
-            "SELECT number FROM conversations WHERE chat_id = ? AND thread_id = ?", chat
-        ).fetchone()
-        return row[0] if row else 0
+        (number,) = self._row(f"SELECT {_CONVERSATION}", chat)
+        return int(number)
 
     def start_conversation(self, chat: Chat) -> None:
         """Forget the chat's turns; answers to earlier asks no longer add any."""

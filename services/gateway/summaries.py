@@ -306,12 +306,12 @@ class _Attempt:
                         case Finished():
                             finished = item
                             continue
-                        case Piece(piece):
+                        case Piece(piece, tokens):
                             text += piece
-                        case Thought():
+                        case Thought(_, tokens):
                             pass
-                    pieces += 1
-                    self._queue.charge(self.ask.user_id, answer_tokens=1)
+                    pieces += tokens
+                    self._queue.charge(self.ask.user_id, answer_tokens=tokens)
                     if pieces > 2 * limit or len(text.encode()) > BYTES_PER_TOKEN * limit:
                         raise NoSummary
         finally:

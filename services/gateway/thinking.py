@@ -16,6 +16,11 @@ class Thinking:
         self._is_thinking: bool | None = None
         """None: that is not clear yet."""
 
+    @property
+    def is_over(self) -> bool:
+        """Whether all that comes from now on is answered."""
+        return self._is_thinking is False
+
     def split(self, text: str) -> tuple[str, str]:
         """Take a bit more of the text; returns what is thought, and what is answered."""
         if self._is_thinking is False:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import math
 import secrets
 import socket
 import time
@@ -66,8 +67,11 @@ class Answer:
 class RelaySide:
     """The relay's end of the wire."""
 
-    def __init__(self, address: Address, token: str) -> None:
+    def __init__(self, address: Address, token: str, most_messages: float = math.inf) -> None:
+        """`most_messages`: so many messages a second are recorded, as Telegram would take them."""
         self._address = address
+        self._message_seconds = 1 / most_messages
+        self._next_message = 0.0
         self._headers = {"Authorization": f"Bearer {token}", "Wire-Version": WIRE_VERSION}
         self._pool = Pool(address)
         self._stream: Connection | None = None
@@ -159,18 +163,21 @@ class RelaySide:
 
     def _open(self, reply: dict[str, Any]) -> None:
         answer = self._waiting.pop((reply["chat_id"], reply["reply_to"]), None)
-        if answer is None:
-            if reply["id"] not in self._growing:
-                self._start(self._settle(reply["id"]))
+        if reply["id"] in self._growing:
             return
-        self._growing[reply["id"]] = answer
+        if answer is None and reply["closed"]:
+            self._start(self._settle(reply["id"]))
+            return
         part = {
             "epoch": self._epoch,
             "chat_id": reply["chat_id"],
             "position": 0,
             "message_id": reply["id"] + 1_000_000,
         }
-        self._start(self._post(reply["id"], "parts", part))
+        self._start(self._record(reply["id"], part))
+        if answer is None:
+            return  # nobody waits for it
+        self._growing[reply["id"]] = answer
         if reply["text"]:
             answer.grow(reply["text"])
         if reply["closed"]:
@@ -193,6 +200,13 @@ class RelaySide:
         self._start(self._settle(reply_id))
         if not answer.done.done():
             answer.done.set_result(None)
+
+    async def _record(self, reply_id: int, part: Mapping[str, object]) -> None:
+        now = time.monotonic()
+        self._next_message = max(now, self._next_message + self._message_seconds)
+        if self._next_message > now:
+            await asyncio.sleep(self._next_message - now)
+        await self._post(reply_id, "parts", part)
 
     async def _settle(self, reply_id: int) -> None:
         await self._post(reply_id, "claim", {"epoch": self._epoch})
@@ -235,6 +249,7 @@ async def running_gateway(
     users: int = 2000,
     settings: Mapping[str, str] | None = None,
     follow: bool = True,
+    most_messages: float = math.inf,
 ) -> AsyncIterator[Gateway]:
     """Run the real gateway: encrypted store on the disk, every commit synchronised, as always."""
     directory.mkdir(parents=True, exist_ok=True)
@@ -253,7 +268,7 @@ async def running_gateway(
     async with started("gateway", argv, directory, environment, core) as process:
         address = Address(port=port)
         await process.wait_for(lambda: _listens(address), 60)
-        relay = RelaySide(address, token)
+        relay = RelaySide(address, token, most_messages)
         try:
             if follow:
                 await relay.follow()

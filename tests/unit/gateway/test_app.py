@@ -1,5 +1,6 @@
 """The gateway's HTTP interface refuses what it must, in JSON, and changes nothing when it does."""
 
+import asyncio
 from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Any
@@ -7,9 +8,20 @@ from typing import Any
 import httpx
 import pytest
 
-from services.gateway.app import MOST_BYTES, build_app
+from services.gateway.app import MOST_BYTES, MOST_FRAMES_BYTES, _frames, build_app
 from services.gateway.store import StoreError
-from services.wire import VERSION, VERSION_HEADER, Batch, Event, Hello, Receipts
+from services.wire import (
+    VERSION,
+    VERSION_HEADER,
+    Batch,
+    Event,
+    Hello,
+    Opened,
+    Receipts,
+    Reply,
+    Superseded,
+    encode_event,
+)
 from tests.unit.fakes import USER, message
 from tests.unit.gateway.served import LINK, Gateway, serve
 
@@ -108,6 +120,32 @@ async def test_relay_of_the_version_before_is_served(gateway: Gateway) -> None:
     response = await gateway.client.post("/chat", json=body, headers=headers)
 
     assert response.json()["receipts"][0]["outcome"] == "accepted"
+
+
+async def test_events_that_come_together_are_written_together(gateway: Gateway) -> None:
+    """Nothing waits for what is not there yet; and nothing that is big is put into one piece."""
+    replies = [
+        Reply(id=number, chat_id=USER, text=text * number)
+        for number, text in ((1, "a"), (2, "b"), (3, "c" * (MOST_FRAMES_BYTES // 3)), (4, "d"))
+    ]
+    for reply in replies:
+        gateway.outbox.open(reply)
+    older = gateway.outbox.stream()
+    frames = _frames(gateway.outbox, await anext(older), older)
+    first, second, third, fourth = [encode_event(Opened(reply=reply)) for reply in replies]
+
+    assert await anext(frames) == encode_event(Hello(epoch=1, undelivered=(1, 2, 3, 4)))
+    assert await anext(frames) == first + second + third
+    async with asyncio.timeout(5):
+        assert await anext(frames) == fourth
+    newer = gateway.outbox.stream()
+    await anext(newer)
+    assert await anext(newer)
+    assert gateway.outbox.has_more
+
+    assert [frame async for frame in frames] == [encode_event(Superseded())]
+    assert not gateway.outbox.has_more
+    await newer.aclose()
 
 
 async def test_version_that_the_relay_speaks_is_noted(gateway: Gateway, tmp_path: Path) -> None:
