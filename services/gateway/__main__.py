@@ -163,6 +163,7 @@ async def _run(settings: GatewaySettings) -> None:
                 access_log=False,
                 server_header=False,
                 timeout_graceful_shutdown=1,
+                proxy_headers=False,  # nothing stands between the relay and this
                 limit_concurrency=256,
                 http="h11",  # refuses a head that never ends; httptools is hardly faster here
             )

@@ -84,6 +84,9 @@ def describe() -> Part:
             "ask one thing at a time, and think for up to a second in between. First come is the "
             "engine's own order, all 68 streams straight at it. Throughput is what the engine has "
             "sent by its own count.",
+            "No order lets a light ask begin before an answer ends: with equal sizes one of the 16 "
+            "ends every 38 ms where their ends are spread evenly, and it is longer where they end "
+            "together.",
             "The times are the client's: through the gateway they hold the time for which growth "
             "is gathered for the relay. `until the engine has it` is the queue's alone.",
         ],
