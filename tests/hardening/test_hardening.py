@@ -32,7 +32,7 @@ PORTS = (22, 80, 443, 2375, 2376, 8080, 9000, 51820)
 LEFT_OPEN = [22, 8080, 9000]
 TUNNEL = 51820
 HARDEN = "cd /opt/relay && scripts/node-admin harden"
-DONE = "is taken back in"
+DONE = "Done, and taken back in"
 PATIENCE_SECONDS = 900  # on a machine that does other things meanwhile
 SCAN_SECONDS = 20
 
