@@ -41,15 +41,15 @@ class Route:
 def outside_interfaces(node: Node) -> dict[str, str]:
     """Interfaces with a default route, and those towards this node's neighbours.
 
-    Each with the kind of the tunnel's packets that pass there. Raises CannotLook.
+    Each with the kind of the tunnel's packets that pass there, if any do. Raises CannotLook.
     """
-    routes = routes_of(node)
-    found = {route.interface: OWN for route in routes if route.network.prefixlen == 0}
+    routes, usual = routes_of(node), "" if node.kind.calls_near else OWN
+    found = {route.interface: usual for route in routes if route.network.prefixlen == 0}
     for address, kind in neighbours_of(node).items():
         ways = [route for route in routes if ipaddress.IPv4Address(address) in route.network]
         if ways:
             best = max(ways, key=lambda it: (it.network.prefixlen, -it.metric))
-            found.setdefault(best.interface, kind)
+            found[best.interface] = found.get(best.interface) or kind
     if not found:
         raise CannotLook("there is no default route: name the outside interface with --interface")
     return dict(sorted(found.items()))
@@ -73,7 +73,8 @@ def routes_of(node: Node) -> list[Route]:
 
 def neighbours_of(node: Node) -> dict[str, str]:
     """Addresses in networks of this machine's own that a tunnel goes through, and its kind."""
-    return {
+    called = tunnels_of(node) if node.kind.calls_near else ()
+    return {tunnel.endpoint: OWN for tunnel in called} | {
         str(port["host_ip"]): tunnels[0].name
         for service, tunnels in further_tunnels_of(node).items()
         for port in udp_ports(node, service)
@@ -114,7 +115,7 @@ def tunnels_of(node: Node) -> tuple[Tunnel, ...]:
 def further_tunnels_of(node: Node) -> dict[str, tuple[Tunnel, ...]]:
     """Tunnels beside the one to the other node, by the services that carry them.
 
-    Such an end is called at a UDP port that it publishes.
+    Such an end waits to be called.
     """
     return {
         service: tuple(
@@ -129,7 +130,7 @@ def further_tunnels_of(node: Node) -> dict[str, tuple[Tunnel, ...]]:
         for service in node.services
         if service not in (node.carrier, UPLINK)
         and node.setting(service, "TUNNEL_END") == "listen"
-        and udp_ports(node, service)
+        and node.services[service].get("networks")
     }
 
 

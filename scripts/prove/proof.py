@@ -138,9 +138,10 @@ def send_from(
     node: Node, container: Container, mark: str, plan: Plan, port: int
 ) -> list[dict[str, Any]]:
     """Send canaries from a container's namespace, as root with Docker's usual capabilities."""
-    image = node.running.get(node.kind.mark)
+    with_python = node.kind.python or node.kind.mark
+    image = node.running.get(with_python)
     if image is None:
-        raise CannotLook(f"{node.kind.mark} does not run: its image has what canaries need")
+        raise CannotLook(f"{with_python} does not run: its image has what canaries need")
     said = node.tools.run(
         *("docker", "run", "--rm", "--interactive", "--pull=never", "--read-only"),
         *(f"--network=container:{container.id}", "--user=0:0", "--memory=64m", "--pids-limit=16"),

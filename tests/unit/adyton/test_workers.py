@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import argparse
+import io
+import json
+import os
 import socket
 import struct
+import subprocess
+import tarfile
 from pathlib import Path
 
 import pytest
 
+from scripts.bundle import ROOT, WORKER, pack
 from scripts.doctor import census, rules, sockets
+from scripts.doctor.examination import checks_of
 from scripts.doctor.finding import Level
 from scripts.doctor.model.workers import CHECK
+from scripts.node import arguments
 from scripts.node.kinds import kinds
 from scripts.node.node import Node
-from scripts.node.tools import Said
+from scripts.node.tools import CannotLook, Said
 from scripts.prove.capture import Seen
 from scripts.prove.outside import (
     Bridge,
@@ -24,8 +33,8 @@ from scripts.prove.outside import (
 )
 from scripts.prove.outside import tunnels_of as own_tunnels_of
 from scripts.prove.packets import kind_of, read_frame
-from scripts.prove.proof import Plan, controls
-from tests.unit.adyton.recorded import NOW, Nodes
+from scripts.prove.proof import Plan, controls, send_from
+from tests.unit.adyton.recorded import NOW, Nodes, Recorded
 from tests.unit.adyton.test_checks import HEADING, RULES, hold, socket_row
 from tests.unit.adyton.test_prove_parts import DATA, MAC, STRANGE, ipv4, tcp, udp
 from tests.unit.adyton.test_status import World, told
@@ -307,7 +316,10 @@ def test_tunnels_of_both_kinds_are_told_apart(nodes: Nodes) -> None:
 
 
 def test_published_port_of_anything_else_is_no_tunnel(nodes: Nodes) -> None:
-    """Only of what Compose starts as a listening end."""
+    """Only of what Compose starts as a listening end; its inner end, which has none, is another."""
+    nodes.services["workers"]["environment"] = {"TUNNEL_END": "listen"}
+    assert list(further_tunnels_of(node_of(nodes))) == ["workers-uplink"]
+
     nodes.services["workers-uplink"]["environment"] = {}
 
     assert further_tunnels_of(node_of(nodes)) == {}
@@ -381,7 +393,220 @@ def test_capture_looks_at_the_workers_network_as_well(
     assert outside_interfaces(node_of(nodes)) == interfaces
 
 
+# A worker
+
+
+def worker(folder: Path) -> Nodes:
+    """A worker, as Compose describes it, that is well."""
+    nodes = Nodes(folder, "worker")
+    for service in ("wireguard", "uplink", "door", "engine"):
+        nodes.add(service)
+    nodes.services["uplink"]["environment"] = {
+        "TUNNEL_END": "dial", "TUNNEL_ENDPOINT": f"{LISTEN}:{PORT}",
+    }  # fmt: skip
+    nodes.services["wireguard"]["network_mode"] = "none"
+    nodes.services["door"]["network_mode"] = "service:wireguard"
+    nodes.services["uplink"]["networks"] = {"tunnel": None}
+    nodes.services["engine"]["deploy"] = {
+        "resources": {"reservations": {"devices": [{"count": 1, "capabilities": ["gpu"]}]}}
+    }
+    usual = {"wireguard": "lo wg0", "uplink": "lo eth0", "door": "lo wg0", "engine": "lo"}
+    for name, listed in usual.items():
+        lines = "".join(f"{it}: 0\n" for it in listed.split())
+        nodes.tools.answers[f"docker exec id-of-{name} cat /proc/self/net/dev"] = HEADING + lines
+        nodes.tools.answers[f"docker exec id-of-{name} readlink"] = "net:[1]\n"
+    nodes.tools.answers |= {
+        "docker exec id-of-uplink status": USERSPACE,
+        "docker exec id-of-wireguard status": ELSEWHERE,
+        "nvidia-smi --query-gpu": "0, RTX 4090, 570.133.07, 20123, 24564, 61, GPU-5ba4538b\n",
+        "docker info": '{"Runtimes": {"nvidia": {}}}',
+    }
+    return nodes
+
+
+LOOKED_AT = ("containers", "namespaces", "tunnel", "open sockets", "GPU", "engine")
+EXEC = "docker exec id-of"
+
+
+@pytest.mark.parametrize(
+    ("answers", "state", "problem"),
+    [
+        ({}, {}, None),
+        (
+            {f"{EXEC}-uplink status": USERSPACE.replace("=9", "=never")}, {}, "handshake-missing",
+        ),
+        ({f"{EXEC}-uplink status": ELSEWHERE}, {}, "tunnel-missing"),
+        (
+            {f"{EXEC}-uplink status": USERSPACE.replace("standing", "changed")}, {},
+            "rules-not-standing",
+        ),
+        (
+            {f"{EXEC}-door cat /proc/self/net/dev": f"{HEADING}lo: 0\neth0: 0\n"}, {},
+            "interface-too-many",
+        ),
+        ({f"{EXEC}-door readlink": "net:[2]\n"}, {}, "left-behind"),
+        ({"nvidia-smi --query-gpu": ""}, {}, "gpu-too-few"),
+        ({}, {"door": {"Health": {"Status": "unhealthy"}}}, "container-unhealthy"),
+        ({}, {"engine": {"Health": {"Status": "unhealthy"}}}, "engine-ill"),
+        ({}, {"engine": {"Status": "exited"}}, "engine-down"),
+    ],
+)  # fmt: skip
+def test_doctor_on_a_worker(
+    tmp_path: Path,
+    answers: dict[str, str],
+    state: dict[str, dict[str, object]],
+    problem: str | None,
+) -> None:
+    """It is looked at like any node that dials, and its engine like that of the first."""
+    nodes = worker(tmp_path)
+    nodes.tools.answers |= answers
+    for container in nodes.containers:
+        service = container["Id"].removeprefix("id-of-")
+        container["State"] |= state.get(service, {})
+    checks = [it for it in checks_of(kinds()["worker"]) if it.name in LOOKED_AT]
+
+    found = nodes.find(*checks)
+
+    assert {it.check for it in found} == set(LOOKED_AT)
+    problems = {it.problem for it in found if it.problem}
+    assert problems == set() if problem is None else problem in problems
+    assert Level.COULD_NOT_LOOK not in {it.level for it in found}
+
+
+def test_port_of_a_worker_is_nobodys(tmp_path: Path) -> None:
+    """It publishes nothing: an open port of WireGuard's is one too many."""
+    nodes = worker(tmp_path)
+    nodes.tools.write("proc/1/net/udp", f"heading\n{socket_row('00000000', 51820, '07', 99)}")
+
+    assert nodes.problems(sockets.CHECK) == {"socket-open"}
+
+
+def test_worker_is_known_by_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a folder that has no other node's; with the files of COMPOSE_FILE."""
+    monkeypatch.setattr(arguments, "ROOT", tmp_path)
+    for name in ("compose.gpu.worker.yml", "compose.gpu.worker.journal.yml"):
+        (tmp_path / name).touch()
+    files = "compose.gpu.worker.yml:compose.gpu.worker.journal.yml"
+    (tmp_path / ".env").write_text(f"COMPOSE_FILE={files}\n", encoding="utf-8")
+    parser = argparse.ArgumentParser()
+    arguments.add_node_arguments(parser)
+
+    node = arguments.node_of(parser.parse_args([]), Recorded(tmp_path / "machine"))
+
+    assert node.kind.name == "worker"
+    assert list(node.files) == [tmp_path / name for name in files.split(":")]
+
+
+@pytest.mark.parametrize(
+    ("data", "forbidden"),
+    [
+        (said(17, udp(40000, int(PORT), DATA), to=LISTEN), None),
+        (said(17, udp(40000, int(PORT), DATA)), f"uplink: {STRANGE}"),
+        (said(17, udp(40000, int(PORT), b"clear"), to=LISTEN), f"uplink: {STRANGE}"),
+        (said(17, udp(40000, 53, b"?"), to=LISTEN), "uplink: udp 53"),
+    ],
+)
+def test_worker_may_call_the_first_box_alone(
+    tmp_path: Path, data: bytes, forbidden: str | None
+) -> None:
+    """At its one port, in WireGuard's form."""
+    nodes = worker(tmp_path)
+    nodes.find()
+    node = Node(kinds()["worker"], nodes.tools, Path("/nowhere"), (), ("compose.yml",))
+    judge = Permitted(node, [Bridge("br", {MAC.hex(":"): "uplink"})], own_tunnels_of(node)).judge
+
+    assert judge("br", read_frame(data)) == forbidden
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "interfaces"),
+    [
+        (LISTEN, {"eth0": "", "eth1": "tunnel"}),
+        ("198.18.1.20", {"eth0": "tunnel"}),
+        ("198.18.77.1", {"eth0": "tunnel"}),
+    ],
+)
+def test_capture_on_a_worker_looks_where_the_first_box_is(
+    tmp_path: Path, endpoint: str, interfaces: dict[str, str]
+) -> None:
+    """Its tunnel need not pass where the internet is, and is then not waited for there."""
+    nodes = worker(tmp_path)
+    write_routes(nodes)
+    nodes.services["uplink"]["environment"]["TUNNEL_ENDPOINT"] = f"{endpoint}:{PORT}"
+    nodes.find()
+    node = Node(kinds()["worker"], nodes.tools, Path("/nowhere"), (), ("compose.yml",))
+
+    assert outside_interfaces(node) == interfaces
+
+
+def test_canaries_on_a_worker_are_sent_by_the_image_that_has_python(tmp_path: Path) -> None:
+    """The door's has none; where the engine is down, that is said."""
+    nodes = worker(tmp_path)
+    engine = nodes.containers[-1]
+    engine["Image"] = "sha256:engine"
+    nodes.tools.answers["docker run --rm"] = "[]"
+    plan = Plan(1, (), "198.18.8.200", False)
+
+    def send() -> list[dict[str, object]]:
+        nodes.find()
+        node = Node(kinds()["worker"], nodes.tools, Path("/nowhere"), (), ("compose.yml",))
+        return send_from(node, node.running["door"], "mark", plan, 20_000)
+
+    assert send() == []
+    assert "--entrypoint=python3 sha256:engine - mark" in nodes.tools.asked[-1]
+
+    engine["State"]["Status"] = "exited"
+    with pytest.raises(CannotLook, match="engine does not run"):
+        send()
+
+
+def test_bundle_of_a_worker_can_look_and_nothing_more(tmp_path: Path) -> None:
+    """Its doctor knows what it is on, whatever else is missing; it has what to read and no more."""
+    content = pack(WORKER, (ROOT / WORKER.example).read_text(encoding="utf-8"), {})
+    with tarfile.open(fileobj=io.BytesIO(content)) as archive:
+        archive.extractall(tmp_path, filter=lambda entry, _: entry.replace(uid=None, gid=None))
+    home = tmp_path / "opt/worker"
+    docker = tmp_path / "bin/docker"
+    docker.parent.mkdir()
+    docker.write_text("#!/bin/sh\necho Cannot connect >&2; exit 1\n", encoding="utf-8")
+    docker.chmod(0o755)
+
+    def run(*words: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [str(home / "scripts/node-admin"), *words],
+            env={**os.environ, "PATH": f"{docker.parent}:{os.environ['PATH']}"},
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+
+    told = json.loads(run("doctor", "--json").stdout)
+
+    assert told["node"] == "worker"
+    assert {it["check"] for it in told["findings"]} == {
+        it.name for it in checks_of(kinds()["worker"])
+    }
+    assert not [it for it in told["findings"] if "itself broke" in it["text"]]
+    commands = {path.stem for path in (home / "scripts/commands").glob("[a-z]*.py")}
+    assert commands == {"doctor", "help", "prove", "status"}
+    for name in sorted(commands):
+        assert run(name, "--help").returncode == 0
+
+
 # The status
+
+
+def test_status_of_a_worker(tmp_path: Path) -> None:
+    """Its containers and its tunnel; it has no queue to tell of."""
+    world = World(tmp_path, "model")
+    world.kind = "worker"
+
+    snapshot = world.look()
+
+    assert snapshot.node == "worker"
+    assert snapshot.problems == []
+    assert told(snapshot, "tunnel")["handshake_age_seconds"] == 12
+    assert not {"work", "hop", "workers"} & snapshot.as_json().keys()
 
 
 def test_status_shows_the_workers(tmp_path: Path) -> None:
