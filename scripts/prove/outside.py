@@ -64,7 +64,7 @@ def routes_of(node: Node) -> list[Route]:
     return [
         Route(
             words[0],
-            ipaddress.IPv4Network(f"{readable(words[1])}/{readable(words[7])}"),
+            ipaddress.IPv4Network(f"{readable(words[1])}/{readable(words[7])}", strict=False),
             int(words[6]),
         )
         for words in map(str.split, lines)

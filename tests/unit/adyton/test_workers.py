@@ -11,11 +11,12 @@ import struct
 import subprocess
 import tarfile
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
 from scripts.bundle import ROOT, WORKER, pack
-from scripts.doctor import census, rules, sockets
+from scripts.doctor import census, refusals, rules, sockets
 from scripts.doctor.examination import checks_of
 from scripts.doctor.finding import Level
 from scripts.doctor.model.workers import CHECK
@@ -23,7 +24,8 @@ from scripts.node import arguments
 from scripts.node.kinds import kinds
 from scripts.node.node import Node
 from scripts.node.tools import CannotLook, Said
-from scripts.prove.capture import Seen
+from scripts.prove import proof
+from scripts.prove.capture import Capture, Seen
 from scripts.prove.outside import (
     Bridge,
     Permitted,
@@ -391,6 +393,66 @@ def test_capture_looks_at_the_workers_network_as_well(
     nodes.services["workers-uplink"]["ports"][0]["host_ip"] = address
 
     assert outside_interfaces(node_of(nodes)) == interfaces
+
+
+class Watching(Capture):
+    """Sees, on each interface, what a test says, and reads no frame."""
+
+    sees: ClassVar[dict[str, list[bytes]]] = {}
+
+    def __enter__(self) -> Capture:
+        for seen in self.seen:
+            for data in self.sees.get(seen.interface, []):
+                self.take(seen, data)
+        return self
+
+    def __exit__(self, *ended: object) -> None:
+        """There is nothing to close."""
+
+
+@pytest.mark.parametrize(
+    ("more", "forbidden"),
+    [([], []), ([said(17, udp(40000, 53, b"?"))], ["workers-uplink: udp 53"])],
+)
+def test_proof_of_a_box_with_workers(
+    nodes: Nodes, monkeypatch: pytest.MonkeyPatch, more: list[bytes], forbidden: list[str]
+) -> None:
+    """Both ways out and both bridges are captured; their tunnel is lawful, and no more is."""
+    for service, mac in (("uplink", "02:42:00:00:00:09"), ("workers-uplink", MAC.hex(":"))):
+        at = [it["Id"] for it in nodes.containers].index(f"id-of-{service}")
+        nodes.containers[at]["NetworkSettings"]["Networks"] = {
+            "n": {"IPAddress": "198.18.99.2", "IPPrefixLen": 24, "MacAddress": mac,
+                  "NetworkID": f"{service:.>12}"},
+        }  # fmt: skip
+        options = {"com.docker.network.bridge.name": f"br-{service}"}
+        described = json.dumps([{"Driver": "bridge", "Options": options}])
+        nodes.tools.answers[f"docker network inspect {service:.>12}"] = described
+    write_routes(nodes)
+    nodes.add("gateway")
+    nodes.tools.root = True
+    nodes.tools.answers |= {"docker run --rm": "[]", "docker image inspect --format {{json": "[]"}
+    own = ipv4(17, udp(51820, 40000, DATA), source="198.18.8.10", to="198.18.8.30")
+    theirs = said(17, udp(51820, 40000, DATA))
+    Watching.sees = {
+        "eth0": [own], "br-uplink": [own],
+        "eth1": [ipv4(17, udp(40000, int(PORT), DATA), source=TO_WORKER, to=LISTEN)],
+        "br-workers-uplink": [theirs, *more],
+    }  # fmt: skip
+    monkeypatch.setattr(proof, "Capture", Watching)
+    node = node_of(nodes)
+    monkeypatch.setattr(refusals, "one_a_namespace", lambda node: [])
+
+    report = proof.prove(node, Plan(0, (), "198.18.8.200", False), lambda what: None)
+
+    assert {it["role"]: list(it["forbidden"]) for it in report["captures"]} == {
+        "outside interface eth0": [],
+        "outside interface eth1": [],
+        "bridge of uplink": [],
+        "bridge of workers-uplink": forbidden,
+    }
+    assert [it["passed"] for it in report["controls"]] == [True, True, True, True, None]
+    told = [it for it in report["verdict"]["reasons"] if "forbidden packets" in it]
+    assert len(told) == len(forbidden)
 
 
 # A worker
