@@ -26,6 +26,10 @@ NODE_COMMANDS = (
 )  # fmt: skip
 HOME_COMMANDS = ("lock.py", "revoke.py", "unlock.py")
 """They are of use at home alone."""
+WORKER_COMMANDS = (
+    "__init__.py", "__main__.py", "_manual.py", "doctor.py", "help.py", "prove.py", "status.py",
+)  # fmt: skip
+"""What looks, and changes nothing."""
 NODE_TEMPLATES = "scripts/harden/files"
 UNITS = (
     "node@.service", "node-reconcile@.service", "node-reconcile@.timer", "node-seal@.service",
@@ -47,8 +51,8 @@ class Bundle:
     """Compose files that may be added to it."""
     sources: tuple[str, ...] = ()
     """Folders that its images are built from, where it builds them itself."""
-    scripts: tuple[str, ...] = ()
-    """Those of its scripts; none: all that look after a node."""
+    commands: tuple[str, ...] = ()
+    """Those of `node-admin` that it has; none: all."""
     recipes: tuple[str, ...] = ()
     """Further single files that its images are built from."""
     owners: tuple[tuple[str, int], ...] = ()
@@ -81,20 +85,23 @@ WORKER = Bundle(
     ".env.worker.example",
     overlays=("compose.gpu.worker.journal.yml",),
     sources=("services/engine", "services/router", "wireguard"),
-    scripts=("scripts/reconcile",),
+    commands=WORKER_COMMANDS,
     recipes=("services/Dockerfile",),
 )
-"""A further machine with GPUs. Of the scripts that look after a node it has the healer alone."""
+"""A further machine with GPUs."""
 
 
-def node_scripts(*, with_model: bool) -> Iterator[tuple[Path, str]]:
-    """The scripts that look after a node: each file, and its path on the node."""
+def node_scripts(*, with_model: bool, commands: tuple[str, ...] = ()) -> Iterator[tuple[Path, str]]:
+    """The scripts that look after a node: each file, and its path on the node.
+
+    `commands` are those modules of sub-commands that it has; none: all of its kind.
+    """
+    commands = commands or NODE_COMMANDS + (HOME_COMMANDS if with_model else ())
     for folder in NODE_SCRIPTS:
         for path in sorted((ROOT / folder).rglob("*")):
             if path.suffix != ".py" and path.parent != ROOT / NODE_TEMPLATES:
                 continue
             name = str(path.relative_to(ROOT))
-            commands = NODE_COMMANDS + (HOME_COMMANDS if with_model else ())
             if folder == "scripts/commands" and path.name not in commands:
                 continue
             if with_model or "model" not in name:
@@ -177,10 +184,9 @@ def _quoted(value: str) -> str:
 def _files(bundle: Bundle) -> Iterator[tuple[Path, str]]:
     for name in (bundle.compose_file, *bundle.overlays, bundle.example, "wireguard/resolv.conf"):
         yield ROOT / name, name
-    for name in (*bundle.scripts, *bundle.recipes):
+    for name in bundle.recipes:
         yield ROOT / name, name
-    if not bundle.scripts:
-        yield from node_scripts(with_model=bundle.node == "model")
+    yield from node_scripts(with_model=bundle is not RELAY, commands=bundle.commands)
     for folder in bundle.sources:
         for path in (ROOT / folder).rglob("*"):
             name = str(path.relative_to(ROOT))

@@ -56,7 +56,8 @@ the outside interface and at the bridges of the node's own containers.
 
 Each probe carries a mark of its own; none may be seen. (Where the protection is gone, they do \
 leave the machine, towards `--target`, an address of nobody's if not given.) That the capture \
-works is shown by the node's own tunnel, whose packets must be seen, and with `--control` by a \
+works is shown by the node's own tunnel, whose packets must be seen, as those of the tunnel to \
+workers at its bridge where there are any, and with `--control` by a \
 mark that is sent from the host on purpose: that one does leave the machine. The report names \
 digests of images, rulesets and Compose files, and what was not looked at. Where it is signed, \
 `verify` finds a changed byte, a part that is missing, and a verdict that does not follow from \

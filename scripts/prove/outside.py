@@ -5,11 +5,13 @@ from __future__ import annotations
 import ipaddress
 import json
 from dataclasses import dataclass
+from typing import Any
 
 from scripts.node.node import EGRESS, UPLINK, Node
 from scripts.node.rules import permitted_networks, standing_rules
+from scripts.node.sockets import readable
 from scripts.node.tools import CannotLook
-from scripts.prove.packets import ARP, Frame, Tunnel, kind_of
+from scripts.prove.packets import ARP, OWN, Frame, Tunnel, kind_of
 
 HTTPS, DNS = "443", 53
 
@@ -27,16 +29,57 @@ class Bridge:
         return f"bridge of {' and '.join(sorted(self.services.values()))}"
 
 
-def default_interfaces(node: Node) -> list[str]:
-    """Interfaces with a default route. Raises CannotLook."""
+@dataclass(frozen=True)
+class Route:
+    """One of the machine's ways."""
+
+    interface: str
+    network: ipaddress.IPv4Network
+    metric: int
+
+
+def outside_interfaces(node: Node) -> dict[str, str]:
+    """Interfaces with a default route, and those towards this node's neighbours.
+
+    Each with the kind of the tunnel's packets that pass there, if any do. Raises CannotLook.
+    """
+    routes, usual = routes_of(node), "" if node.kind.calls_near else OWN
+    found = {route.interface: usual for route in routes if route.network.prefixlen == 0}
+    for address, kind in neighbours_of(node).items():
+        ways = [route for route in routes if ipaddress.IPv4Address(address) in route.network]
+        if ways:
+            best = max(ways, key=lambda it: (it.network.prefixlen, -it.metric))
+            found[best.interface] = found.get(best.interface) or kind
+    if not found:
+        raise CannotLook("there is no default route: name the outside interface with --interface")
+    return dict(sorted(found.items()))
+
+
+def routes_of(node: Node) -> list[Route]:
+    """Raises CannotLook."""
     try:
         lines = (node.tools.proc / "net/route").read_text(encoding="ascii").splitlines()[1:]
     except OSError as error:
         raise CannotLook(f"the routes cannot be read ({error.strerror})") from None
-    found = [words[0] for words in map(str.split, lines) if words[1] == words[7] == "00000000"]
-    if not found:
-        raise CannotLook("there is no default route: name the outside interface with --interface")
-    return sorted(set(found))
+    return [
+        Route(
+            words[0],
+            ipaddress.IPv4Network(f"{readable(words[1])}/{readable(words[7])}", strict=False),
+            int(words[6]),
+        )
+        for words in map(str.split, lines)
+    ]
+
+
+def neighbours_of(node: Node) -> dict[str, str]:
+    """Addresses in networks of this machine's own that a tunnel goes through, and its kind."""
+    called = tunnels_of(node) if node.kind.calls_near else ()
+    return {tunnel.endpoint: OWN for tunnel in called} | {
+        str(port["host_ip"]): tunnels[0].name
+        for service, tunnels in further_tunnels_of(node).items()
+        for port in udp_ports(node, service)
+        if port.get("host_ip") not in (None, "", "0.0.0.0")
+    }
 
 
 def bridges_of(node: Node) -> list[Bridge]:
@@ -61,13 +104,56 @@ def tunnels_of(node: Node) -> tuple[Tunnel, ...]:
         name = "TUNNEL_ENDPOINT" if node.carrier == UPLINK else "HOP_ENDPOINT"
         endpoint, _, port = node.setting(node.carrier, name).rpartition(":")
         return (Tunnel(int(port), endpoint),)
-    inside = int(node.setting(UPLINK, "TUNNEL_PORT", "51820"))
     published = [
         int(port["published"])
         for port in node.services[UPLINK].get("ports") or []
         if port.get("published")
     ]
-    return tuple(Tunnel(port) for port in sorted({inside, *published}))
+    return tuple(Tunnel(port) for port in sorted({listening_port(node, UPLINK), *published}))
+
+
+def further_tunnels_of(node: Node) -> dict[str, tuple[Tunnel, ...]]:
+    """Tunnels beside the one to the other node, by the services that carry them.
+
+    Such an end waits to be called.
+    """
+    return {
+        service: tuple(
+            Tunnel(port, name=f"tunnel of {service}")
+            for port in sorted(
+                {
+                    listening_port(node, service),
+                    *(int(port["published"]) for port in udp_ports(node, service)),
+                }
+            )
+        )
+        for service in node.services
+        if service not in (node.carrier, UPLINK)
+        and node.setting(service, "TUNNEL_END") == "listen"
+        and node.services[service].get("networks")
+    }
+
+
+def kinds_at(bridges: list[Bridge], node: Node) -> dict[str, str]:
+    """The kind of the tunnel's packets that pass each bridge with a carrier of one on it."""
+    carried = {service: tunnels[0].name for service, tunnels in further_tunnels_of(node).items()}
+    carried[node.carrier] = OWN
+    return {
+        bridge.interface: carried[service]
+        for bridge in bridges
+        for service in sorted(carried.keys() & set(bridge.services.values()))
+    }
+
+
+def listening_port(node: Node, service: str) -> int:
+    """Where a listening end waits inside its container."""
+    return int(node.setting(service, "TUNNEL_PORT", "51820"))
+
+
+def udp_ports(node: Node, service: str) -> list[dict[str, Any]]:
+    """UDP ports that a service publishes, as Compose describes them."""
+    ports = node.services[service].get("ports") or []
+    return [it for it in ports if it.get("published") and it.get("protocol") == "udp"]
 
 
 class Permitted:
@@ -76,6 +162,9 @@ class Permitted:
     def __init__(self, node: Node, bridges: list[Bridge], tunnels: tuple[Tunnel, ...]) -> None:
         self._services = {bridge.interface: bridge.services for bridge in bridges}
         self._tunnels = tunnels
+        further = further_tunnels_of(node)
+        self._listening = {service: Tunnel(listening_port(node, service)) for service in further}
+        self.every_tunnel = tunnels + tuple(it for found in further.values() for it in found)
         self._carrier = node.carrier
         self._port = int(node.setting(EGRESS, "TELEGRAM_PORT", HTTPS))
         self._resolver = node.setting(EGRESS, "RESOLVER")
@@ -88,19 +177,22 @@ class Permitted:
         service = self._services.get(interface, {}).get(frame.source_mac)
         if service is None or frame.ethertype == ARP:
             return None
-        kind = kind_of(frame, self._tunnels)
-        if service == self._carrier and self._is_for_the_other_end(frame, kind):
+        kind = kind_of(frame, self.every_tunnel)
+        if service == self._carrier and self._is_for_the_other_end(frame):
+            return None
+        if service in self._listening and is_said_by(self._listening[service], frame):
             return None
         if service == EGRESS and self._is_for_telegram(frame):
             return None
         return f"{service}: {kind}"
 
-    def _is_for_the_other_end(self, frame: Frame, kind: str) -> bool:
+    def _is_for_the_other_end(self, frame: Frame) -> bool:
         """A packet of the tunnel, or a later fragment of UDP, which has no port to know it by."""
         ends = {tunnel.endpoint for tunnel in self._tunnels} - {""}
         if ends and frame.destination not in ends:
             return False
-        return kind == "tunnel" or (frame.is_fragment and frame.protocol == "udp")
+        of_tunnel = any(tunnel.has(frame) for tunnel in self._tunnels)
+        return of_tunnel or (frame.is_fragment and frame.protocol == "udp")
 
     def _is_for_telegram(self, frame: Frame) -> bool:
         if frame.protocol in ("tcp", "udp") and frame.destination == self._resolver:
@@ -109,6 +201,13 @@ class Permitted:
             return False
         address = ipaddress.ip_address(frame.destination)
         return any(first <= address <= last for first, last in self._networks)  # type: ignore[operator]  # both IPv4: TCP to a listed network
+
+
+def is_said_by(end: Tunnel, frame: Frame) -> bool:
+    """A packet from the port of a listening end, or a later fragment of UDP, which has no port."""
+    if frame.is_fragment:
+        return frame.protocol == "udp"
+    return end.has(frame) and frame.source_port == end.port
 
 
 def range_of(text: str) -> tuple[ipaddress.IPv4Address, ipaddress.IPv4Address]:

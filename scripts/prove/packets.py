@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 ARP, IPV4, IPV6, VLAN = 0x0806, 0x0800, 0x86DD, 0x8100
 PROTOCOLS = {1: "icmp", 2: "igmp", 6: "tcp", 17: "udp", 58: "icmpv6"}
+OWN = "tunnel"
+"""The kind of frames of the tunnel to the other node."""
 WELL_KNOWN = 32768
 """Ports from here on are a caller's own, and of no interest."""
 
@@ -97,6 +99,8 @@ class Tunnel:
     port: int
     endpoint: str = ""
     """The other node's address, where this one dials."""
+    name: str = OWN
+    """The kind of its frames."""
 
     def has(self, frame: Frame) -> bool:
         """UDP by address and port, with one of WireGuard's four messages in it."""
@@ -109,8 +113,9 @@ class Tunnel:
 
 def kind_of(frame: Frame, tunnels: tuple[Tunnel, ...]) -> str:
     """A frame's kind, in which no address is told."""
-    if any(tunnel.has(frame) for tunnel in tunnels):
-        return "tunnel"
+    for tunnel in tunnels:
+        if tunnel.has(frame):
+            return tunnel.name
     if frame.protocol == "udp" and any(tunnel.port in frame.ports for tunnel in tunnels):
         return "udp on the tunnel's port that is not the tunnel's"
     if frame.ethertype == ARP:

@@ -8,7 +8,7 @@ import hashlib
 import json
 import secrets
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,12 +17,19 @@ from scripts.commands import VERSION
 from scripts.doctor import census, counters, hardening, refusals, rules, states, tunnel, versions
 from scripts.doctor.examination import examine
 from scripts.node.arguments import ROOT
-from scripts.node.node import UPLINK, Container, Node
+from scripts.node.node import Container, Node
 from scripts.node.rules import THROWAWAY, golden_rules, standing_rules
 from scripts.node.tools import CannotLook
 from scripts.prove import canary
 from scripts.prove.capture import Capture, Seen
-from scripts.prove.outside import Permitted, bridges_of, default_interfaces, tunnels_of
+from scripts.prove.outside import (
+    Permitted,
+    bridges_of,
+    kinds_at,
+    outside_interfaces,
+    tunnels_of,
+)
+from scripts.prove.packets import OWN
 from scripts.prove.report import FORM, verdict_of
 
 CHECKS = (
@@ -36,7 +43,7 @@ NOT_LOOKED_AT = (
     "anything before the first and after the last moment named above, starts and stops included",
     "interfaces other than those named above, and what a network card does by itself",
     "what is inside the tunnel's packets: they are known by address, port and form",
-    "later fragments of UDP from the tunnel's container, which carry no port: they pass for the "
+    "later fragments of UDP from a tunnel's container, which carry no port: they pass for the "
     "tunnel's",
     "what other programs of this machine send: it is counted by kind on the outside interface, and "
     "not judged",
@@ -69,9 +76,9 @@ def prove(node: Node, plan: Plan, say: Callable[[str], None]) -> dict[str, Any]:
     findings = [dataclasses.asdict(finding) for finding in examine(node, CHECKS)]
     if not node.running:
         raise CannotLook("no container of the node runs")
-    interfaces = plan.interfaces or tuple(default_interfaces(node))
-    bridges, tunnels = bridges_of(node), tunnels_of(node)
-    roles = [(name, f"outside interface {name}") for name in interfaces]
+    outside = dict.fromkeys(plan.interfaces, OWN) or outside_interfaces(node)
+    bridges = bridges_of(node)
+    roles = [(name, f"outside interface {name}") for name in outside]
     roles += [(bridge.interface, bridge.role) for bridge in bridges]
     mark = f"canary-{secrets.token_hex(6)}-"
     senders = dict(zip("abcdefghij", refusals.one_a_namespace(node), strict=False))
@@ -79,8 +86,9 @@ def prove(node: Node, plan: Plan, say: Callable[[str], None]) -> dict[str, Any]:
     ports = {
         first + PORTS_EACH * at: letter for at, letter in enumerate([*senders, CONTROL_LETTER])
     }
-    judge = Permitted(node, bridges, tunnels).judge
-    capture = Capture(roles, tunnels, mark, plan.target, ports, judge)
+    permitted = Permitted(node, bridges, tunnels_of(node))
+    capture = Capture(roles, permitted.every_tunnel, mark, plan.target, ports, permitted.judge)
+    expected = outside | kinds_at(bridges, node)
 
     began, started = node.tools.now(), time.monotonic()
     canaries: list[dict[str, Any]] = []
@@ -119,7 +127,7 @@ def prove(node: Node, plan: Plan, say: Callable[[str], None]) -> dict[str, Any]:
         "findings": findings,
         "canaries": [told(sent, capture.seen) for sent in canaries],
         "captures": [described(seen) for seen in capture.seen],
-        "controls": list(controls(capture.seen, canaries, plan, node.carrier)),
+        "controls": list(controls(capture.seen, canaries, plan, expected)),
         "not_looked_at": [*NOT_LOOKED_AT, *([] if plan.control else [NO_CONTROL])],
     }
     report["verdict"] = verdict_of(report)
@@ -130,9 +138,10 @@ def send_from(
     node: Node, container: Container, mark: str, plan: Plan, port: int
 ) -> list[dict[str, Any]]:
     """Send canaries from a container's namespace, as root with Docker's usual capabilities."""
-    image = node.running.get(node.kind.mark)
+    with_python = node.kind.python or node.kind.mark
+    image = node.running.get(with_python)
     if image is None:
-        raise CannotLook(f"{node.kind.mark} does not run: its image has what canaries need")
+        raise CannotLook(f"{with_python} does not run: its image has what canaries need")
     said = node.tools.run(
         *("docker", "run", "--rm", "--interactive", "--pull=never", "--read-only"),
         *(f"--network=container:{container.id}", "--user=0:0", "--memory=64m", "--pids-limit=16"),
@@ -173,14 +182,17 @@ def described(seen: Seen) -> dict[str, Any]:
 
 
 def controls(
-    seen: list[Seen], canaries: list[dict[str, Any]], plan: Plan, carrier: str = UPLINK
+    seen: list[Seen], canaries: list[dict[str, Any]], plan: Plan, expected: Mapping[str, str]
 ) -> Iterator[dict[str, Any]]:
-    """What shows that the capture would have seen something."""
+    """What shows that the capture would have seen something.
+
+    `expected` says which tunnel's packets have to be seen at an interface.
+    """
     for it in seen:
-        if it.role.startswith("outside") or carrier in it.role:
-            count = it.kinds["tunnel"]
-            about = f"{count} packets of the node's own tunnel were seen on {it.role}"
-            yield {"name": "tunnel", "about": about, "passed": count > 0}
+        if kind := expected.get(it.interface):
+            whose = "the node's own tunnel" if kind == OWN else f"the {kind}"
+            about = f"{it.kinds[kind]} packets of {whose} were seen on {it.role}"
+            yield {"name": kind, "about": about, "passed": it.kinds[kind] > 0}
     if not plan.control:
         about = "a canary sent on purpose from the host is seen"
         yield {"name": "canary", "about": about, "passed": None}

@@ -22,7 +22,15 @@ import pytest
 from python_on_whales import DockerClient
 
 from scripts.bundle import fill_in
+from scripts.doctor import census, rules, states, tunnel
+from scripts.doctor.examination import examine
+from scripts.doctor.finding import Check, Level
+from scripts.doctor.model import workers
 from scripts.keys import make_preshared_key, make_private_key, public_key_of
+from scripts.node.kinds import kinds
+from scripts.node.node import Node
+from scripts.node.tools import Tools
+from scripts.prove.proof import Plan, prove
 from scripts.setup import compose_environment
 from services.gateway.engine import Finished, open_engine
 from tests.bench.gateway import FIRST_USER, free_port, held_namespace, running_gateway
@@ -253,6 +261,53 @@ def refused_out(boxes: Boxes) -> int:
     )  # fmt: skip
     (counter,) = (it["counter"] for it in json.loads(shown.stdout)["nftables"] if "counter" in it)
     return int(counter["packets"])
+
+
+def node_of(box: Box, kind: str, monkeypatch: pytest.MonkeyPatch) -> Node:
+    """A box as the operator's tools look at it."""
+    for name, value in box.environment.items():
+        monkeypatch.setenv(name, value)
+    words = list(box.command)[2:]
+    files = tuple(words[at + 1] for at, word in enumerate(words) if word == "-f")
+    return Node(kinds()[kind], Tools(), ROOT, tuple(words[: words.index("-f")]), files)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "checks"),
+    [
+        ("first", "model", (census.CHECK, rules.CHECK, workers.CHECK)),
+        ("worker", "worker", (states.CHECK, census.CHECK, rules.CHECK, tunnel.CHECK)),
+    ],
+)
+def test_doctor_knows_both_ends(
+    boxes: Boxes, monkeypatch: pytest.MonkeyPatch, name: str, kind: str, checks: Sequence[Check]
+) -> None:
+    """Their namespaces and rules are as they should be, and each hears the other."""
+    node = node_of(getattr(boxes, name), kind, monkeypatch)
+
+    found = list(examine(node, checks))
+
+    assert {it.check for it in found} == {check.name for check in checks}
+    amiss = [it for it in found if it.level in (Level.FAILURE, Level.COULD_NOT_LOOK)]
+    assert amiss == []
+    assert any("handshake" in it.text for it in found if it.level is Level.OK)
+
+
+def test_proof_of_a_worker(boxes: Boxes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """None of its namespaces lets a probe out, and its tunnel is seen at the network between."""
+    node = node_of(boxes.worker, "worker", monkeypatch)
+    (network,) = node.containers["uplink"].networks.values()
+    bridge = f"br-{network['NetworkID'][:12]}"
+    address = str(network["IPAddress"])
+    target = f"{address.rpartition('.')[0]}.200"
+
+    report = prove(node, Plan(6, (bridge,), target, control=False), lambda what: None)
+
+    assert [it["forbidden"] for it in report["captures"]] == [{}] * len(report["captures"])
+    assert {it["seen"] for it in report["canaries"]} == {0}
+    assert {it["service"] for it in report["canaries"]} == {"wireguard", "uplink", "engine"}
+    passed = [it["passed"] for it in report["controls"] if it["name"] == "tunnel"]
+    assert passed == [True, True], "outside, and at the uplink's bridge"
 
 
 async def test_a_chat_stays_where_it_was(boxes: Boxes) -> None:

@@ -13,7 +13,8 @@ SERVICE = "engine"
 DOWN = failure(
     "engine-down",
     "The engine does not run. It said last: {words}",
-    "Mend what it says (WEIGHTS must name a folder in the volume of weights); asks wait meanwhile.",
+    "Mend what it says (WEIGHTS must name a folder in the volume of weights); asks "
+    "wait meanwhile, or go to another machine's.",
 )
 ILL = failure(
     "engine-ill",
@@ -43,7 +44,8 @@ def look(node: Node) -> Iterator[Finding]:
 
 CHECK = Check(
     "engine",
-    "On the model node: whether the engine answers, by its container's own health check.",
+    "On the model node and on workers: whether the engine answers, by its container's own health "
+    "check.",
     (DOWN, ILL, LOADING),
     look,
 )

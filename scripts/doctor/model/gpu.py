@@ -174,9 +174,9 @@ def of_toolkit(node: Node) -> Iterator[Finding]:
 
 CHECK = Check(
     "GPU",
-    "On the model node, where the Compose files in use ask for a GPU: the driver, the number of "
-    "GPUs, whether other programs hold memory that the engine wants, whether the driver is new "
-    "enough for the engine's image, and whether Docker can hand them to a container.",
+    "On the model node and on workers, where the Compose files in use ask for a GPU: the driver, "
+    "the number of GPUs, whether other programs hold memory that the engine wants, whether the "
+    "driver is new enough for the engine's image, and whether Docker can hand them to a container.",
     (NO_DRIVER, DRIVER_BROKEN, TOO_FEW, NO_TOOLKIT, DRIVER_OLD, TAKEN, HOT),
     look,
 )

@@ -15,11 +15,15 @@ class Kind:
     file: str
     """Its Compose file."""
     mark: str
-    """The service that only this kind has; its image has Python."""
+    """The service that only this kind has; its image has Python, unless `python` says whose."""
     dials: bool
     """Whether it calls the other node (and so publishes nothing) or is called."""
     checks: tuple[str, ...]
     """Modules of checks that only this kind has."""
+    python: str = ""
+    """The service whose image has Python, where that of the mark has not."""
+    calls_near: bool = False
+    """Whether it calls the other node within a network of this machine's own."""
     keeper: str = ""
     """The service that keeps a store; none where nothing is stored."""
     store: str = ""

@@ -9,9 +9,11 @@ KIND = Kind(
     dials=True,
     checks=(
         *("scripts.doctor.model.gpu", "scripts.doctor.model.engine", "scripts.doctor.model.hop"),
-        "scripts.doctor.model.store",
+        *("scripts.doctor.model.store", "scripts.doctor.model.workers"),
     ),
-    panels=("scripts.status.model.work", "scripts.status.model.hop"),
+    panels=(
+        *("scripts.status.model.work", "scripts.status.model.hop", "scripts.status.model.workers"),
+    ),
     keeper="gateway",
     store="store",
     # A driver and a kernel that do not fit each other leave the machine without its GPU.

@@ -15,7 +15,7 @@ from scripts.node.node import Node
 from scripts.prove import canary
 from scripts.prove.capture import Capture, Seen
 from scripts.prove.outside import Bridge, Permitted, range_of, tunnels_of
-from scripts.prove.packets import Frame, Tunnel, kind_of, read_frame
+from scripts.prove.packets import OWN, Frame, Tunnel, kind_of, read_frame
 from scripts.prove.proof import Plan, controls
 from scripts.prove.report import Damaged, as_text, check_whole, verdict_of
 from scripts.prove.signature import as_signers
@@ -357,14 +357,14 @@ def test_capture_that_sees_neither_tunnel_nor_control_proves_nothing() -> None:
     blind = [Seen("lo", "outside interface lo"), Seen("br", "bridge of egress")]
     sent = [{"letter": "z", "taken": 3}]
 
-    asked = list(controls(blind, sent, Plan(1, ("lo",), "198.18.8.200", True)))
-    not_asked = list(controls(blind, [], Plan(1, ("lo",), "198.18.8.200", False)))
+    asked = list(controls(blind, sent, Plan(1, ("lo",), "198.18.8.200", True), {"lo": OWN}))
+    not_asked = list(controls(blind, [], Plan(1, ("lo",), "198.18.8.200", False), {"lo": OWN}))
 
     assert [it["passed"] for it in asked] == [False, False]
     assert [it["passed"] for it in not_asked] == [False, None]
     blind[0].kinds["tunnel"] = 1
     blind[0].canaries["z00"] = 2
-    asked = list(controls(blind, sent, Plan(1, ("lo",), "198.18.8.200", True)))
+    asked = list(controls(blind, sent, Plan(1, ("lo",), "198.18.8.200", True), {"lo": OWN}))
     assert [it["passed"] for it in asked] == [True, False], "2 of 3 were seen"
 
 
