@@ -16,11 +16,13 @@ from scripts.lifecycle import sealing
 from scripts.node import arguments
 from scripts.node.tools import Said, Tools
 from services.gateway import wrapping
+from services.gateway.schema import MIGRATIONS
 from services.gateway.store import Piece, Store
 from tests.unit.adyton.fake_docker import FakeDocker
 from tests.unit.fakes import KEY, USER
 
 CANARY = "quetzalcoatlus"
+STORE_VERSION = len(MIGRATIONS)
 PASSPHRASE = "six words that were drawn by lot"
 NETWORK = {"image": "node/wireguard:$VERSION", "secrets": [{"source": "tunnel_private_key"}]}
 STORE_MOUNT = {"type": "volume", "source": "store", "target": "/var/lib/gateway"}
@@ -86,7 +88,7 @@ class Machine:
         self.docker = FakeDocker(self.docker_folder, "gateway")
         self.write_bin("docker", self.docker.client)
         self.docker.facts = {
-            name: (2, [1, 2], 10) for name in ("gateway-1", "gateway-2", "relay-1")
+            name: (2, [1, 2], STORE_VERSION) for name in ("gateway-1", "gateway-2", "relay-1")
         }
         self.docker.images = {
             "node/wireguard:1": "wireguard-1",

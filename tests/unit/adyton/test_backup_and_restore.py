@@ -17,7 +17,7 @@ from scripts.commands import restore
 from scripts.lifecycle import CannotDo, archive, revoked, running
 from scripts.lifecycle.archive import Manifest, entry_of
 from tests.conftest import ROOT
-from tests.unit.adyton.machine import CANARY, PASSPHRASE, Machine
+from tests.unit.adyton.machine import CANARY, PASSPHRASE, STORE_VERSION, Machine
 from tests.unit.fakes import KEY
 
 
@@ -335,11 +335,12 @@ def test_backup_of_a_newer_release_is_refused(
     machine.be_here()
     file = machine.back_up()
     other.be_here()
-    other.docker.facts = {"gateway-1": (2, [1, 2], 9)}
+    other.docker.facts = {"gateway-1": (2, [1, 2], STORE_VERSION - 1)}
 
     assert other.restore(file) == 1
 
-    assert "its store is of version 10, and the images here know 9" in capsys.readouterr().err
+    versions = f"of version {STORE_VERSION}, and the images here know {STORE_VERSION - 1}"
+    assert f"its store is {versions}" in capsys.readouterr().err
     assert not other.store.exists()
 
 

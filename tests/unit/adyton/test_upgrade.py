@@ -17,7 +17,7 @@ import pytest
 from scripts.commands import upgrade
 from scripts.lifecycle import revoked
 from scripts.lifecycle.images import aside
-from tests.unit.adyton.machine import CANARY, COMPOSE, Machine
+from tests.unit.adyton.machine import CANARY, COMPOSE, STORE_VERSION, Machine
 from tests.unit.fakes import KEY
 
 
@@ -180,7 +180,7 @@ def test_store_goes_back_with_the_gateway_that_knows_it(
     machine: Machine, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A new gateway brings it to a new form, and then does not run: the copy comes back."""
-    machine.docker.facts["gateway-2"] = (2, [1, 2], 11)
+    machine.docker.facts["gateway-2"] = (2, [1, 2], STORE_VERSION + 1)
     machine.docker.migrating = {"gateway-2"}
     machine.docker.sick = {"gateway-2": "always"}
 
@@ -191,7 +191,8 @@ def test_store_goes_back_with_the_gateway_that_knows_it(
     assert not machine.store.with_name("store.db.kept").exists()
     machine.docker.sick = {}
     assert machine.call("upgrade", str(bundle(machine))) == 0
-    assert "The store goes from version 10 to 11" in capsys.readouterr().out
+    step = f"from version {STORE_VERSION} to {STORE_VERSION + 1}"
+    assert f"The store goes {step}" in capsys.readouterr().out
     assert machine.store.read_bytes() == b"of the new form"
     assert not machine.store.with_name("store.db.kept").exists()
 
@@ -200,7 +201,7 @@ def test_interrupted_upgrade_is_taken_back_by_the_next_call(
     machine: Machine, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """As after a loss of power in the middle; messages had not come in yet."""
-    machine.docker.facts["gateway-2"] = (2, [1, 2], 11)
+    machine.docker.facts["gateway-2"] = (2, [1, 2], STORE_VERSION + 1)
     machine.docker.migrating = {"gateway-2"}
     file = bundle(machine)
 
@@ -370,7 +371,7 @@ def test_interrupted_upgrade_whose_gateway_is_not_well_does_not_stay(machine: Ma
 
 def test_machine_that_was_started_anew_in_the_middle_loses_no_message(machine: Machine) -> None:
     """Everything that is there starts at boot, and takes messages into a store of the new form."""
-    machine.docker.facts["gateway-2"] = (2, [1, 2], 11)
+    machine.docker.facts["gateway-2"] = (2, [1, 2], STORE_VERSION + 1)
     machine.docker.migrating = {"gateway-2"}
     file = bundle(machine)
     killed_in(machine, "put_files", str(file), before=False)
@@ -434,7 +435,7 @@ def test_store_that_a_restore_has_kept_is_not_taken_for_the_copy(
     machine: Machine, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """An upgrade that goes back would put it in the place of all that was said since."""
-    machine.docker.facts["gateway-2"] = (2, [1, 2], 11)
+    machine.docker.facts["gateway-2"] = (2, [1, 2], STORE_VERSION + 1)
     kept = machine.store.with_name("store.db.kept")
     kept.write_bytes(b"of long ago")
 
