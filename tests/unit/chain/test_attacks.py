@@ -462,5 +462,5 @@ async def test_gateway_that_restarts_between_a_placeholder_and_its_record(
 
     await chain.wait_for_answers(2)
     texts = [message["text"] for message in await chain.shown()]
-    was_asked_again = texts[0] == "second"  # the gateway ended in the middle of the first answer
-    assert texts == (["second", "third"] if was_asked_again else ["first", "second"])
+    # The engine is asked again for an answer in whose middle the gateway ended: either, or none.
+    assert texts in (["first", "second"], ["second", "third"], ["first", "third"])
