@@ -8,6 +8,7 @@ by one that is there already. Where one key hides behind another (a set-user-id 
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import fcntl
 import functools
@@ -387,6 +388,8 @@ def try_cells(cells: Sequence[Cell], folder: Path) -> dict[str, list[Finding]]:
         failed, ready = start_in_order(file, cells) if is_order else (start(file, cells), {})
         alive = [cell for cell in cells if cell.name not in failed]
         if is_order:
+            with ThreadPoolExecutor(6) as pool:  # one that ends before it has spoken was not seen
+                list(pool.map(wait_for_start, alive))
             docker("compose", "-f", str(file), "restart", "slow")
         look = functools.partial(examine, ready=ready)
         with ThreadPoolExecutor(6) as pool:
@@ -448,6 +451,11 @@ def start_in_order(file: Path, cells: Sequence[Cell]) -> tuple[dict[str, str], d
         failed = starting.result()
     ready["order-egress"] = float(docker("logs", f"{PROJECT}-late-1").splitlines()[0])
     return failed, ready
+
+
+def wait_for_start(cell: Cell) -> None:
+    with contextlib.suppress(CellFailed):  # whether that is a finding is said later
+        report_of(cell, "started")
 
 
 def container_of(cell: Cell) -> str:

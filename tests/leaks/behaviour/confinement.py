@@ -128,6 +128,8 @@ def judge_own(place: Place, report: Mapping[str, Any]) -> Iterator[Finding]:
     yield from differs("runs as its own user and group", "user", sorted(place.user))
 
 
+OF_HOLDER = re.compile(r"(cat|ip|mv|nft)( .*)?")
+"""What the holder starts for a moment, to tell its members how the tunnel is."""
 OF_TRIALS = re.compile(r"runc init|/usr/bin/su|(/twin)?/run/program-\d+( -u)?")
 """What the trial itself starts in cells that share one holder: no finding of any of them."""
 
@@ -139,11 +141,13 @@ def _judge_processes(place: Place, report: Mapping[str, Any]) -> Iterator[Findin
     if place.among_processes_of_holder:
         if "sidecar" not in first:
             yield Finding("process 1 is the holder of the namespace", f"it is {first}")
-        known = ("sidecar", "socat", "ip monitor", "sleep", "bash")
+        known = ("sidecar", "socat", "sleep", "bash")
         strangers = [
             other
             for other in report["others"]
-            if not any(k in other for k in known) and not OF_TRIALS.fullmatch(other)
+            if not any(k in other for k in known)
+            and not OF_HOLDER.fullmatch(other)
+            and not OF_TRIALS.fullmatch(other)
         ]
     else:
         strangers = report["others"]
