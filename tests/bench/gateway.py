@@ -134,11 +134,11 @@ class RelaySide:
 
     async def close(self) -> None:
         """Close all connections."""
+        if self._stream:
+            self._stream.close()  # first: what comes would begin more
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        if self._stream:
-            self._stream.close()
         self._pool.close()
 
     # The stream
