@@ -240,7 +240,7 @@ class Deployment:
 
     def look(self, step: Step) -> None:
         said = self.ask("look", LOOK, *COMPRESSORS)
-        self.facts = dict(line.split("=", 1) for line in said.out.splitlines() if "=" in line)
+        self.facts = said.pairs
         if self.facts.get("user") != "0":
             raise StepFailed("The steps there need root: log in as root, or as who may use sudo.")
         for name in ("docker", "compose"):

@@ -63,7 +63,7 @@ def look(node: Node) -> Iterator[Finding]:
         if container is None:
             continue
         said = node.execute(container, "status")
-        status = dict(line.split("=", 1) for line in said.out.splitlines() if "=" in line)
+        status = said.pairs
         if "rules" not in status and said.code != 0 and "No such file" not in said.err:
             raise CannotLook(f"{service} does not tell its status ({said.why})")
         statuses[service] = status

@@ -28,6 +28,11 @@ class Said:
         lines = [line.strip() for line in (self.err or self.out).splitlines() if line.strip()]
         return printable(lines[-1]) if lines else f"exit status {self.code}"
 
+    @property
+    def pairs(self) -> dict[str, str]:
+        """Its lines of the form NAME=VALUE."""
+        return dict(line.split("=", 1) for line in self.out.splitlines() if "=" in line)
+
 
 def printable(text: str) -> str:
     """Without signs that steer a terminal: a container chooses what it says."""

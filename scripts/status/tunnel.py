@@ -77,7 +77,7 @@ def statuses(node: Node) -> dict[str, str]:
         if container is None:
             continue
         said = node.execute(container, "status")
-        status = dict(line.split("=", 1) for line in said.out.splitlines() if "=" in line)
+        status = said.pairs
         if status.get("rules") != "standing":
             found["rules_changed"] = service
         if status.get("carrier") in ("kernel", "userspace"):

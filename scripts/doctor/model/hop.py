@@ -50,7 +50,7 @@ def handshake_age(node: Node) -> int | None:
         if service not in node.running:
             continue
         said = node.execute(node.running[service], "status")
-        status = dict(line.split("=", 1) for line in said.out.splitlines() if "=" in line)
+        status = said.pairs
         if name in status:
             return int(status[name]) if status[name].isdigit() else None
         if "rules" not in status:

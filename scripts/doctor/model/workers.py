@@ -77,7 +77,7 @@ def look(node: Node) -> Iterator[Finding]:
 def status_of(node: Node, service: str) -> dict[str, str]:
     """What one of the two ends tells of itself. Raises CannotLook."""
     said = node.execute(node.running[service], "status")
-    status = dict(line.split("=", 1) for line in said.out.splitlines() if "=" in line)
+    status = said.pairs
     if "rules" not in status:
         raise CannotLook(f"{service} does not tell its status ({said.why})")
     return status
