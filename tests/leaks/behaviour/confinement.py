@@ -128,8 +128,8 @@ def judge_own(place: Place, report: Mapping[str, Any]) -> Iterator[Finding]:
     yield from differs("runs as its own user and group", "user", sorted(place.user))
 
 
-OF_HOLDER = re.compile(r"(cat|ip|mv|nft)( .*)?")
-"""What the holder starts for a moment, to tell its members how the tunnel is."""
+OF_HOLDER = re.compile(r"(awk|cat|grep|ip|mv|nft|sed|wg)( .*)?", re.DOTALL)
+"""What the holder's scripts start for a moment: every program that they name."""
 OF_TRIALS = re.compile(r"runc init|/usr/bin/su|(/twin)?/run/program-\d+( -u)?")
 """What the trial itself starts in cells that share one holder: no finding of any of them."""
 
