@@ -118,8 +118,13 @@ def node_scripts(*, with_model: bool, commands: tuple[str, ...] = ()) -> Iterato
     yield ROOT / "scripts/adyton", "scripts/node-admin"
 
 
-def pack(bundle: Bundle, settings: str, secrets: Mapping[str, str]) -> bytes:
-    """Write the archive, to be unpacked at / by root; the same content makes the same bytes."""
+def pack(
+    bundle: Bundle, settings: str, secrets: Mapping[str, str], further: Mapping[str, str] = {}
+) -> bytes:
+    """Write the archive, to be unpacked at / by root; the same content makes the same bytes.
+
+    `further` are files that are the operator's own, by their paths in the node's directory.
+    """
     home = f"opt/{bundle.node}"
     owners = dict(bundle.owners)
     written = io.BytesIO()
@@ -130,12 +135,15 @@ def pack(bundle: Bundle, settings: str, secrets: Mapping[str, str]) -> bytes:
         for name, value in sorted(secrets.items()):
             _add(archive, f"{home}/secrets/{name}", value.encode(), 0o400, owners.get(name, 0))
         files = sorted(_files(bundle), key=lambda entry: entry[1])
-        folders = {str(above) for _, name in files for above in Path(name).parents} - {"."}
+        names = [*(name for _, name in files), *further]
+        folders = {str(above) for name in names for above in Path(name).parents} - {"."}
         for folder in sorted(folders):
             _add_directory(archive, f"{home}/{folder}", 0o755)
         for path, name in files:
             mode = 0o755 if path.stat().st_mode & 0o100 else 0o644
             _add(archive, f"{home}/{name}", path.read_bytes(), mode)
+        for name, text in sorted(further.items()):
+            _add(archive, f"{home}/{name}", text.encode(), 0o644)
         for unit in UNITS + (HOME_UNITS if bundle is MODEL else ()):
             content = (ROOT / "scripts/systemd" / unit).read_bytes()
             _add(archive, f"etc/systemd/system/{unit}", content, 0o644)

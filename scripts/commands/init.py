@@ -80,6 +80,9 @@ LOCAL = {"SECRETS", "ENV_FILE", "COMPOSE_FILE", "TUNNEL_ADDRESS", "TUNNEL_PEER_A
 
 BUNDLES = {"relay": RELAY, "model": MODEL}
 
+FURTHER = "compose"
+"""The folder in a bundle for Compose files of the operator's."""
+
 LASTING = ("store_key", "store_lock", "bot_token", "hop", "logs", "workers")
 """These outlive a rotation: one opens what is stored, others are BotFather's or a provider's; where
 logs go, what opens the store and how many workers there are is no secret, and kept with them."""
@@ -206,6 +209,7 @@ examples:
   init --store-key passphrase             the store opens after each start by `unlock` alone
   init --node model --out home …          one node alone, whose private keys are made on it
   init --workers 2 --workers-listen 192.0.2.10:51821    two further boxes with GPUs
+  init --compose model=services/engine/llamacpp.yml     a model node without a GPU
 """
 
 
@@ -252,6 +256,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             metavar="NAME=VALUE",
             help=f"another setting of {of}; empty: as there",
         )
+    parser.add_argument(
+        "--compose",
+        action="append",
+        default=[],
+        metavar="NODE=FILE",
+        help="a Compose file on top of the node's own, kept from then on; may be repeated; "
+        "NODE= alone takes back what was given for that node",
+    )
     parser.add_argument(
         "--out", type=Path, default=ROOT / "nodes", help="`nodes` beside the scripts if not given"
     )
@@ -322,12 +334,15 @@ def make(arguments: argparse.Namespace) -> int:
         keys = keys | ({"logs": arguments.logs} if arguments.logs else {})
         keys = lock_from(arguments.store_key, keys, is_first=not kept)
         keys = with_keys(keys | workers_asked(arguments, node, keys))
+        compose = compose_from(arguments.compose, node, kept.get("compose", {}))
         peer_key = check_peer_key(arguments.peer_key or str(kept.get("peer_key", "")))
         alone = {"node": node, "peer_key": peer_key} if node else {}
         files = {
-            "answers.json": as_json({**answers, **more, **alone, "secrets": keys}),
+            "answers.json": as_json(
+                {**answers, **more, **alone, "compose": compose, "secrets": keys}
+            ),
             **{
-                f"{name}.tar": archive(name, answers, more, keys, peer_key)
+                f"{name}.tar": archive(name, answers, more, keys, peer_key, compose.get(name, {}))
                 for name in ([node] if node else BUNDLES)
             },
             **{
@@ -443,9 +458,11 @@ def read_kept(out: Path) -> dict[str, Any]:
         kept = None
     node = str(kept.get("node", "")) if isinstance(kept, dict) else "damaged"
     wanted = {"secrets": KEPT.get(node, ()), "relay": (), "model": ()}
+    files = kept.get("compose", {}) if isinstance(kept, dict) else {}
+    is_whole = isinstance(files, dict) and all(isinstance(it, dict) for it in files.values())
     if isinstance(kept, dict) and "store_lock" in (kept.get("secrets") or {}):
         wanted["secrets"] = tuple(name for name in wanted["secrets"] if name != "store_key")
-    if node not in KEPT or not all(
+    if not (is_whole and node in KEPT) or not all(
         isinstance(kept.get(part), dict)
         and all(isinstance(value, str) for value in kept[part].values())
         and kept[part].keys() >= set(names)
@@ -547,6 +564,29 @@ def workers_asked(
         raise BadAnswer(str(why)) from None
 
 
+def compose_from(
+    words: Sequence[str], node: str, kept: Mapping[str, Mapping[str, str]]
+) -> dict[str, dict[str, str]]:
+    """Each node's further Compose files by name, as kept and as given now. Raises BadAnswer."""
+    found = {name: dict(files) for name, files in kept.items()}
+    for word in words:
+        name, _, file = word.partition("=")
+        if name not in ([node] if node else BUNDLES):
+            raise BadAnswer(f"--compose {word}: give it as NODE=FILE, such as model=own.yml")
+        if not file:
+            found.pop(name, None)
+            continue
+        path = Path(file)
+        if not re.fullmatch(r"[A-Za-z0-9][\w.-]*\.ya?ml", path.name):
+            raise BadAnswer(f"--compose {word}: give a file whose name is like own.yml")
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as why:
+            raise BadAnswer(f"--compose {word}: {why}") from None
+        found.setdefault(name, {})[path.name] = text
+    return found
+
+
 def make_secrets() -> dict[str, str]:
     return {
         "relay_private_key": make_private_key(),
@@ -563,8 +603,12 @@ def archive(
     more: Mapping[str, Mapping[str, str]],
     keys: Mapping[str, str],
     peer_key: str,
+    compose: Mapping[str, str],
 ) -> bytes:
-    """One node's bundle; without the private keys that are not in `keys`. Raises BadAnswer."""
+    """One node's bundle; without the private keys that are not in `keys`. Raises BadAnswer.
+
+    `compose` are further Compose files by name, on top of all others.
+    """
     settings, names = (relay_part if node == "relay" else model_part)(answers, keys, peer_key)
     if node == "model" and keys.get("workers"):
         settings |= settings_of_first(keys, more["model"], defaults(MODEL)["ENGINE_SLOTS"])
@@ -572,11 +616,15 @@ def archive(
         settings["COMPOSE_FILE"] = f"{before}:{ROUTER_COMPOSE_FILE}"
         names = (*names, *OF_FIRST)
     settings |= with_journal(settings, keys, BUNDLES[node].compose_file)
+    further = {f"{FURTHER}/{name}": text for name, text in compose.items()}
+    if further:
+        before = settings.get("COMPOSE_FILE", BUNDLES[node].compose_file)
+        settings["COMPOSE_FILE"] = ":".join([before, *further])
     own = {"tunnel_private_key": f"{node}_private_key"} | {name: name for name in names}
     found = {name: keys[key] for name, key in own.items() if key in keys}
     shared = {name: keys[name] for name in SHARED}
     hop = read_provider(keys["hop"])[1] if node == "model" and keys.get("hop") else {}
-    return pack(BUNDLES[node], fill_example(node, settings, more), found | shared | hop)
+    return pack(BUNDLES[node], fill_example(node, settings, more), found | shared | hop, further)
 
 
 def worker_archive(

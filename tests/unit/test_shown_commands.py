@@ -317,6 +317,8 @@ def nodes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("shown")
     (folder / "token").write_text("123456789:" + "A" * 35, encoding="ascii")
     (folder / "FILE").write_text(HOP, encoding="ascii")
+    (folder / "own.yml").write_text("services: {}\n", encoding="ascii")
+    (folder / "services").symlink_to(ROOT / "services")
     first = ["--vps", "198.18.5.7", "--users", "11", "--weights", "Qwen3-8B"]
     token = ["--token-file", str(folder / "token")]
     assert main(["init", "--out", str(folder / "nodes"), *first, *token]) == 0
@@ -345,7 +347,7 @@ def test_bundles_are_made_as_it_is_shown(
 ) -> None:
     """For real, in a folder of the test's own; of `deploy` the steps."""
     folder = tmp_path / "here"
-    shutil.copytree(nodes, folder)
+    shutil.copytree(nodes, folder, symlinks=True)
     monkeypatch.chdir(folder)
     words = shlex.split(command)
     if words == ["init"]:  # asks on a terminal; here everything was answered before

@@ -251,6 +251,28 @@ def test_setting_can_be_given_and_taken_back(operator: Operator) -> None:
     assert "HISTORY_DAYS" not in operator.settings("model")
 
 
+def test_compose_file_of_ones_own_is_kept(operator: Operator, tmp_path: Path) -> None:
+    """On top of all others, though the file is gone by the next call; until it is taken back."""
+    for name in ("one.yml", "two.yaml"):
+        (tmp_path / name).write_text(f"services: {{ gateway: {{ labels: [{name}] }} }}\n")
+    operator.init_all("--compose", f"model={tmp_path}/one.yml")
+    (tmp_path / "one.yml").unlink()
+
+    assert operator.init("--logs", "journal", "--compose", f"model={tmp_path}/two.yaml") == 0
+
+    files = operator.settings("model")["COMPOSE_FILE"].split(":")
+    assert files[0] == "compose.gpu.yml"
+    assert "compose.gpu.journal.yml" in files[1:-2]
+    assert files[-2:] == ["compose/one.yml", "compose/two.yaml"]
+    assert "labels: [one.yml]" in operator.text("model", "compose/one.yml")
+    assert "compose/" not in operator.settings("relay")["COMPOSE_FILE"]
+
+    operator.init("--compose", "model=")
+
+    assert "compose/" not in operator.settings("model")["COMPOSE_FILE"]
+    assert not [name for name in operator.bundle("model") if "/compose/" in name]
+
+
 def test_dry_run_writes_nothing(operator: Operator, capsys: pytest.CaptureFixture[str]) -> None:
     """It says what it would write."""
     assert operator.init_all("--dry-run") == 0
@@ -294,6 +316,9 @@ def test_dry_run_writes_nothing(operator: Operator, capsys: pytest.CaptureFixtur
         (["--relay", "NO_SUCH=1"], "--relay NO_SUCH: .env.vps.example does not know it"),
         (["--relay", "loud"], "a setting is given as NAME=VALUE"),
         (["--model", "ADMINS=1"], "--model ADMINS: there is a question for that"),
+        (["--compose", "own.yml"], "--compose own.yml: give it as NODE=FILE"),
+        (["--compose", "model=a:b.yml"], "--compose model=a:b.yml: give a file whose name is like"),
+        (["--compose", "relay=no/file.yml"], "--compose relay=no/file.yml: "),
     ],
 )
 def test_bad_answer_has_its_sentence(
