@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import hashlib
+import ipaddress
 import re
 import shlex
 import shutil
@@ -43,15 +44,22 @@ class Host:
 
     @classmethod
     def parse(cls, text: str) -> Host:
-        """Read `[USER@]HOST[:PORT]`. Raises ValueError."""
+        """Read `[USER@]HOST[:PORT]`, an IPv6 address in brackets. Raises ValueError."""
         # Nothing that OpenSSH or a shell would read as something else than a name.
         found = re.fullmatch(
-            r"(?:([a-z_][a-z0-9_-]{0,31})@)?([A-Za-z0-9][A-Za-z0-9.-]{0,252})(?::([0-9]{1,5}))?",
+            r"(?:([a-z_][a-z0-9_-]{0,31})@)?"
+            r"(?:([A-Za-z0-9][A-Za-z0-9.-]{0,252})|\[([0-9A-Fa-f:.]{2,45})\])(?::([0-9]{1,5}))?",
             text,
         )
-        if not found or not 1 <= int(found[3] or 22) <= 65535:
-            raise ValueError("give the host as HOST, USER@HOST or USER@HOST:PORT")
-        return cls(found[1] or "root", found[2].lower(), int(found[3] or 22))
+        try:
+            if not found or not 1 <= int(found[4] or 22) <= 65535:
+                raise ValueError
+            name = found[2].lower() if found[2] else str(ipaddress.IPv6Address(found[3]))
+        except ValueError:
+            raise ValueError(
+                "give the host as HOST, USER@HOST or USER@HOST:PORT, an IPv6 address in brackets"
+            ) from None
+        return cls(found[1] or "root", name, int(found[4] or 22))
 
     @property
     def known_as(self) -> str:
@@ -59,7 +67,8 @@ class Host:
         return self.name if self.port == 22 else f"[{self.name}]:{self.port}"
 
     def __str__(self) -> str:
-        return f"{self.user}@{self.known_as}"
+        is_bare_ipv6 = ":" in self.name and self.port == 22
+        return f"{self.user}@[{self.name}]" if is_bare_ipv6 else f"{self.user}@{self.known_as}"
 
 
 @dataclass(frozen=True)

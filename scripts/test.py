@@ -154,6 +154,15 @@ BY_NAME = (
         packages=(*MACHINES, "openssh-client"),
     ),
     Stage(
+        "hosts",
+        "from two bare virtual machines to a conversation: init, harden, deploy, reboots",
+        needs_docker=True,
+        images=STUB_ENGINE,
+        paths=("tests/hosts",),
+        options=("-o", "faulthandler_timeout=0", "-s", "-v"),
+        packages=(*MACHINES, "openssh-client"),
+    ),
+    Stage(
         "vllm",
         "the real vLLM, CPU build; torch's build for CPUs must be to be had (WHEELS, see .env)",
         needs_docker=True,

@@ -2,9 +2,7 @@
 
 import contextlib
 import io
-import os
 import shutil
-import signal
 import subprocess
 import sys
 import tarfile
@@ -20,7 +18,8 @@ from scripts.steps import Steps
 from tests.conftest import STATE
 from tests.hardening import disk
 from tests.vm.disk import cache
-from tests.vm.machine import Machine
+from tests.vm.login import Login, make_key
+from tests.vm.machine import Machine, remove_machines
 from tests.vm.network import Namespace
 
 MACHINE, MACHINE_V6 = "198.18.7.10", "fd18:7::10"
@@ -28,7 +27,7 @@ OPERATOR, OPERATOR_V6 = "198.18.7.1", "fd18:7::1"
 ATTACKER, ATTACKER_V6 = "198.18.7.66", "fd18:7::66"
 TAP, MAC = "harden0", "52:54:00:18:07:10"
 MEMORY = 1024
-BOOT_SECONDS = 900  # an emulated processor, on a machine that does other things meanwhile
+BOOT_SECONDS = PATIENCE_SECONDS = 900  # emulated, on a machine that does other things meanwhile
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
@@ -46,22 +45,14 @@ class World:
     attacker: Namespace
     state: Path
 
-    def ssh(self, *options: str, command: str, target: str = MACHINE) -> list[str]:
-        """How the operator calls; each call is a connection of its own unless options say other."""
-        return [
-            *(*self.operator.enter, "ssh", "-F", "none", "-i", str(self.state / "key")),
-            *("-o", "StrictHostKeyChecking=no", "-o", f"UserKnownHostsFile={self.state}/known"),
-            *("-o", "BatchMode=yes", "-o", "ConnectTimeout=60", "-o", "LogLevel=ERROR"),
-            *("-o", "ServerAliveInterval=15", *options, f"root@{target}", command),
-        ]
+    @property
+    def login(self) -> Login:
+        known_hosts = self.state / "known"
+        return Login(self.operator, self.state / "key", known_hosts, MACHINE, PATIENCE_SECONDS)
 
-    def run(
-        self, command: str, *options: str, seconds: float = 300
-    ) -> subprocess.CompletedProcess[str]:
+    def run(self, command: str, *options: str) -> subprocess.CompletedProcess[str]:
         """Run a command as the operator does, to its end."""
-        return subprocess.run(
-            self.ssh(*options, command=command), capture_output=True, text=True, timeout=seconds
-        )
+        return self.login.run(command, *options)
 
 
 @pytest.fixture(scope="session")
@@ -81,7 +72,7 @@ def world() -> Iterator[World]:
         with steps.step("disk of the machine") as step, cache():
             key = make_key(state / "key")
             files = lay_out(state / "files")
-            words = (MACHINE, MACHINE_V6, OPERATOR, key)
+            words = (MACHINE, MACHINE_V6, OPERATOR, OPERATOR, key, "left-open")
             system = disk.make_system(step, files, words, state / "machine.disk")
         machine = Machine("machine", system, MEMORY, MAC, TAP, state)
         cleanup.callback(machine.pull_plug)
@@ -131,12 +122,6 @@ def lay_network(operator: Namespace, attacker: Namespace) -> None:
         who.ip("-6", "address", "add", f"{v6}/64", "dev", device, "nodad")
 
 
-def make_key(path: Path) -> str:
-    command = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "operator", "-f", str(path)]
-    subprocess.run(command, check=True)
-    return path.with_suffix(".pub").read_text(encoding="utf-8").strip()
-
-
 def lay_out(files: Path) -> Path:
     """The relay node's own files, as its bundle has them."""
     content = pack(RELAY, (ROOT / RELAY.example).read_text(encoding="utf-8"), {})
@@ -150,12 +135,3 @@ def keep_console(machine: Machine) -> None:
     kept = STATE / "hardening-last"
     kept.mkdir(mode=0o700, exist_ok=True)
     shutil.copy(machine.console, kept)
-
-
-def remove_machines(state: Path) -> None:
-    """End the emulators that work in this state directory, of whichever run."""
-    for path in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            is_emulator = (path / "comm").read_text().startswith("qemu-system")
-            if is_emulator and (path / "cwd").readlink() == state:
-                os.kill(int(path.name), signal.SIGKILL)

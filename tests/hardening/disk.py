@@ -1,4 +1,4 @@
-"""Owns the disk of the machine that is hardened: a Debian server with sshd, Docker and fail2ban.
+"""Owns the disk of a machine as it is rented: a Debian server with sshd, Docker and fail2ban.
 
 Its packages are a layer that is kept; what is written onto it is made for each run.
 """
@@ -16,7 +16,7 @@ INSIDE = HERE.parent / "vm" / "inside"
 
 PACKAGES = (
     *("linux-image-cloud-amd64", "initramfs-tools", "zstd", "kmod", "udev", "systemd-sysv", "dbus"),
-    *("docker.io", "docker-cli", "ca-certificates", "busybox-static"),
+    *("docker.io", "docker-cli", "docker-compose", "ca-certificates", "busybox-static"),
     *("iproute2", "iptables", "nftables", "procps", "qemu-guest-agent"),
     *("openssh-server", "openssh-client", "fail2ban", "python3-systemd", "python3", "gnupg"),
     *("unattended-upgrades", "systemd-timesyncd"),

@@ -4,15 +4,13 @@ The tests follow one another on the same machine, since a boot costs a minute of
 """
 
 import base64
+import contextlib
 import os
-import queue
 import socket
 import subprocess
-import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 
 import pytest
 
@@ -23,8 +21,10 @@ from tests.hardening.conftest import (
     BOOT_SECONDS,
     MACHINE,
     MACHINE_V6,
+    PATIENCE_SECONDS,
     World,
 )
+from tests.vm.login import Lines
 from tests.vm.network import Namespace
 
 PORTS = (22, 80, 443, 2375, 2376, 8080, 9000, 51820)
@@ -33,7 +33,6 @@ LEFT_OPEN = [22, 8080, 9000]
 TUNNEL = 51820
 HARDEN = "cd /opt/relay && scripts/node-admin harden"
 DONE = "Done, and taken back in"
-PATIENCE_SECONDS = 900  # on a machine that does other things meanwhile
 SCAN_SECONDS = 20
 
 CENSUS = r"""
@@ -71,7 +70,7 @@ def test_everything_is_open_at_first(world: World, before: str) -> None:
 
 def test_dry_run_changes_nothing(world: World, before: str) -> None:
     """It shows what it would do."""
-    done = world.run(f"{HARDEN} --dry-run", seconds=PATIENCE_SECONDS)
+    done = world.run(f"{HARDEN} --dry-run")
 
     assert done.returncode == 0, done.stdout + done.stderr
     assert "+PasswordAuthentication no" in done.stdout
@@ -83,11 +82,11 @@ def test_unconfirmed_run_goes_back(world: World, before: str) -> None:
     """Though its own connection is still open, and another login over that one does not count."""
     shared = ("-o", "ControlMaster=auto", "-o", f"ControlPath={world.state}/shared")
     with applying(world, "--seconds 150", *shared) as lines:
-        expect(lines, DONE)
+        world.login.expect(lines, DONE)
         assert scan(world.attacker) == ([22], [22])
         again = world.run(f"{HARDEN} confirm", *shared)
         assert "this connection is older than the change" in again.stderr
-        expect(lines, "Not confirmed")
+        world.login.expect(lines, "Not confirmed")
 
     assert census(world) == before
     wait_until(lambda: scan(world.attacker) == (LEFT_OPEN, LEFT_OPEN), "its ports are open again")
@@ -96,7 +95,7 @@ def test_unconfirmed_run_goes_back(world: World, before: str) -> None:
 def test_lost_connection_changes_nothing_of_that(world: World, before: str) -> None:
     """The way back is the machine's own."""
     with applying(world, "--seconds 40") as lines:
-        expect(lines, DONE)
+        world.login.expect(lines, DONE)
     wait_until(lambda: "node-harden" not in census(world), "it has gone back", pause=5)
 
     assert census(world) == before
@@ -106,10 +105,10 @@ def test_confirmed_run_stays(world: World, before: str) -> None:
     """A connection that came after it has shown that one still gets in."""
     containers = world.machine.run("docker ps -q --no-trunc | sort; pgrep -x httpd | sort")
     with applying(world, "--seconds 900") as lines:
-        expect(lines, DONE)
-        done = world.run(f"{HARDEN} confirm", seconds=PATIENCE_SECONDS)
+        world.login.expect(lines, DONE)
+        done = world.run(f"{HARDEN} confirm")
         assert done.returncode == 0, done.stdout + done.stderr
-        expect(lines, "it stays")
+        world.login.expect(lines, "it stays")
 
     assert world.machine.run("docker ps -q --no-trunc | sort; pgrep -x httpd | sort") == containers
     # It fails where it finds none.
@@ -121,7 +120,7 @@ def test_second_run_has_nothing_to_change(world: World) -> None:
     """And asks for nothing."""
     hardened = census(world)
 
-    done = world.run(HARDEN, seconds=PATIENCE_SECONDS)
+    done = world.run(HARDEN)
 
     assert (done.returncode, done.stdout) == (0, "Nothing to change.\n"), done.stdout + done.stderr
     assert census(world) == hardened
@@ -145,10 +144,10 @@ def test_passwords_are_not_taken(world: World) -> None:
 def test_names_are_closed_but_in_a_window(world: World) -> None:
     """A reboot would close it, too: it is no file that changes."""
     assert "nameserver 127.0.0.1" in world.machine.run("cat /etc/resolv.conf")
-    done = world.run(f"{HARDEN} maintenance open --minutes 30", seconds=PATIENCE_SECONDS)
+    done = world.run(f"{HARDEN} maintenance open --minutes 30")
     assert done.returncode == 0, done.stderr
     assert "nameserver 198.18.7.1" in world.machine.run("cat /etc/resolv.conf")
-    world.run(f"{HARDEN} maintenance close", seconds=PATIENCE_SECONDS)
+    world.run(f"{HARDEN} maintenance close")
     assert "nameserver 127.0.0.1" in world.machine.run("cat /etc/resolv.conf")
 
 
@@ -163,7 +162,7 @@ def test_reboot_changes_nothing(world: World) -> None:
     wait_until(lambda: tunnel_answers(world.attacker), "its container is up", BOOT_SECONDS)
 
     assert scan(world.attacker) == ([22], [22])
-    done = world.run(HARDEN, seconds=PATIENCE_SECONDS)
+    done = world.run(HARDEN)
     assert done.stdout == "Nothing to change.\n", done.stdout + done.stderr
 
 
@@ -197,14 +196,13 @@ def test_sealed_logs_are_opened_outside_alone(world: World, before: str) -> None
     try:
         done = world.run(
             f"{put} && {logs} seal --recipient /run/key.asc && logger -t canary {word} && "
-            "systemctl start node-seal@relay && systemctl stop node-seal-last@relay",
-            seconds=PATIENCE_SECONDS,
+            "systemctl start node-seal@relay && systemctl stop node-seal-last@relay"
         )
         assert done.returncode == 0, done.stdout + done.stderr
         assert word in world.machine.run("journalctl -t canary --no-pager"), "the positive control"
         plain = world.machine.run(f"grep -rls {word} /var/log /var/lib/docker; true")
         assert plain.strip() == ""
-        done = world.run(f"{logs} ship --out - | base64", seconds=PATIENCE_SECONDS)
+        done = world.run(f"{logs} ship --out - | base64")
         shipped.write_bytes(base64.b64decode(done.stdout))
 
         opened = subprocess.run(
@@ -218,13 +216,13 @@ def test_sealed_logs_are_opened_outside_alone(world: World, before: str) -> None
         assert f"canary: {word}" in opened.stdout
         assert "dropped in: " in opened.stdout, "the firewall's words too"
     finally:
-        world.run(f"{logs} seal --undo; rm -rf /var/log/node-sealed /run/key.asc", seconds=300)
+        world.run(f"{logs} seal --undo; rm -rf /var/log/node-sealed /run/key.asc")
         subprocess.run(["gpgconf", "--homedir", str(home), "--kill", "all"], check=False)
 
 
 def test_undo_restores_everything(world: World, before: str) -> None:
     """Every file, mode and state; and nothing of its own is left."""
-    done = world.run(f"{HARDEN} --undo --yes", seconds=PATIENCE_SECONDS)
+    done = world.run(f"{HARDEN} --undo --yes")
 
     assert done.returncode == 0, done.stdout + done.stderr
     assert census(world) == before
@@ -241,44 +239,9 @@ def census(world: World) -> str:
     return world.machine.run(CENSUS, PATIENCE_SECONDS)
 
 
-@contextmanager
-def applying(world: World, words: str, *options: str) -> Iterator["queue.Queue[str | None]"]:
+def applying(world: World, words: str, *options: str) -> contextlib.AbstractContextManager[Lines]:
     """`harden` over a connection of its own; its lines, and None at its end."""
-    process = subprocess.Popen(
-        world.ssh(*options, command=f"{HARDEN} --yes {words}"),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    lines: queue.Queue[str | None] = queue.Queue()
-
-    def read() -> None:
-        assert process.stdout is not None
-        for line in process.stdout:
-            lines.put(line)
-        lines.put(None)
-
-    reader = threading.Thread(target=read, daemon=True)
-    reader.start()
-    try:
-        yield lines
-    finally:
-        process.kill()
-        process.wait()
-        reader.join()
-        assert process.stdout is not None
-        process.stdout.close()
-
-
-def expect(lines: "queue.Queue[str | None]", words: str) -> None:
-    """Wait for a line; fails with what came instead."""
-    seen: list[str] = []
-    while True:
-        line = lines.get(timeout=PATIENCE_SECONDS)
-        assert line is not None, f"it ended without `{words}`:\n{''.join(seen[-40:])}"
-        seen.append(line)
-        if words in line:
-            return
+    return world.login.lines(f"{HARDEN} --yes {words}", *options)
 
 
 def wait_until(

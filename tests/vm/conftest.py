@@ -3,7 +3,6 @@
 import contextlib
 import os
 import shutil
-import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -17,7 +16,7 @@ from scripts.setup import ROOT, answer_of
 from scripts.steps import Step, Steps
 from tests.conftest import STATE
 from tests.vm import disk
-from tests.vm.machine import Machine
+from tests.vm.machine import Machine, remove_machines
 from tests.vm.network import Capture, Namespace, lay_network
 from tests.vm.nodes import MODEL, RELAY, Node, Plan, lay_out
 from tests.vm.pace import Pace
@@ -131,12 +130,3 @@ def keep_captures(state: Path) -> None:
     for pattern in ("*.pcap", "*.console", "*.qemu"):
         for path in state.glob(pattern):
             shutil.move(path, kept)
-
-
-def remove_machines(state: Path) -> None:
-    """End the emulators that work in this state directory, of whichever run."""
-    for path in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            is_emulator = (path / "comm").read_text().startswith("qemu-system")
-            if is_emulator and (path / "cwd").readlink() == state:
-                os.kill(int(path.name), signal.SIGKILL)

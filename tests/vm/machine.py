@@ -5,8 +5,10 @@ the network, and nothing needs a port in the machine.
 """
 
 import base64
+import contextlib
 import json
 import os
+import signal
 import socket
 import subprocess
 import time
@@ -192,6 +194,15 @@ class Machine:
             text = path.read_bytes().decode(errors="replace") if path.exists() else ""
             said += [line.strip() for line in text.splitlines() if line.strip()][-15:]
         return MachineFailed("\n".join([f"{self.name} {what}. Its console said:", *said]))
+
+
+def remove_machines(state: Path) -> None:
+    """End the emulators that work in this state directory, of whichever run."""
+    for path in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            is_emulator = (path / "comm").read_text().startswith("qemu-system")
+            if is_emulator and (path / "cwd").readlink() == state:
+                os.kill(int(path.name), signal.SIGKILL)
 
 
 def _has_hardware() -> bool:

@@ -76,6 +76,8 @@ def lay_out(plan: Plan, pair: Pair, target: Path) -> None:
     settings = (pair.state / f"{plan.project}.env").read_text(encoding="utf-8").splitlines()
     files = [plan.bundle.compose_file, *(Path(overlay).name for overlay in plan.overlays)]
     kept = [line for line in settings if not line.startswith(("SECRETS=", "ENV_FILE="))]
+    if plan is RELAY:
+        kept.append("TELEGRAM_CA_FILE=./telegram_ca.pem")
     secrets = {
         secret.name: secret.read_text(encoding="utf-8")
         for secret in (pair.state / plan.project).iterdir()

@@ -267,8 +267,29 @@ def test_openssh_reads_no_configuration(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "known_as", "shown"),
+    [
+        ("[FD18:0::1]", "fd18::1", "root@[fd18::1]"),
+        ("admin@[fd18::1]:2222", "[fd18::1]:2222", "admin@[fd18::1]:2222"),
+    ],
+)
+def test_ipv6_address_stands_in_brackets(
+    text: str, known_as: str, shown: str, tmp_path: Path
+) -> None:
+    """OpenSSH takes it without them, and lists it with them where there is a port."""
+    host = Host.parse(text)
+    with Connection(host, tmp_path / "known") as connection:
+        connection.check()
+
+    assert (host.known_as, str(host)) == (known_as, shown)
+
+
+@pytest.mark.parametrize(
     "text",
-    ["-oProxyCommand=x", "a b", "root@", "@host", "host:0", "host:99999", "a;b", "ROOT@h", ""],
+    [
+        *("-oProxyCommand=x", "a b", "root@", "@host", "host:0", "host:99999", "a;b", "ROOT@h", ""),
+        *("fd18::1", "[fd18::1", "[fd18:1]", "[198.18.5.7]", "[fd18::1]:0", "[fe80::1%eth0]"),
+    ],
 )
 def test_odd_hosts_are_refused(text: str) -> None:
     """Nothing that OpenSSH would take for an option."""
