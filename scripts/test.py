@@ -50,6 +50,12 @@ TWO_AT_ONCE = ("--numprocesses=2", "--dist=loadfile")
 ALONE = ("tests/integration/test_tunnel_flood.py", "tests/integration/test_workers.py")
 """Integration tests whose figures another test beside them would spoil."""
 
+FUZZED = (
+    "tests/unit/relay/test_rendering_properties.py::test_made_up_outputs",
+    "tests/unit/chain/test_fuzz.py",
+)
+"""Unit tests whose number of examples is what the stage `fuzz` is for."""
+
 EVERYTHING = (setup.RELAY_NODE, setup.model_node("llamacpp"), setup.STUBS, setup.BYSTANDERS)
 STUB_ENGINE = (setup.RELAY_NODE, setup.model_node("llamacpp"), setup.STUBS)
 MACHINES = ("qemu-system-x86", "mmdebstrap", "e2fsprogs", "iproute2", "util-linux")
@@ -61,7 +67,7 @@ STAGES = (
         "unit",
         "tests without containers",
         paths=("tests/unit",),
-        options=SIDE_BY_SIDE,
+        options=(*SIDE_BY_SIDE, *(f"--deselect={test}" for test in FUZZED)),
         packages=("gnupg", "nftables"),  # encrypts backups; reads rulesets of the host
     ),
     Stage(
@@ -82,10 +88,7 @@ STAGES = (
     Stage(
         "fuzz",
         "100,000 made-up answers shown, 20,000 made-up updates carried",
-        paths=(
-            "tests/unit/relay/test_rendering_properties.py::test_made_up_outputs",
-            "tests/unit/chain/test_fuzz.py",
-        ),
+        paths=FUZZED,
         settings=(("FUZZ_OUTPUTS", "100000"), ("FUZZ_UPDATES", "20000")),
         options=SIDE_BY_SIDE,
     ),
@@ -189,7 +192,10 @@ are as slow as the machine, and whoever waits for the result should have it with
 QUICK = (
     STAGES[0],
     replace(
-        STAGES[1], mark="not long", settings=(("FUZZ_OUTPUTS", "600"), ("FUZZ_UPDATES", "1000"))
+        STAGES[1],
+        mark="not long",
+        settings=(("FUZZ_OUTPUTS", "600"), ("FUZZ_UPDATES", "1000")),
+        options=SIDE_BY_SIDE,
     ),
     Stage(
         "quick",
