@@ -95,6 +95,8 @@ def world() -> Iterator[World]:
                 host.machine.power_on(namespace.enter)
             for host in (relay, model):
                 host.machine.wait_until_up(PATIENCE_SECONDS)
+                # Whether some unit has failed is not asked: what a node needs is seen later.
+                host.machine.run("systemctl is-system-running --wait; true", PATIENCE_SECONDS)
         user = TelegramUser(pair.control_socket, USER)
         yield World(namespace, pair.state, relay, model, user)
 

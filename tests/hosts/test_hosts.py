@@ -8,13 +8,13 @@ model in time, and Telegram is the stub Bot API server. The tests follow one ano
 import re
 import subprocess
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from scripts.setup import ROOT, compose_environment
+from scripts.setup import ROOT, compose_environment, image_id
 from tests.hosts.conftest import (
     PATIENCE_SECONDS,
     RESOLVER,
@@ -49,6 +49,7 @@ def bundles(world: World) -> Path:
         # Slow cores look more rarely at their containers; the engine is the stand-in.
         *("--compose", "relay=tests/vm/relay.yml"),
         *("--compose", "model=tests/stubs/engine.yml", "--compose", "model=tests/vm/model.yml"),
+        *(word for node in ("relay", "model") for word in (f"--{node}", f"BASE={base_image()}")),
     )
     certificate = (world.state / "telegram" / "ca.pem").read_bytes()
     there(world.relay, f"cat >{authority} && chmod 644 {authority}", certificate)
@@ -86,10 +87,11 @@ def deployed(world: World, bundles: Path, hardened: None) -> None:
             *("deploy", host.node, host.address, "--images", "--out", str(bundles)),
             *("--identity", str(world.state / "key"), "--host-key", host.fingerprint),
             *("--wait", str(PATIENCE_SECONDS)),
+            codes=(0, 2),  # 2: its doctor misses the other node, which comes later
         )
 
     # One after the other: both calls build images, and keep what they learn in one folder.
-    for host in (world.model, world.relay):
+    for host in (world.relay, world.model):
         timed(f"{host.node} deployed", lambda: deploy(host))  # noqa: B023  # within the round
 
 
@@ -150,7 +152,12 @@ def test_doctor_finds_no_failure(world: World) -> None:
 # What is done and seen
 
 
-def adyton(world: World, *words: str) -> None:
+def base_image() -> str:
+    """What the images here were built on: where no registry answers it is not the official one."""
+    return next(tag for tag in ("debian:trixie-slim", "node-base:trixie") if image_id(tag))
+
+
+def adyton(world: World, *words: str, codes: Sequence[int] = (0,)) -> None:
     """The operator's command, out of the network that the hosts are on."""
     done = subprocess.run(
         [*world.namespace.enter, str(ROOT / "scripts/adyton"), *words],
@@ -162,7 +169,7 @@ def adyton(world: World, *words: str) -> None:
         timeout=2 * PATIENCE_SECONDS,
     )
     print(done.stdout[-3000:], flush=True)
-    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
+    assert done.returncode in codes, done.stdout[-4000:] + done.stderr[-4000:]
 
 
 def there(host: Host, command: str, given: bytes = b"") -> str:
