@@ -25,7 +25,7 @@ from tests.leaks.behaviour.confinement import PLACES
 from tests.leaks.behaviour.rules import RULESETS
 from tests.leaks.behaviour.settings import try_settings
 from tests.leaks.mutants import compose, nft, settings
-from tests.leaks.mutants.alike import ALIKE, expected_of, keys_of
+from tests.leaks.mutants.alike import ALIKE, expected_of, keys_of, new_variables
 from tests.leaks.mutants.compose import ComposeMutant
 from tests.leaks.mutants.equivalent import AT_START, EQUIVALENT
 from tests.leaks.mutants.report import Report
@@ -113,6 +113,7 @@ def test_every_service_is_tried_or_alike(configs: dict[str, Config]) -> None:
     ]
 
     assert sorted(there) == sorted({*SERVICES, *(name for name in ALIKE if name.count(" ") == 1)})
+    assert [name for name in there if name not in EVERY and new_variables(configs, name)] == []
 
 
 # Mutants
@@ -152,14 +153,18 @@ def test_each_key_is_missed(
     assert [name for row in rows for name in (*row.survivors, *row.wrongly_excused)] == []
 
 
-@pytest.mark.parametrize(
-    "name", [name for name in SERVICES if "engine" not in name and "first" not in name]
-)
-def test_each_setting_is_missed(cells_folder: Path, mutants: Report, name: str) -> None:
+@pytest.mark.parametrize("name", [name for name in EVERY if "engine" not in name])
+def test_each_setting_is_missed(
+    configs: dict[str, Config], cells_folder: Path, mutants: Report, name: str
+) -> None:
     """Take a variable away: the service refuses to start, or works with other settings."""
     node, _, service = name.partition(" ")
-    config = configuration(node, cells_folder)
-    made = [m for m in settings.mutants_of(node, config) if m.service == service]
+    new = new_variables(configs, name)
+    made = [
+        mutant
+        for mutant in settings.mutants_of(node, configs[node])
+        if mutant.service == service and mutant.key in new
+    ]
     assert made
 
     for mutant, findings in zip(made, try_settings(made, cells_folder), strict=True):

@@ -5,6 +5,7 @@ beside, or under another name, is named here; what is added gets its own mutants
 """
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
@@ -105,6 +106,20 @@ def keys_of(
         | {"volumes": sorted(mounts, key=lambda mount: str(mount["target"]))}
         | {"secrets": sorted(secrets, key=lambda secret: str(secret["target"]))}
     )
+
+
+def variables_of(config: Config, service: str) -> set[str]:
+    return set(config["services"][service].get("environment", {}))
+
+
+def new_variables(configs: Mapping[str, Config], name: str) -> set[str]:
+    """The variables of a service that the one it is like has not."""
+    node, _, service = name.partition(" ")
+    own, alike = variables_of(configs[node], service), ALIKE.get(name)
+    if alike is None or alike.keys:
+        return own
+    node, _, service = alike.tried.partition(" ")
+    return own - variables_of(configs[node], service)
 
 
 def written(said: Any) -> str:
