@@ -105,7 +105,7 @@ STAGES = (
         "mutants",
         "each rule and each key that protects is removed in turn, and must be missed",
         needs_docker=True,
-        images=EVERYTHING,
+        images=(*EVERYTHING, setup.WORKER),
         paths=("tests/leaks/test_rules.py", "tests/leaks/test_confinement.py"),
         options=("-o", "faulthandler_timeout=900", *TWO_AT_ONCE),
     ),
@@ -130,7 +130,7 @@ STAGES = (
         "leaks",
         "what leaves either node, captured, while hostile workloads try every way out",
         needs_docker=True,
-        images=EVERYTHING,
+        images=(*EVERYTHING, setup.WORKER),
         paths=("tests/leaks",),
         options=(
             "--ignore=tests/leaks/test_rules.py",

@@ -1,9 +1,9 @@
-"""Owns the golden files: what Docker was told about each container of both nodes, key by key.
+"""Owns the golden files: what Docker was told about each container of all nodes, key by key.
 
     python -m tests.leaks.golden
 
-starts the pair, writes golden/NODE-SERVICE.json and removes the pair. What stands in the files is
-reviewed like code: a capability, network, port or mount more is seen in the difference.
+starts the pair, makes the boxes, writes golden/NODE-SERVICE.json and removes them. What stands in
+the files is reviewed like code: a capability, network, port or mount more is seen as a difference.
 """
 
 import json
@@ -11,6 +11,7 @@ import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from scripts.pair import Pair
@@ -69,7 +70,8 @@ def described(pair: Pair, container: str) -> dict[str, Any]:
         }
     )
     for name, network in networks.items():
-        text = text.replace(network["NetworkID"], name)
+        if network["NetworkID"]:  # a container that was never started has none
+            text = text.replace(network["NetworkID"], name)
     for match in set(re.findall(r"container:([0-9a-f]{64})", text)):
         name = docker_says("inspect", "--format", "{{.Name}}", match).lstrip("/")
         text = text.replace(match, name)
@@ -91,6 +93,7 @@ def file_of(node: str, service: str) -> Path:
 def main() -> None:
     from python_on_whales import DockerClient
 
+    from tests.leaks.boxes import BOXES, container_of, made_boxes
     from tests.leaks.conftest import NETWORKS, SCANNERS
     from tests.leaks.guard import standing_guard
     from tests.leaks.world import NODES, running_world
@@ -102,9 +105,17 @@ def main() -> None:
     ):
         for node, services in NODES.items():
             for service in services:
-                text = json.dumps(described(world.pair, world.container(node, service)), indent=2)
-                file_of(node, service).write_text(text + "\n", encoding="utf-8")
-                print(file_of(node, service).relative_to(ROOT), file=sys.stderr)
+                write(world.pair, node, service, world.container(node, service))
+    with TemporaryDirectory() as folder, made_boxes(Path(folder)) as boxes:
+        for node, services in BOXES.items():
+            for service in services:
+                write(boxes, node, service, container_of(boxes, node, service))
+
+
+def write(pair: Pair, node: str, service: str, container: str) -> None:
+    text = json.dumps(described(pair, container), indent=2)
+    file_of(node, service).write_text(text + "\n", encoding="utf-8")
+    print(file_of(node, service).relative_to(ROOT), file=sys.stderr)
 
 
 if __name__ == "__main__":

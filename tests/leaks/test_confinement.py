@@ -16,6 +16,7 @@ from tests.leaks.behaviour.cells import (
     NODES,
     WAYS,
     Cell,
+    Config,
     configuration,
     prison,
     try_cells,
@@ -24,6 +25,7 @@ from tests.leaks.behaviour.confinement import PLACES
 from tests.leaks.behaviour.rules import RULESETS
 from tests.leaks.behaviour.settings import try_settings
 from tests.leaks.mutants import compose, nft, settings
+from tests.leaks.mutants.alike import ALIKE, expected_of, keys_of, new_variables
 from tests.leaks.mutants.compose import ComposeMutant
 from tests.leaks.mutants.equivalent import AT_START, EQUIVALENT
 from tests.leaks.mutants.report import Report
@@ -34,8 +36,14 @@ WAVE = 12
 SLOW_WAYS = ("order", "order-egress", "restart", "stop", "silence")
 """What is tried by waiting: all of a kind at once."""
 
-SERVICES = [f"{node} {service}" for node, service in PLACES]
-GROUPS = [*SERVICES, "volumes and networks", "order of starting", "starting and stopping"]
+EVERY = [f"{node} {service}" for node, service in PLACES]
+SERVICES = [name for name in EVERY if name not in ALIKE or ALIKE[name].keys]
+GROUPS = [
+    *SERVICES,
+    "volumes and networks",
+    "order of starting",
+    "starting and stopping",
+]
 
 TRIED = [
     *(
@@ -44,13 +52,22 @@ TRIED = [
         if way not in ("ipc", "network", "silence")
         for service in SERVICES
     ),
+    *((service, "own") for service in EVERY if service not in SERVICES),
     ("gpu engine", "ipc"),
     ("vps egress", "silence"),
-    *(("vps tunnel", "network"), ("vps telegram", "network"), ("gpu tunnel", "network")),
+    *(("vps tunnel", "network"), ("vps telegram", "network")),
+    *(("gpu tunnel", "network"), ("first workers", "network")),
     *((service, "order") for service in ("vps uplink", "vps relay", "gpu uplink", "gpu gateway")),
+    ("first router", "order"),
     ("vps relay", "order-egress"),
 ]
 """What is tried: a service of a node (or one of its networks), and how."""
+
+
+@pytest.fixture(scope="module")
+def configs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Config]:
+    folder = tmp_path_factory.mktemp("configs")
+    return {node: configuration(node, folder) for node in NODES}
 
 
 @pytest.fixture(scope="module")
@@ -79,6 +96,26 @@ def test_whoever_is_in_a_services_place_is_confined(
     assert found[subject, way] == []
 
 
+@pytest.mark.parametrize("name", ALIKE)
+def test_keys_are_those_of_one_that_is_tried(configs: dict[str, Config], name: str) -> None:
+    """A key that is removed or weakened here alone is one that differs."""
+    alike = ALIKE[name]
+    node, _, rest = name.partition(" ")
+
+    own = keys_of(configs[node], rest, alike.more, alike.keys)
+
+    assert own == expected_of(alike, configs[alike.tried.partition(" ")[0]])
+
+
+def test_every_service_is_tried_or_alike(configs: dict[str, Config]) -> None:
+    there = [
+        f"{node} {service}" for node, config in configs.items() for service in config["services"]
+    ]
+
+    assert sorted(there) == sorted({*SERVICES, *(name for name in ALIKE if name.count(" ") == 1)})
+    assert [name for name in there if name not in EVERY and new_variables(configs, name)] == []
+
+
 # Mutants
 
 
@@ -90,10 +127,14 @@ def cells_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def key_mutants(cells_folder: Path) -> list[ComposeMutant]:
+    """All of them, but for those of services that are confined as another is."""
+    configs = {node: configuration(node, cells_folder) for node in NODES}
+    made = [mutant for node in NODES for mutant in compose.mutants_of(node, configs[node])]
+    alike = [ALIKE.get(subject_of(mutant)) for mutant in made]
     return [
         mutant
-        for node in NODES
-        for mutant in compose.mutants_of(node, configuration(node, cells_folder))
+        for mutant, other in zip(made, alike, strict=True)
+        if other is None or not other.excuses(mutant, configs[mutant.node])
     ]
 
 
@@ -112,12 +153,18 @@ def test_each_key_is_missed(
     assert [name for row in rows for name in (*row.survivors, *row.wrongly_excused)] == []
 
 
-@pytest.mark.parametrize("name", [name for name in SERVICES if "engine" not in name])
-def test_each_setting_is_missed(cells_folder: Path, mutants: Report, name: str) -> None:
+@pytest.mark.parametrize("name", [name for name in EVERY if "engine" not in name])
+def test_each_setting_is_missed(
+    configs: dict[str, Config], cells_folder: Path, mutants: Report, name: str
+) -> None:
     """Take a variable away: the service refuses to start, or works with other settings."""
     node, _, service = name.partition(" ")
-    config = configuration(node, cells_folder)
-    made = [m for m in settings.mutants_of(node, config) if m.service == service]
+    new = new_variables(configs, name)
+    made = [
+        mutant
+        for mutant in settings.mutants_of(node, configs[node])
+        if mutant.service == service and mutant.key in new
+    ]
     assert made
 
     for mutant, findings in zip(made, try_settings(made, cells_folder), strict=True):
@@ -133,7 +180,7 @@ def group_of(mutant: ComposeMutant) -> str:
     if any(way in SLOW_WAYS for _, way in mutant.ways):
         return "starting and stopping"
     subject = subject_of(mutant)
-    return subject if subject in SERVICES else "volumes and networks"
+    return subject if subject in GROUPS else "volumes and networks"
 
 
 def subject_of(mutant: ComposeMutant) -> str:
@@ -150,7 +197,8 @@ def try_mutants(mutants: Sequence[ComposeMutant], folder: Path) -> list[list[Fin
     # Those that may not start come last, together: each costs the others of its wave a second try.
     cells.sort(key=lambda entry: "host" in mutants[entry[0]].name)
     found: list[list[Finding]] = [[] for _ in mutants]
-    unchanged = {node: configuration(node, folder) for node in NODES}
+    nodes = {mutant.node for mutant in mutants}
+    unchanged = {node: configuration(node, folder) for node in nodes}
     # Those that are tried by waiting do little meanwhile: all at once.
     size = len(cells) if all(cell.way in SLOW_WAYS for _, cell in cells) else WAVE
     for begin in range(0, len(cells), size):

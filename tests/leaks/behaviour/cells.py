@@ -48,13 +48,29 @@ from tests.leaks.wire import pid_of
 
 PROJECT = "mutants-cells"
 LABEL = "lab=mutants-cells"
-NETWORKS = {"tunnel": "198.18.75", "telegram": "198.18.76", "lan": "198.18.77"}
+NETWORKS = {
+    "tunnel": "198.18.75",
+    "telegram": "198.18.76",
+    "lan": "198.18.77",
+    "workers": "198.18.96",
+}
 SIXTH = "198.18.78"
 CANARY = "mutants-canary"
-NODES = {"vps": "compose.vps.yml", "gpu": "compose.gpu.yml"}
+NODES: dict[str, tuple[str, ...]] = {
+    "vps": ("compose.vps.yml",),
+    "gpu": ("compose.gpu.yml",),
+    "first": ("compose.gpu.yml", "compose.gpu.router.yml"),
+    "worker": ("compose.gpu.worker.yml",),
+}
+"""The Compose files of each; `first` is the model node that workers dial."""
+
+HOLDERS = ("wireguard", "workers")
+"""The services that keep a namespace."""
+
 SECRETS = (
     *("bot_token", "link_token", "store_key", "telegram_ca"),
     *("tunnel_private_key", "tunnel_preshared_key"),
+    *("workers_private_key", "workers_preshared_key"),
 )
 
 SETTINGS = {
@@ -62,6 +78,9 @@ SETTINGS = {
     "TUNNEL_ENDPOINT": f"{NETWORKS['tunnel']}.10:51820",
     "RESOLVER": f"{NETWORKS['telegram']}.53",
     "ALLOWED_USERS": "1001",
+    "WORKERS": f"10.67.0.2={'w' * 42}A=,10.67.0.3={'x' * 42}A=",
+    "WORKERS_LISTEN": "127.0.0.1:51821",
+    "TUNNEL_ADDRESS": "10.67.0.2",  # of a worker; cells have no environment
 }
 
 Config = dict[str, Any]
@@ -103,7 +122,8 @@ def configuration(node: str, folder: Path, given: Mapping[str, str] | None = Non
     }
     done = docker(
         *("compose", "--project-directory", str(ROOT), "--env-file", "/dev/null"),
-        *("-f", str(ROOT / NODES[node]), "config", "--format", "json"),
+        *(word for file in NODES[node] for word in ("-f", str(ROOT / file))),
+        *("config", "--format", "json"),
         environment=settings,
     )
     config: Config = json.loads(done)
@@ -145,13 +165,14 @@ def _start_neighbour(network: tuple[str, str]) -> None:
 
 def _start_holder(node: str) -> None:
     """What keeps the namespace of a node's workload: the product's sidecar, without a tunnel."""
-    near, far = ("10.66.0.1", "10.66.0.2") if node == "vps" else ("10.66.0.2", "10.66.0.1")
+    listens = node in ("vps", "first")
+    near, far = ("10.66.0.1", "10.66.0.2") if listens else ("10.66.0.2", "10.66.0.1")
     docker(
         *("run", "-d", "--name", full(f"holder-{node}"), "--label", LABEL, "--network=none"),
         *("--cap-drop=ALL", "--cap-add=NET_ADMIN", "--tmpfs=/run:size=1m"),
         *("--sysctl=net.ipv6.conf.all.disable_ipv6=1", "--sysctl=net.ipv4.ip_nonlocal_bind=1"),
         *("-v", f"{ROOT}/wireguard/resolv.conf:/etc/resolv.conf:ro"),
-        *("-e", f"TUNNEL_END={'listen' if node == 'vps' else 'dial'}"),
+        *("-e", f"TUNNEL_END={'listen' if listens else 'dial'}"),
         *("-e", f"TUNNEL_ADDRESS={near}", "-e", f"TUNNEL_PEER_ADDRESS={far}", WIREGUARD, "sidecar"),
     )
 
@@ -225,18 +246,19 @@ def furnish(cell: Cell) -> tuple[Config, Config, Config]:
         source("inmate.py").replace("$", "$$"),
         json.dumps(given),
     ]
-    waited_for = {"order": "wireguard", "order-egress": "egress"}.get(cell.way)
+    waited_for = {"order": HOLDERS, "order-egress": ("egress",)}.get(cell.way, ())
     holder = "service:slow" if cell.way == "order" else f"container:{full(f'holder-{cell.node}')}"
     for key in ("network_mode", "pid"):
-        if service.get(key) == "service:wireguard":
+        if service.get(key) in [f"service:{name}" for name in HOLDERS]:
             service[key] = holder
     if cell.way == "order-egress":
         service["network_mode"] = "none"  # joining the holder would make it wait by itself
     if waited_for:
         service.pop("restart", None)  # it would hide who brings it back
-        slow = {"wireguard": "slow", "egress": "late"}
         service["depends_on"] = {
-            slow[name]: how for name, how in dependencies.items() if name == waited_for
+            "late" if name == "egress" else "slow": how
+            for name, how in dependencies.items()
+            if name in waited_for
         }
     if service.get("pids_limit", 0) > 1000:
         service["pids_limit"] //= 16  # so many are had soon, and leave room for the others
@@ -502,14 +524,14 @@ def report_of_root(container: str, report: str, **given: object) -> Any:
 
 
 def _wire(cell: Cell) -> Iterator[Finding]:
-    """What the kernel says and believes at the tunnel's network, before any rules stand."""
+    """What the kernel says and believes at the tunnel's outside, before any rules stand."""
     address = json.loads(docker("inspect", container_of(cell)))[0]["NetworkSettings"]["Networks"]
-    if full("tunnel") not in address:
+    (network,) = cell.place.reaches
+    if full(network) not in address:
         return  # the trial of whom it reaches has found that
-    own = address[full("tunnel")]["IPAddress"]
-    neighbours = {"tunnel": neighbour_of("tunnel")}
-    yield from judge_path(report_of_root(container_of(cell), "path", neighbours=neighbours))
-    yield from judge_refusal(report_of_root(full("neighbour-tunnel"), "refusal", asked=own))
+    own, neighbour = address[full(network)]["IPAddress"], neighbour_of(network)
+    yield from judge_path(report_of_root(container_of(cell), "path", called=neighbour))
+    yield from judge_refusal(report_of_root(full(f"neighbour-{network}"), "refusal", asked=own))
 
 
 def _silence(cell: Cell) -> Iterable[Finding]:

@@ -246,20 +246,20 @@ TUNNEL_SECRETS = frozenset({"tunnel_private_key", "tunnel_preshared_key"})
 OUTSIDE = frozenset({"lo", "eth0"})
 
 
-def _holder(*, binds: bool) -> Place:
+def _holder(*, binds: bool, readable: frozenset[str] = HOLDER_FILES) -> Place:
     return Place(
         user=(0, 0),
         memory_mib=32,
         powers=frozenset({"NET_ADMIN"}),
         rooms={"/run": 1024},
-        readable=HOLDER_FILES,
+        readable=readable,
         is_first_process=True,
         binds_tunnel_address=binds,
         opens_to_guests=frozenset({"/twin/run"}),
     )
 
 
-def _uplink() -> Place:
+def _uplink(network: str = "tunnel") -> Place:
     return Place(
         user=(0, 0),
         memory_mib=96,
@@ -267,11 +267,26 @@ def _uplink() -> Place:
         rooms={"/run": 1024},
         secrets=TUNNEL_SECRETS,
         devices=frozenset({"/dev/net/tun"}),
-        reaches=frozenset({"tunnel"}),
+        reaches=frozenset({network}),
         interfaces=OUTSIDE,
         among_processes_of_holder=True,
         carries_tunnel=True,
         opens_to_guests=frozenset({"/twin/run"}),
+    )
+
+
+def _gateway(*sockets: str) -> Place:
+    return Place(
+        user=(10003, 10020),
+        memory_mib=512,
+        rooms={"/tmp": 1024, "/var/lib/gateway": 0},
+        executable=frozenset({"/var/lib/gateway"}),  # Docker's plain volumes have no noexec
+        listable=frozenset(sockets),
+        secrets=frozenset({"link_token", "store_key"}),
+        binds_tunnel_address=True,
+        in_namespace_of_holder=True,
+        reaps=True,
+        shared=frozenset(sockets),
     )
 
 
@@ -301,18 +316,7 @@ PLACES: dict[tuple[str, str], Place] = {
     ),
     ("gpu", "wireguard"): _holder(binds=True),
     ("gpu", "uplink"): _uplink(),
-    ("gpu", "gateway"): Place(
-        user=(10003, 10020),
-        memory_mib=512,
-        rooms={"/tmp": 1024, "/var/lib/gateway": 0},
-        executable=frozenset({"/var/lib/gateway"}),  # Docker's plain volumes have no noexec
-        listable=frozenset({"/run/engine"}),
-        secrets=frozenset({"link_token", "store_key"}),
-        binds_tunnel_address=True,
-        in_namespace_of_holder=True,
-        reaps=True,
-        shared=frozenset({"/run/engine"}),
-    ),
+    ("gpu", "gateway"): _gateway("/run/engine"),
     ("gpu", "engine"): Place(
         user=(10004, 10020),
         tasks=256,
@@ -325,5 +329,26 @@ PLACES: dict[tuple[str, str], Place] = {
         shared=frozenset({"/weights"}),
         opens_to_guests=frozenset({"/weights"}),
     ),
+    ("first", "gateway"): _gateway("/run/engine", "/run/router"),
+    ("first", "router"): Place(
+        user=(10005, 10020),
+        memory_mib=96,
+        rooms={"/tmp": 1024, "/run/router": 64},
+        listable=frozenset({"/run/engine"}),
+        in_namespace_of_holder=True,
+        shared=frozenset({"/run/engine"}),
+    ),
+    ("first", "workers"): _holder(binds=False, readable=frozenset({"/etc/resolv.conf"})),
+    ("first", "workers-uplink"): _uplink("workers"),
+    ("worker", "door"): Place(
+        user=(10005, 10020),
+        memory_mib=96,
+        rooms={"/tmp": 1024},
+        listable=frozenset({"/run/engine"}),
+        binds_tunnel_address=True,
+        in_namespace_of_holder=True,
+        shared=frozenset({"/run/engine"}),
+    ),
 }
-"""By node and service. The engine's limits are tried scaled down, see `cells`."""
+"""By node and service. The engine's limits are tried scaled down, see `cells`. Services that are
+the same on several nodes stand here once, see `mutants/alike`."""

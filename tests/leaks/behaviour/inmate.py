@@ -38,7 +38,7 @@ SYS_ADD_KEY = {"x86_64": 248}.get(os.uname().machine, 217)
 HARMLESS_DEVICES = ("/dev/another", "/dev/kmsg", "/dev/net/tun")
 PLACES = (
     *("/", "/etc", "/usr/local/bin", "/var/tmp", "/run", "/tmp", "/cache"),
-    *("/run/egress", "/run/engine", "/weights", "/var/lib/gateway", "/launch"),
+    *("/run/egress", "/run/engine", "/run/router", "/weights", "/var/lib/gateway", "/launch"),
     *("/twin/tmp", "/twin/run", "/twin/cache"),
 )
 FILES = (
@@ -602,7 +602,7 @@ def silence_report(given: dict[str, Any]) -> dict[str, Any]:
 
 
 def path_report(given: dict[str, Any]) -> dict[str, Any]:
-    return learns_path_size(given["neighbours"]["tunnel"])
+    return learns_path_size(given["called"])
 
 
 def refusal_report(given: dict[str, Any]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ a device whose far side a `Player` holds. Nothing of it is attached to any netwo
 
 from __future__ import annotations
 
+import base64
 import itertools
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -21,6 +22,7 @@ from tests.leaks.behaviour.rules import (
     FAR6,
     FAR_HARDWARE,
     HOP,
+    LINKS,
     NEAR6,
     NEAR_HARDWARE,
     NOT_HOP,
@@ -29,6 +31,7 @@ from tests.leaks.behaviour.rules import (
     TELEGRAM,
     TUNNEL,
     UPLINK,
+    Link,
     Player,
     Ruleset,
 )
@@ -47,7 +50,7 @@ class Namespace:
 
 @contextmanager
 def open_namespaces(lab: Lab, keys: Keys) -> Iterator[dict[str, Namespace]]:
-    """Start what the six rulesets are for, and end the players afterwards."""
+    """Start what the rulesets are for, and end the players afterwards."""
     with ExitStack() as stack:
         namespaces = {}
         for ruleset in RULESETS:
@@ -90,13 +93,14 @@ def open_namespaces(lab: Lab, keys: Keys) -> Iterator[dict[str, Namespace]]:
 
 def start_sidecar(lab: Lab, ruleset: Ruleset, container: Container, player: Player) -> None:
     """The holder of a namespace, which adopts a device as its tunnel."""
+    network = ruleset.near.address.rpartition(".")[0]
     product = lab.run(
         ruleset.name,
         WIREGUARD,
         ["sidecar"],
         namespace_of=container,
         capabilities=["NET_ADMIN"],
-        settings=tunnel_settings(ruleset.name.partition("-")[2]),
+        settings=holder_settings(LINKS[ruleset.name.partition("-")[2]]),
         memory="32m",
     )
     wait_until_healthy(product)
@@ -108,7 +112,7 @@ def start_sidecar(lab: Lab, ruleset: Ruleset, container: Container, player: Play
         "ip",
         "-batch",
         "-",
-        text=f"link set other0 up\naddress add 10.66.0.77/32 dev lo\n"
+        text=f"link set other0 up\naddress add {network}.77/32 dev lo\n"
         f"address add {NEAR6.address}/64 dev wg0 nodad\n",
     )
 
@@ -189,6 +193,22 @@ def start_uplink(
         volumes=keys.volumes_of(end),
         devices=["/dev/net/tun"],
     )
+
+
+def holder_settings(link: Link) -> dict[str, str]:
+    """With one other end, or a list of several, each with a key that is nobody's."""
+    keys = [base64.b64encode(bytes([number]) * 32).decode() for number in range(len(link.far))]
+    several = [f"{end.address}={key}" for end, key in zip(link.far, keys, strict=True)]
+    return {
+        "TUNNEL_END": link.end,
+        "TUNNEL_ADDRESS": link.near.address,
+        "LINK_PORT": str(link.port),
+        **(
+            {"TUNNEL_PEERS": ",".join(several)}
+            if len(several) > 1
+            else {"TUNNEL_PEER_ADDRESS": link.far[0].address}
+        ),
+    }
 
 
 def tunnel_settings(end: str) -> dict[str, str]:

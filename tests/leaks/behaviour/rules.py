@@ -14,6 +14,7 @@ import itertools
 import json
 import re
 import secrets
+import socket
 import struct
 import subprocess
 import time
@@ -616,7 +617,7 @@ def flood(
     )
 
 
-# The six rulesets
+# The rulesets
 
 TUNNEL = {"dial": End("10.66.0.2"), "listen": End("10.66.0.1")}
 UPLINK, ENDPOINT, ELSEWHERE = End("198.18.75.30"), End("198.18.75.10", 51820), End("198.18.75.22")
@@ -625,8 +626,33 @@ NEAR6, FAR6 = End("fd66::2"), End("fd66::1")
 HOP, NOT_HOP = End("10.77.0.2"), End("10.77.0.77")
 
 
-def sidecar_talks(end: Literal["dial", "listen"]) -> Callable[[Iterator[int]], list[Talk]]:
-    near, far = TUNNEL[end], TUNNEL["listen" if end == "dial" else "dial"]
+@dataclass(frozen=True)
+class Link:
+    """What a namespace at one end of a tunnel is for: the calls of one port, by TCP."""
+
+    end: Literal["dial", "listen"]
+    near: End
+    far: tuple[End, ...]
+    port: int
+    workload: str
+    other: str
+
+    def is_declared(self, near: str, far: str, port: int) -> bool:
+        ends = near == self.near.address and far in [end.address for end in self.far]
+        return ends and port == self.port
+
+
+LINKS = {
+    "dial": Link("dial", TUNNEL["dial"], (TUNNEL["listen"],), 8080, "gateway", "the other node"),
+    "listen": Link("listen", TUNNEL["listen"], (TUNNEL["dial"],), 8080, "relay", "the other node"),
+    "workers": Link(
+        "listen", End("10.67.0.1"), (End("10.67.0.2"), End("10.67.0.3")), 8000, "router", "a worker"
+    ),
+}
+
+
+def sidecar_talks(link: Link) -> Callable[[Iterator[int]], list[Talk]]:
+    network = link.near.address.rpartition(".")[0]
 
     def talks(ports: Iterator[int]) -> list[Talk]:
         def variants(begun: Side) -> Iterator[Talk]:
@@ -634,21 +660,23 @@ def sidecar_talks(end: Literal["dial", "listen"]) -> Callable[[Iterator[int]], l
                 about: str,
                 device: str = "wg0",
                 protocol: int = TCP,
-                near: str = near.address,
-                far: str = far.address,
-                link_port: int = 8080,
+                near: str = link.near.address,
+                far: str = link.far[-1].address,
+                link_port: int = link.port,
             ) -> Talk:
                 free = next(ports)
-                near_port, far_port = (link_port, free) if end == "dial" else (free, link_port)
+                listens = link.end == "listen"
+                near_port, far_port = (free, link_port) if listens else (link_port, free)
                 return Talk(
                     about, begun, device, protocol, End(near, near_port), End(far, far_port)
                 )
 
-            yield talk("the declared call")
+            for far in link.far:
+                yield talk("the declared call", far=far.address)
             yield talk("the call by another interface", device="other0")
             yield talk("the call by UDP", protocol=UDP)
-            yield talk("the call from another address of this side", near="10.66.0.77")
-            yield talk("the call with another node", far="10.66.0.99")
+            yield talk("the call from another address of this side", near=f"{network}.77")
+            yield talk("the call with another node", far=f"{network}.99")
             yield talk("a call with another port", link_port=8081)
             yield talk("the call by IPv6", near=NEAR6.address, far=FAR6.address)
 
@@ -657,56 +685,58 @@ def sidecar_talks(end: Literal["dial", "listen"]) -> Callable[[Iterator[int]], l
     return talks
 
 
-def sidecar_allows(end: Literal["dial", "listen"]) -> Callable[[Talk, Way], bool]:
-    near, far = TUNNEL[end], TUNNEL["listen" if end == "dial" else "dial"]
-
+def sidecar_allows(link: Link) -> Callable[[Talk, Way], bool]:
     def allows(talk: Talk, way: Way) -> bool:
-        server = talk.near if end == "dial" else talk.far
+        server = talk.near if link.end == "dial" else talk.far
         return (
             talk.device == "wg0"
             and talk.protocol == TCP
-            and (talk.near.address, talk.far.address) == (near.address, far.address)
-            and server.port == 8080
-            and talk.begun == ("outside" if end == "dial" else "inside")
+            and link.is_declared(talk.near.address, talk.far.address, server.port)
+            and talk.begun == ("outside" if link.end == "dial" else "inside")
         )
 
     return allows
 
 
-def sidecar_leaving(end: Literal["dial", "listen"]) -> Callable[[str, bytes], bool]:
-    near, far = TUNNEL[end], TUNNEL["listen" if end == "dial" else "dial"]
-
+def sidecar_leaving(link: Link) -> Callable[[str, bytes], bool]:
     def allows(device: str, packet: bytes) -> bool:
         source, target = struct.unpack("!HH", packet[20:24])
+        near, far = socket.inet_ntoa(packet[12:16]), socket.inet_ntoa(packet[16:20])
         return (
             device == "wg0"
             and packet[9] == TCP
-            and packet[12:20] == near.packed + far.packed
-            and (source if end == "dial" else target) == 8080
+            and link.is_declared(near, far, source if link.end == "dial" else target)
         )
 
     return allows
 
 
-def sidecar(end: Literal["dial", "listen"]) -> Ruleset:
-    near, far = TUNNEL[end], TUNNEL["listen" if end == "dial" else "dial"]
-    stranger = End("10.66.0.99", 8080)
+def sidecar(name: Literal["dial", "listen", "workers"]) -> Ruleset:
+    link = LINKS[name]
+    stranger = End(f"{link.near.address.rpartition('.')[0]}.99", link.port)
+    first, last = link.far[0], End(link.far[-1].address, link.port)
+    peers = ", ".join(end.address for end in link.far)
     return Ruleset(
-        name=f"sidecar-{end}",
-        file=f"wireguard/rules/sidecar-{end}.nft",
-        variables={"address": near.address, "peer": far.address, "link_port": "8080"},
-        near=near,
-        talks=sidecar_talks(end),
-        allows=sidecar_allows(end),
-        insider=f"root in the {'gateway' if end == 'dial' else 'relay'}'s namespace",
-        outsider="the other node",
-        allows_leaving=sidecar_leaving(end),
+        name=f"sidecar-{name}",
+        file=f"wireguard/rules/sidecar-{link.end}.nft",
+        variables={
+            "address": link.near.address,
+            "peer": f"{{ {peers} }}" if len(link.far) > 1 else peers,
+            "link_port": str(link.port),
+        },
+        near=link.near,
+        talks=sidecar_talks(link),
+        allows=sidecar_allows(link),
+        insider=f"root in the {link.workload}'s namespace",
+        outsider=link.other,
+        allows_leaving=sidecar_leaving(link),
         device="wg0",
         through=(
-            ("a stranger's packet back into the tunnel", "wg0", stranger, far, UDP),
-            ("a packet from another interface into the tunnel", "other0", stranger, far, TCP),
+            ("a stranger's packet back into the tunnel", "wg0", stranger, first, UDP),
+            ("a packet from another interface into the tunnel", "other0", stranger, first, TCP),
+            *([("one worker's call to another", "wg0", first, last, TCP)] * (len(link.far) > 1)),
         ),
-        servers=(8080,) if end == "dial" else (),
+        servers=(link.port,) if link.end == "dial" else (),
         has_loopback=True,
     )
 
@@ -1058,6 +1088,7 @@ def egress() -> Ruleset:
 RULESETS = (
     sidecar("dial"),
     sidecar("listen"),
+    sidecar("workers"),
     uplink("dial"),
     uplink("listen"),
     hop(),

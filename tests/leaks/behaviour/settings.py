@@ -23,8 +23,10 @@ from typing import Any
 from tests.integration.lab import PEER
 from tests.leaks.behaviour import Finding
 from tests.leaks.behaviour.cells import (
+    HOLDERS,
     NETWORKS,
     PROJECT,
+    SECRETS,
     CellFailed,
     Config,
     configuration,
@@ -79,6 +81,12 @@ MODEL_NODE = BOTH_NODES | {
     "HISTORY_DAYS": "30",
     "ENGINE_SILENCE_SECONDS": "20",
 }
+OTHER_KEY = base64.b64encode(bytes(range(1, 33))).decode()
+FIRST_NODE = MODEL_NODE | {
+    "WORKERS": f"10.67.9.2={BOTH_NODES['TUNNEL_PEER_KEY']},10.67.9.3={OTHER_KEY}",
+    "WORKERS_LISTEN": "127.0.0.1:51899",
+    "TOTAL_SLOTS": "9",
+}
 OPERATORS: dict[str, tuple[dict[str, str], ...]] = {
     # Telegram is found by a resolver, or at fixed addresses.
     "vps": (
@@ -86,6 +94,8 @@ OPERATORS: dict[str, tuple[dict[str, str], ...]] = {
         RELAY_NODE | {"TELEGRAM_ADDRESSES": f"{NETWORKS['telegram']}.20"},
     ),
     "gpu": (MODEL_NODE,),
+    "first": (FIRST_NODE,),
+    "worker": (MODEL_NODE | {"TUNNEL_ADDRESS": "10.67.9.2"},),
 }
 """What operators have written into .env, per node."""
 
@@ -95,8 +105,15 @@ STARTED = {
     "egress": "action=rules-loaded",
     "relay": '"action": "starting"',
     "gateway": '"action": "starting"',
+    "workers": "action=namespace-announced",
+    "workers-uplink": "action=tunnel-handed-over",
+    "router": "action=holder-gone",
+    "door": "action=holder-gone",
 }
-"""What a service says when its settings were good."""
+"""What a service says when its settings were good; two of them, not before they miss the holder."""
+
+INSTEAD = {"TUNNEL_PEERS": "TUNNEL_PEER_ADDRESS"}
+"""What is asked for where a setting is not given, since it may stand for it."""
 
 
 @dataclass(frozen=True)
@@ -164,7 +181,8 @@ def _is_idle(one: _Tried) -> bool:
 
 def _differences(mutant: SettingMutant, unchanged: dict[str, Any], seen: Seen) -> Iterator[Finding]:
     if isinstance(seen, Refused):
-        is_named = re.search(rf"\b{mutant.key}\b", seen.sentence)
+        names = f"{mutant.key}|{INSTEAD.get(mutant.key, mutant.key)}"
+        is_named = re.search(rf"\b({names})\b", seen.sentence)
         if not is_named and not mutant.is_other_end:  # that lacks what goes with the other end
             raise CellFailed(f"{mutant.name}: refused without naming it: {seen.sentence}")
         yield Finding("its settings are refused", seen.sentence.splitlines()[0])
@@ -205,9 +223,11 @@ def _service(one: _Tried, folder: Path) -> Config:
     elif one.mutant:
         service["environment"][one.mutant.key] = one.mutant.value
     services = {one.name: service}
-    if service.get("network_mode") == "service:wireguard":
+    holders = [f"service:{name}" for name in HOLDERS]
+    if service.get("network_mode") in holders:
         service["network_mode"] = "none"
-    if service.get("pid") == "service:wireguard":
+        service["sysctls"] = {"net.ipv4.ip_nonlocal_bind": "1"}  # as the holder has it
+    if service.get("pid") in holders:
         holder = f"{one.name}-holder"
         service["pid"] = f"service:{holder}"
         service["depends_on"] = {holder: {"condition": "service_started"}}
@@ -252,7 +272,8 @@ def _write_secrets(folder: Path) -> None:
         "telegram_ca": Path("/etc/ssl/certs/ca-certificates.crt").read_text(encoding="utf-8"),
         **{
             name: base64.b64encode(secrets.token_bytes(32)).decode()
-            for name in ("tunnel_private_key", "tunnel_preshared_key")
+            for name in SECRETS
+            if name.endswith(("private_key", "preshared_key"))
         },
     }
     for name, text in texts.items():
@@ -320,7 +341,14 @@ def _tunnel(one: _Tried, said: str) -> Iterator[tuple[str, Any]]:
     del said
     yield "rules", _rules(one)
     for about in ("peers", "allowed-ips", "endpoints", "persistent-keepalive"):
-        yield about, docker("exec", one.container, "wg", "show", "wg-new", about)
+        shown = docker("exec", one.container, "wg", "show", "wg-new", about)
+        yield about, sorted(shown.splitlines())  # several peers come in any order
+
+
+def _nothing_more(one: _Tried, said: str) -> Iterator[tuple[str, Any]]:
+    """It refuses to start without any of its settings."""
+    del one
+    yield "starts", "action=" in said
 
 
 LOOKS = {
@@ -329,4 +357,8 @@ LOOKS = {
     "egress": _forwarder,
     "relay": _own_words,
     "gateway": _own_words,
+    "workers": _holder,
+    "workers-uplink": _tunnel,
+    "router": _nothing_more,
+    "door": _nothing_more,
 }

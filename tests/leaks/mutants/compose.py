@@ -256,7 +256,7 @@ class _Service:
 
     def dependencies(self) -> Iterator[ComposeMutant]:
         for name, dependency in self.keys["depends_on"].items():
-            way = "order" if name == "wireguard" else f"order-{name}"
+            way = f"order-{name}" if name == "egress" else "order"
             yield self.mutant(f"depends_on without {name}", drop("depends_on", name), way=way)
             if dependency["condition"] == "service_healthy":
                 started = put("service_started", "depends_on", name, "condition")

@@ -20,7 +20,7 @@ MODE_SHUTS_GROUP_OUT = "mode=0700 gives the group nothing"
 
 EQUIVALENT: tuple[tuple[str, str], ...] = (
     (
-        r"(sidecar-dial: .*/chain output|(sidecar-listen|egress): .*/chain input): .* "
+        r"(sidecar-dial: .*/chain output|(sidecar-(listen|workers)|egress): .*/chain input): .* "
         r"ct direction reply ct state established accept: without `ct state established`",
         REPLY_IS_ESTABLISHED,
     ),
@@ -34,7 +34,7 @@ EQUIVALENT: tuple[tuple[str, str], ...] = (
         ALL_SETS_DEFAULT,
     ),
     (
-        r"(vps relay|gpu gateway|gpu engine): tmpfs /\w+ without gid=\d+",
+        r"(vps relay|gpu gateway|gpu engine|first router): tmpfs /\w+ without gid=\d+",
         MODE_SHUTS_GROUP_OUT,
     ),
 )

@@ -172,6 +172,19 @@ OTHER_VALUES = {
 
 def other_values(ruleset: Ruleset) -> Iterator[tuple[str, Ruleset]]:
     """The same rules with one variable that says something else."""
-    for name in ruleset.variables:
-        value = OTHER_VALUES[name]
-        yield f"${name} is {value}", replace(ruleset, variables=ruleset.variables | {name: value})
+    for name, said in ruleset.variables.items():
+        for value in (OTHER_VALUES[name], *(other_peers(said) if name == "peer" else ())):
+            variables = ruleset.variables | {name: value}
+            yield f"${name} is {value}", replace(ruleset, variables=variables)
+
+
+def other_peers(peers: str) -> Iterator[str]:
+    """Of several peers: without each of them, with one more, and all that are near them."""
+    listed = peers.strip("{ }").split(", ")
+    if len(listed) == 1:
+        return
+    for peer in listed:
+        yield f"{{ {', '.join(other for other in listed if other != peer)} }}"
+    network = listed[0].rpartition(".")[0]
+    yield f"{{ {', '.join([*listed, f'{network}.99'])} }}"
+    yield f"{network}.0/24"

@@ -20,6 +20,7 @@ TOO_WIDE = {
     "TUNNEL_ENDPOINT": "0.0.0.0:51820",
     "TUNNEL_PEER_ADDRESS": "0.0.0.0",
     "TUNNEL_PEER_KEY": "*",
+    "TUNNEL_PEERS": f"0.0.0.0={'A' * 43}=",
 }
 """Values that would open what the variable narrows: no service may start with one."""
 
