@@ -27,9 +27,10 @@ NODE_COMMANDS = (
 HOME_COMMANDS = ("lock.py", "revoke.py", "unlock.py")
 """They are of use at home alone."""
 WORKER_COMMANDS = (
-    "__init__.py", "__main__.py", "_manual.py", "doctor.py", "help.py", "prove.py", "status.py",
+    "__init__.py", "__main__.py", "_manual.py", "doctor.py", "harden.py", "help.py", "logs.py",
+    "prove.py", "status.py", "uninstall.py", "upgrade.py",
 )  # fmt: skip
-"""What looks, and changes nothing."""
+"""Nothing is stored there, and its keys are made elsewhere."""
 NODE_TEMPLATES = "scripts/harden/files"
 UNITS = (
     "node@.service", "node-reconcile@.service", "node-reconcile@.timer", "node-seal@.service",

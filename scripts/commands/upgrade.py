@@ -2,7 +2,8 @@
 
 Messages wait at Telegram meanwhile: the new store is opened, and if need be brought to its new
 form, before the tunnel is let in again, so that until then going back loses nothing. The other node
-goes on as it is; upgrade it afterwards.
+goes on as it is; upgrade it afterwards. Where nothing is stored, all containers are exchanged at
+once, and go back if they do not run.
 """
 
 from __future__ import annotations
@@ -188,7 +189,8 @@ def stage(node: Node, folder: Path, bundle: Path | None) -> Node:
     unpack(bundle, folder, node.kind.name)
     if not (folder / node.kind.file).exists():
         raise CannotDo(f"{bundle} is no bundle of a {node.kind.name} node: take the other one")
-    return Node(node.kind, node.tools, folder, ("-p", node.project), ())
+    files = files_of([str(folder / home.SETTINGS)], node.kind, folder) if node.follows else ()
+    return Node(node.kind, node.tools, folder, ("-p", node.project), files)
 
 
 def unpack(bundle: Path, folder: Path, name: str) -> None:
@@ -314,7 +316,8 @@ def facts_before_and_after(node: Node, staged: Node, images: list[Used]) -> tupl
 
 
 def plan(changed: list[str], files: dict[str, str], wire: str, old: Facts, new: Facts) -> str:
-    lines = [f"images: {shown(changed)}; files: {shown(sorted(files))}.", f"It speaks {wire}."]
+    lines = [f"images: {shown(changed)}; files: {shown(sorted(files))}."]
+    lines += [f"It speaks {wire}."] if wire else []
     if new.schema > old.schema:
         lines.append(
             f"The store goes from version {old.schema} to {new.schema}, with a copy until it runs."
@@ -520,5 +523,9 @@ def keeper_with(node: Node, images: list[Used]) -> Keeper | None:
 
 
 def anew(node: Node) -> Node:
-    """The same node, which asks for everything again."""
-    return Node(node.kind, node.tools, node.root, node.options, tuple(map(str, node.files)))
+    """The same node, which asks for everything again, with the files that its settings name now."""
+    named = files_of([], node.kind, node.root) if node.follows else ()
+    files = named or tuple(map(str, node.files))
+    again = Node(node.kind, node.tools, node.root, node.options, files)
+    again.follows = node.follows
+    return again

@@ -24,6 +24,8 @@ class Kind:
     """The service whose image has Python, where that of the mark has not."""
     calls_near: bool = False
     """Whether it calls the other node within a network of this machine's own."""
+    speaks: bool = True
+    """Whether the mark's image speaks the wire with the other node."""
     keeper: str = ""
     """The service that keeps a store; none where nothing is stored."""
     store: str = ""

@@ -185,6 +185,8 @@ class FakeDocker:
         settings = dict(line.split("=", 1) for line in env_file.read_text().split())
         text = file.read_text().replace("$VERSION", settings.get("VERSION", "1"))
         config: dict[str, Any] = json.loads(text)
+        for overlay in (path for path in map(Path, options["-f"][1:]) if path.exists()):
+            config["services"] |= json.loads(overlay.read_text())["services"]
         for secret in config["secrets"].values():
             secret["file"] = str(file.parent / secret["file"])
         command, *rest = words
