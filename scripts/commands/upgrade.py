@@ -360,6 +360,7 @@ def bring_up(node: Node, begun: Upgrade, keeper: Keeper | None) -> None:
     """Start the node as it is now. Raises CannotDo if it does not become well."""
     is_anew = bool(begun.files)
     if keeper is None:
+        stop(node, *dependents(node))
         start(node, anew=is_anew)
         wait_until_well(node)
         begun.is_open = True
@@ -375,6 +376,7 @@ def bring_up(node: Node, begun: Upgrade, keeper: Keeper | None) -> None:
         keeper.keep()
     others = [service for service in node.services if service != UPLINK]
     say("starting the rest; that may take minutes")
+    stop(node, *dependents(node))
     start(node, *others, anew=is_anew)
     wait_until_well(node, *others)
     begun.is_open = True
@@ -383,10 +385,18 @@ def bring_up(node: Node, begun: Upgrade, keeper: Keeper | None) -> None:
     wait_until_well(node)
 
 
+def dependents(node: Node) -> list[str]:
+    """Services that end by themselves when another one is made anew, and may then be ending when
+    Compose would stop them, which it takes for a failure: stop them first.
+    """
+    return [name for name, it in node.services.items() if it.get("depends_on")]
+
+
 def go_back(node: Node, begun: Upgrade) -> None:
     """Bring back files, images and store of before, and start them. Raises CannotDo."""
     with contextlib.suppress(CannotDo, CannotLook):
         compose(node, "stop", "--timeout", "30")
+        compose(node, "rm", "--force")  # one that was left half made keeps the name of another
     take_back_files(node, begun)
     for image in begun.images:
         if "@" not in image.name:  # a digest is nobody else's

@@ -201,6 +201,9 @@ class FakeDocker:
                 for service in services:
                     if container := self.containers.get(f"{name}-{service}-1"):
                         container["State"]["Status"] = "exited"
+            case "rm":
+                gone = {f"{name}-{service}-1" for service in services}
+                self.containers = {n: c for n, c in self.containers.items() if n not in gone}
             case "up":
                 for volume in config["volumes"].values():
                     self.volumes.setdefault(volume["name"], name)

@@ -65,7 +65,10 @@ COMPOSE: dict[str, dict[str, Any]] = {
         "services": {
             "wireguard": {"image": "node/wireguard:$VERSION"},
             "uplink": NETWORK,
-            "door": {"image": "node/router:$VERSION"},
+            "door": {
+                "image": "node/router:$VERSION",
+                "depends_on": {"wireguard": {"restart": True}},
+            },
             "engine": {"image": "vendor/engine:v1"},
         },
         "volumes": {"weights": {"name": "worker_weights"}},

@@ -340,6 +340,11 @@ def test_worker(
     worker.docker.sick = {"router-2": "always"}
     assert worker.call("upgrade", str(file)) == 1
     assert images(worker)["door"] == "router-1"
+    changes = ("stop", "up", "rm")
+    done = [call.partition(".yml ")[2] for call in worker.calls]
+    steps = [it for it in done if it.startswith(changes)]
+    assert [it.split()[0] for it in steps] == ["up", "stop", "up", "stop", "rm", "up"]
+    assert steps[1] == "stop --timeout 30 door", "the engine goes on"
     assert (worker.home / ".env").read_text() == "USERS=7\n"
     worker.docker.sick = {}
 
