@@ -27,9 +27,10 @@ NODE_COMMANDS = (
 HOME_COMMANDS = ("lock.py", "revoke.py", "unlock.py")
 """They are of use at home alone."""
 WORKER_COMMANDS = (
-    "__init__.py", "__main__.py", "_manual.py", "doctor.py", "help.py", "prove.py", "status.py",
+    "__init__.py", "__main__.py", "_manual.py", "doctor.py", "harden.py", "help.py", "logs.py",
+    "prove.py", "status.py", "uninstall.py", "upgrade.py",
 )  # fmt: skip
-"""What looks, and changes nothing."""
+"""Nothing is stored there, and its keys are made elsewhere."""
 NODE_TEMPLATES = "scripts/harden/files"
 UNITS = (
     "node@.service", "node-reconcile@.service", "node-reconcile@.timer", "node-seal@.service",
@@ -173,9 +174,16 @@ def defaults(bundle: Bundle) -> dict[str, str]:
     return dict(re.findall("^#?([A-Z][A-Z0-9_]*)=(.*)$", text, re.MULTILINE))
 
 
+def compose_files(bundle: Bundle, settings: Mapping[str, str]) -> list[str]:
+    """The node's Compose file, and those that its settings add to it."""
+    named = settings.get("COMPOSE_FILE", "").split(":")
+    return [bundle.compose_file, *(file for file in named if file in bundle.overlays)]
+
+
 def images(bundle: Bundle, settings: Mapping[str, str]) -> list[str]:
     """The names of the images that are built for a node, with their tags."""
-    text = (ROOT / bundle.compose_file).read_text(encoding="utf-8")
+    files = compose_files(bundle, settings)
+    text = "".join((ROOT / file).read_text(encoding="utf-8") for file in files)
     names = re.findall(r"^ +image: \$\{IMAGES:-node\}/([\w-]+):", text, re.MULTILINE)
     return [f"{settings['IMAGES']}/{name}:{settings['VERSION']}" for name in dict.fromkeys(names)]
 

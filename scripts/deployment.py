@@ -135,7 +135,7 @@ cd "/opt/$1" && exec scripts/node-admin doctor --json
 """
 
 POLL_SECONDS = 3.0
-PATIENCE = {"relay": 240, "model": 1500}
+PATIENCE = {"relay": 240, "model": 1500, "worker": 1500}
 """Seconds until a node must be healthy; an engine takes minutes to load its weights."""
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from scripts.bundle import ROOT, Bundle, defaults, images
+from scripts.bundle import ROOT, Bundle, compose_files, defaults, images
 from scripts.steps import Step, StepFailed, Steps, finish
 
 PIECE = 1 << 20
@@ -49,12 +49,13 @@ def build(step: Step, bundle: Bundle, archive: bytes) -> list[Image]:
     """Build a node's images here, as its bundle names them. Raises StepFailed."""
     settings = settings_of(bundle, archive)
     # Of this environment only what Docker itself needs: a variable would count for more than .env.
-    names = {*defaults(bundle), "COMPOSE_PROJECT_NAME", "COMPOSE_PROFILES"} - {"BUILD_CA"}
+    names = {*settings, "COMPOSE_PROJECT_NAME", "COMPOSE_PROFILES"} - {"BUILD_CA"}
     environment = {name: it for name, it in os.environ.items() if name not in names}
-    chosen = {name: settings[name] for name in ("IMAGES", "VERSION", "BASE")}
+    chosen = {name: it for name, it in settings.items() if name not in ("BUILD_CA", "COMPOSE_FILE")}
+    files = [str(ROOT / file) for file in compose_files(bundle, settings)]
     step.run(
         ["docker", "compose", "--env-file", str(ROOT / bundle.example)]
-        + ["-f", str(ROOT / bundle.compose_file), "build"],
+        + [*(word for file in files for word in ("-f", file)), "build"],
         doing=f"building the images of the {bundle.node} node",
         remedy="Mend what it says, and run this again; what was built is kept.",
         env=environment | chosen,

@@ -8,19 +8,18 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO
 
 from scripts.commands import VERSION
 from scripts.lifecycle import CannotDo, archive, home
 from scripts.lifecycle.archive import Manifest, entry_of
 from scripts.lifecycle.keeper import Keeper, keeper_of
 from scripts.lifecycle.lock import refuse_locked
+from scripts.lifecycle.output import new_file
 from scripts.lifecycle.running import (
     alone,
     is_mended,
@@ -190,29 +189,6 @@ def up_again_if_it_fails(node: Node) -> Iterator[None]:
             if was_mended:
                 wake_timer(node)
         raise
-
-
-@contextmanager
-def new_file(path: Path) -> Iterator[IO[bytes]]:
-    """A file that is there under its name only when all of it is on the disk. Raises CannotDo."""
-    if str(path) == "-":
-        yield sys.stdout.buffer
-        sys.stdout.buffer.flush()
-        return
-    if path.exists():
-        raise CannotDo(f"{path} is there already: give another name with --out")
-    part = path.with_name(f".{path.name}.part")
-    try:
-        part.unlink(missing_ok=True)
-        with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-    except OSError as error:
-        raise CannotDo(f"writing {path}: {error.strerror}: choose another place") from None
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def verify(tools: Tools, file: Path, passphrase_file: Path | None) -> int:

@@ -11,12 +11,13 @@ import argparse
 import sys
 from pathlib import Path
 
-from scripts.bundle import MODEL, RELAY, ROOT
+from scripts.bundle import MODEL, RELAY, ROOT, WORKER
 from scripts.commands.init import BadAnswer, as_json, check_proxy, held, read_kept, write
 from scripts.deployment import Deployment, Order, titles
 from scripts.images import save_beside
 from scripts.ssh import Connection, Host, NoConnection, known_keys
 from scripts.steps import StepFailed, Steps, end_on_sigterm
+from scripts.values import MOST_WORKERS
 
 ABOUT = "bring a node's bundle to its host over SSH, and start it"
 
@@ -26,7 +27,7 @@ EXIT_STATUS = {
     2: "the node was started and is not well",
 }
 FILES = {
-    "nodes/relay.tar, nodes/model.tar": "the bundles, as `init` writes them",
+    "nodes/relay.tar, nodes/model.tar, nodes/workerN.tar": "the bundles, as `init` writes them",
     "nodes/known_hosts": "the hosts' keys, from the first time on",
     "nodes/answers.json": "where --proxy is kept",
 }
@@ -39,6 +40,7 @@ examples:
   deploy relay 198.51.100.7 --images       build the images here, send those that it lacks, start
   deploy relay admin@198.51.100.7:2222     as another user than root, who may use sudo
   deploy model 192.168.1.20                the node at home
+  deploy worker1 192.168.1.21 --images     the first of the further boxes with GPUs
   deploy relay vps.onion --proxy 127.0.0.1:9050      through Tor, now and from now on
   deploy relay 198.51.100.7 --host-key SHA256:…      where nobody can be asked
   deploy relay --images                    no host: the images go into a file beside the bundle
@@ -48,7 +50,9 @@ examples:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EXAMPLES
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("node", choices=("relay", "model"))
+    parser.add_argument(
+        "node", type=bundle_name, metavar="NODE", help="relay, model, or worker1, worker2, …"
+    )
     parser.add_argument("host", nargs="?", metavar="HOST", help="[USER@]HOST[:PORT]; USER: root")
     parser.add_argument(
         "--out", type=Path, default=ROOT / "nodes", help="where `init` wrote the bundles"
@@ -75,7 +79,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     end_on_sigterm()
-    bundle = RELAY if arguments.node == "relay" else MODEL
+    bundle = {"relay": RELAY, "model": MODEL}.get(arguments.node, WORKER)
     try:
         archive = read_archive(arguments.out, arguments.node)
         proxy = proxy_of(arguments)
@@ -115,6 +119,13 @@ def deploy(
         connection.log_in()
         is_well = Deployment(connection, steps, order).run()
     return 0 if is_well else UNHEALTHY
+
+
+def bundle_name(text: str) -> str:
+    """The name of a bundle."""
+    if text not in ("relay", "model", *(f"worker{n}" for n in range(1, MOST_WORKERS + 1))):
+        raise argparse.ArgumentTypeError("give relay, model, or a worker such as worker1")
+    return text
 
 
 def read_archive(out: Path, node: str) -> bytes:

@@ -296,7 +296,7 @@ def settings_of(host: Host, arguments: argparse.Namespace) -> Settings:
     defaults = {"names": "open" if kind.dials else "closed", "resolver": names.first_resolver(host)}
     fixed = {
         "node": kind.name,
-        "tunnel_port": None if kind.dials else tunnel_port(),
+        "tunnel_port": tunnel_port(kind),
         "held": kind.held,
     }
     return merge(defaults | kept, given, fixed)
@@ -312,17 +312,18 @@ def kind_of(name: str | None) -> Kind:
     return here[0]
 
 
-def tunnel_port(folder: Path = ROOT) -> int:
-    """As the node's own settings have it. Raises Refused."""
+def tunnel_port(kind: Kind, folder: Path = ROOT) -> int | None:
+    """As the node's own settings have it, alone or after an address. Raises Refused."""
     with contextlib.suppress(OSError):
         for line in (folder / ".env").read_text(encoding="utf-8").splitlines():
             name, equals, value = line.partition("=")
-            if equals and name.strip() == "TUNNEL_PORT":
+            value = value.strip().strip("'\"")
+            if equals and value and name.strip() == kind.called:
                 try:
-                    return settings.port(value.strip().strip("'\""))
+                    return settings.port(value.rpartition(":")[2])
                 except argparse.ArgumentTypeError:
-                    raise Refused(f"TUNNEL_PORT in {folder}/.env is no port: mend it") from None
-    return 51820
+                    raise Refused(f"{kind.called} in {folder}/.env is no port: mend it") from None
+    return None if kind.dials else 51820
 
 
 def refuse_pending(host: Host) -> None:

@@ -821,12 +821,9 @@ def carrying(nodes: Sequence[str], occasion: Occasion, *, makes_keys: bool) -> l
             f"{before if node == 'model' else ''}docker compose up -d{anew}"
             f"{after if node == 'model' else ''}",
         ]
-    sent = sorted(node for node in nodes if not is_worker(node))
-    calls = " and ".join(f"`deploy {node} HOST`" for node in sent)
-    return [
-        *lines,
-        *([f"{calls} {'do' if len(sent) > 1 else 'does'} so over SSH."] if sent else []),
-    ]
+    *others, last = (f"`deploy {node} HOST`" for node in sorted(nodes))
+    calls = f"{', '.join(others)} and {last} do" if others else f"{last} does"
+    return [*lines, f"{calls} so over SSH."]
 
 
 def is_worker(node: str) -> bool:

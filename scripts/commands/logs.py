@@ -15,11 +15,11 @@ import tarfile
 from datetime import UTC, datetime
 from pathlib import Path
 
-from scripts.commands.backup import new_file
 from scripts.commands.uninstall import project_of
 from scripts.journal import chain, opening, setup
 from scripts.journal.seal import DAYS, MEBIBYTES, seal
 from scripts.lifecycle import CannotDo, running
+from scripts.lifecycle.output import new_file
 from scripts.node.arguments import add_node_arguments, node_of
 from scripts.node.tools import CannotLook, Tools
 

@@ -2,7 +2,8 @@
 
 Messages wait at Telegram meanwhile: the new store is opened, and if need be brought to its new
 form, before the tunnel is let in again, so that until then going back loses nothing. The other node
-goes on as it is; upgrade it afterwards.
+goes on as it is; upgrade it afterwards. Where nothing is stored, all containers are exchanged at
+once, and go back if they do not run.
 """
 
 from __future__ import annotations
@@ -188,7 +189,8 @@ def stage(node: Node, folder: Path, bundle: Path | None) -> Node:
     unpack(bundle, folder, node.kind.name)
     if not (folder / node.kind.file).exists():
         raise CannotDo(f"{bundle} is no bundle of a {node.kind.name} node: take the other one")
-    return Node(node.kind, node.tools, folder, ("-p", node.project), ())
+    files = files_of([str(folder / home.SETTINGS)], node.kind, folder) if node.follows else ()
+    return Node(node.kind, node.tools, folder, ("-p", node.project), files)
 
 
 def unpack(bundle: Path, folder: Path, name: str) -> None:
@@ -314,7 +316,8 @@ def facts_before_and_after(node: Node, staged: Node, images: list[Used]) -> tupl
 
 
 def plan(changed: list[str], files: dict[str, str], wire: str, old: Facts, new: Facts) -> str:
-    lines = [f"images: {shown(changed)}; files: {shown(sorted(files))}.", f"It speaks {wire}."]
+    lines = [f"images: {shown(changed)}; files: {shown(sorted(files))}."]
+    lines += [f"It speaks {wire}."] if wire else []
     if new.schema > old.schema:
         lines.append(
             f"The store goes from version {old.schema} to {new.schema}, with a copy until it runs."
@@ -357,6 +360,7 @@ def bring_up(node: Node, begun: Upgrade, keeper: Keeper | None) -> None:
     """Start the node as it is now. Raises CannotDo if it does not become well."""
     is_anew = bool(begun.files)
     if keeper is None:
+        stop(node, *dependents(node))
         start(node, anew=is_anew)
         wait_until_well(node)
         begun.is_open = True
@@ -372,6 +376,7 @@ def bring_up(node: Node, begun: Upgrade, keeper: Keeper | None) -> None:
         keeper.keep()
     others = [service for service in node.services if service != UPLINK]
     say("starting the rest; that may take minutes")
+    stop(node, *dependents(node))
     start(node, *others, anew=is_anew)
     wait_until_well(node, *others)
     begun.is_open = True
@@ -380,10 +385,18 @@ def bring_up(node: Node, begun: Upgrade, keeper: Keeper | None) -> None:
     wait_until_well(node)
 
 
+def dependents(node: Node) -> list[str]:
+    """Services that end by themselves when another one is made anew, and may then be ending when
+    Compose would stop them, which it takes for a failure: stop them first.
+    """
+    return [name for name, it in node.services.items() if it.get("depends_on")]
+
+
 def go_back(node: Node, begun: Upgrade) -> None:
     """Bring back files, images and store of before, and start them. Raises CannotDo."""
     with contextlib.suppress(CannotDo, CannotLook):
         compose(node, "stop", "--timeout", "30")
+        compose(node, "rm", "--force")  # one that was left half made keeps the name of another
     take_back_files(node, begun)
     for image in begun.images:
         if "@" not in image.name:  # a digest is nobody else's
@@ -520,5 +533,9 @@ def keeper_with(node: Node, images: list[Used]) -> Keeper | None:
 
 
 def anew(node: Node) -> Node:
-    """The same node, which asks for everything again."""
-    return Node(node.kind, node.tools, node.root, node.options, tuple(map(str, node.files)))
+    """The same node, which asks for everything again, with the files that its settings name now."""
+    named = files_of([], node.kind, node.root) if node.follows else ()
+    files = named or tuple(map(str, node.files))
+    again = Node(node.kind, node.tools, node.root, node.options, files)
+    again.follows = node.follows
+    return again

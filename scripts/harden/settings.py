@@ -24,7 +24,7 @@ class Settings:
 
     node: str
     tunnel_port: int | None
-    """The one UDP port that may be called from outside; None on the node that dials."""
+    """The one UDP port that may be called from outside; None where nobody calls."""
     held: tuple[str, ...] = ()
     """Packages that are upgraded by hand alone: how their names begin."""
     ssh_port: int | None = None

@@ -58,6 +58,8 @@ def id_of(tools: Tools, image: str) -> str:
 
 def facts_of(node: Node, image: str) -> Facts:
     """Ask an image, in a container without a network. Raises CannotDo."""
+    if not node.kind.speaks:
+        return Facts(0, frozenset(), 0)
     program = "import json, services.wire as w; schema = 0\n"
     if node.kind.keeper:
         program += f"from services.{node.kind.keeper}.schema import MIGRATIONS as m\n"
@@ -91,7 +93,12 @@ def heard_version(node: Node) -> int | None:
 
 
 def check_wire(node: Node, old: Facts, new: Facts) -> str:
-    """What the nodes will speak, for a sentence. Raises CannotDo where they would not."""
+    """What the nodes will speak, for a sentence; nothing where this one does not speak.
+
+    Raises CannotDo where they would not understand each other.
+    """
+    if not node.kind.speaks:
+        return ""
     heard = heard_version(node)
     speaks = heard if heard is not None else old.wire
     spoken = f"{min(new.spoken)} to {max(new.spoken)}"

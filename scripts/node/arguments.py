@@ -37,7 +37,9 @@ def node_of(arguments: argparse.Namespace, tools: Tools) -> Node:
 
     def make(kind: Kind) -> Node:
         files = tuple(arguments.file) or files_of(arguments.env_file, kind)
-        return Node(kind, tools, ROOT, tuple(options), files)
+        node = Node(kind, tools, ROOT, tuple(options), files)
+        node.follows = not arguments.file and not arguments.env_file
+        return node
 
     if arguments.node:
         return make(kinds()[arguments.node])
@@ -54,19 +56,20 @@ def node_of(arguments: argparse.Namespace, tools: Tools) -> Node:
     raise CannotLook("which node is meant is not clear: give --node")
 
 
-def files_of(env_files: Sequence[str], kind: Kind) -> tuple[str, ...]:
+def files_of(env_files: Sequence[str], kind: Kind, root: Path | None = None) -> tuple[str, ...]:
     """The Compose files that COMPOSE_FILE in .env names, as Compose itself would take them.
 
-    None where it says nothing of this kind's own file, or cannot be read.
+    `root` is where they lie, if not here. None where it says nothing of this kind's own file, or
+    cannot be read.
     """
-    named = ""
-    for file in env_files or [str(ROOT / ".env")]:
+    named, root = "", root or ROOT
+    for file in env_files or [str(root / ".env")]:
         with contextlib.suppress(OSError, UnicodeDecodeError):
             text = Path(file).read_text(encoding="utf-8")
             for match in re.finditer(r"^COMPOSE_FILE=(\S+)\s*$", text, re.MULTILINE):
                 named = match[1]
     files = named.split(":")
-    return tuple(str(ROOT / file) for file in files) if kind.file in files else ()
+    return tuple(str(root / file) for file in files) if kind.file in files else ()
 
 
 def runs_here(kind: Kind, tools: Tools) -> bool:

@@ -77,6 +77,8 @@ class Node:
         self.tools = tools
         self.root = root
         self.options = options
+        self.follows = False
+        """Whether its Compose files are those that its .env names, also when that changes."""
         self.golden: dict[str, str] = {}
         """Rulesets as they should be, by their containers' ids."""
         self.files = tuple(Path(file) for file in files) or (root / kind.file,)

@@ -12,12 +12,15 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from scripts.bundle import MODEL, RELAY, WORKER
 from scripts.node.tools import CannotLook, Tools
 
 LOCKS = ("relay", "gateway", "engine-llamacpp", "engine-vllm-cpu")
 """Of what goes into images; what tests and stubs need is no part of a release."""
 DOCKERFILES = ("wireguard/Dockerfile", "services/Dockerfile", "services/engine/Dockerfile")
-COMPOSE_FILES = ("compose.vps.yml", "compose.gpu.yml")
+COMPOSE_FILES = tuple(
+    file for it in (RELAY, MODEL, WORKER) for file in (it.compose_file, *it.overlays)
+)
 
 LATEST = "the archive's at the time of building"
 

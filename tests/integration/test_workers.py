@@ -22,6 +22,8 @@ import pytest
 from python_on_whales import DockerClient
 
 from scripts.bundle import fill_in
+from scripts.commands import uninstall
+from scripts.commands.__main__ import main
 from scripts.doctor import census, rules, states, tunnel
 from scripts.doctor.examination import examine
 from scripts.doctor.finding import Check, Level
@@ -395,3 +397,55 @@ async def test_a_lost_worker_loses_no_ask(boxes: Boxes, tmp_path: Path, lost: st
     if lost != "engine":  # which forgets what it was asked
         asked -= before["worker"] + SLOTS
     assert asked >= users, "control: what the worker was answering was asked again"
+
+
+def test_worker_is_upgraded_and_removed(
+    boxes: Boxes,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """By its own commands: its door runs on a newer image, and the router hears it again; then
+    nothing of it is left, and what the other box needs is. The last test: the worker is gone.
+    """
+    monkeypatch.chdir(ROOT)  # which `uninstall` leaves
+    for name, value in {**boxes.worker.environment, "IMAGES": "workers-lab"}.items():
+        monkeypatch.setenv(name, value)
+    for name in ("UNITS", "OPT", "HARDENED"):  # this machine's own
+        monkeypatch.setattr(uninstall, name, tmp_path / name)
+    box = ["--node", "worker", *boxes.worker.command[2:]]
+    project = boxes.worker.command[boxes.worker.command.index("-p") + 1]
+    newer = [f"workers-lab/{name}:{VERSION}" for name in ("router", "wireguard")]
+    engine = boxes.worker.pid("engine")
+    door = boxes.worker.compose("ps", "-q", "door").strip()
+    docker = DockerClient()
+    try:
+        run("docker", "commit", "--change=LABEL newer=yes", door, newer[0])
+        run("docker", "tag", f"node/wireguard:{VERSION}", newer[1])
+
+        assert main(["upgrade", *box]) == 0
+
+        assert "workers-lab/router" in capsys.readouterr().out
+        door = boxes.worker.compose("ps", "-q", "door").strip()
+        assert docker.container.inspect(door).config.image == newer[0]
+        assert boxes.worker.pid("engine") == engine, "it was the same already"
+        boxes.wait_for_both()
+
+        assert main(["uninstall", "--dry-run", *box]) == 0
+        listed = capsys.readouterr().out
+        assert "stubs" not in listed, "the other box's engine is of that image, too"
+        assert main(["uninstall", "--yes", *box]) == 0
+
+        assert "nothing of that is left" in capsys.readouterr().out
+        label = f"label=com.docker.compose.project={project}"
+        for kind in ("container", "volume", "network"):
+            every = ["--all"] if kind == "container" else []
+            assert run("docker", kind, "ls", *every, "-q", "--filter", label) == ""
+        assert [name for name in newer if docker.image.exists(name)] == []
+        assert boxes.first.pid("engine"), "the other box goes on"
+    finally:
+        subprocess.run(["docker", "image", "rm", "--force", *newer], capture_output=True)
+
+
+def run(*command: str) -> str:
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout

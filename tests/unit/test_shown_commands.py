@@ -321,7 +321,8 @@ def nodes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "services").symlink_to(ROOT / "services")
     first = ["--vps", "198.18.5.7", "--users", "11", "--weights", "Qwen3-8B"]
     token = ["--token-file", str(folder / "token")]
-    assert main(["init", "--out", str(folder / "nodes"), *first, *token]) == 0
+    workers = ["--workers", "2", "--workers-listen", "192.0.2.10:51821"]
+    assert main(["init", "--out", str(folder / "nodes"), *first, *token, *workers]) == 0
     for node, out in (("model", "home"), ("relay", "vps")):
         words = [*first[: 6 if node == "model" else 4], *(token if node == "relay" else [])]
         shared = ["--shared", str(folder / "home/shared.json")] if node == "relay" else []

@@ -22,8 +22,12 @@ class Kind:
     """Modules of checks that only this kind has."""
     python: str = ""
     """The service whose image has Python, where that of the mark has not."""
+    called: str = ""
+    """The setting that says at which UDP port of this machine somebody may call, if it is set."""
     calls_near: bool = False
     """Whether it calls the other node within a network of this machine's own."""
+    speaks: bool = True
+    """Whether the mark's image speaks the wire with the other node."""
     keeper: str = ""
     """The service that keeps a store; none where nothing is stored."""
     store: str = ""

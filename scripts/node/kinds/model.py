@@ -7,6 +7,7 @@ KIND = Kind(
     file="compose.gpu.yml",
     mark="gateway",
     dials=True,
+    called="WORKERS_LISTEN",
     checks=(
         *("scripts.doctor.model.gpu", "scripts.doctor.model.engine", "scripts.doctor.model.hop"),
         *("scripts.doctor.model.store", "scripts.doctor.model.workers"),

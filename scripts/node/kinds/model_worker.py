@@ -11,5 +11,6 @@ KIND = Kind(
     checks=("scripts.doctor.model.gpu", "scripts.doctor.model.engine"),
     python="engine",
     calls_near=True,
+    speaks=False,
     held=FIRST.held,
 )

@@ -7,6 +7,7 @@ KIND = Kind(
     file="compose.vps.yml",
     mark="relay",
     dials=False,
+    called="TUNNEL_PORT",
     checks=("scripts.doctor.telegram",),
     panels=("scripts.status.telegram",),
 )

@@ -6,6 +6,11 @@ import sys
 from pathlib import Path
 
 STATE = Path(os.environ["DOCKER_STATE"])
+BUILT = {
+    "compose.vps.yml": ("egress", "relay"),
+    "compose.gpu.yml": ("gateway",),
+    "compose.gpu.worker.yml": ("router",),
+}
 ARGUMENTS = sys.argv[1:]
 
 
@@ -23,9 +28,9 @@ def main() -> int:
             if not file.exists():
                 return 1
             print(file.read_text(), "amd64 50000000" if "Size" in form else "")
-        case ["compose", "--env-file", _, "-f", file, "build"]:
-            services = ("wireguard", "egress", "relay") if "vps" in file else ("wireguard",)
-            for service in services:
+        case ["compose", "--env-file", _, "-f", file, *more, "build"]:
+            services = ["wireguard", *BUILT[Path(file).name]]
+            for service in services + ["router"] * bool(more):
                 name = f"{os.environ['IMAGES']}/{service}:{os.environ['VERSION']}"
                 image(name).write_text(f"sha256:of-{service}")
         case ["save", *names]:
@@ -43,7 +48,7 @@ def main() -> int:
         case ["ps", *_]:
             print("one" if (STATE / "up").exists() else "")
         case ["inspect", *_]:
-            print("relay running healthy")
+            print(f"{Path((STATE / 'up').read_text()).name} running healthy")
         case _:
             print(f"no such command: {ARGUMENTS}", file=sys.stderr)
             return 125

@@ -50,6 +50,14 @@ class Vps:
         said = run("ssh-keygen", "-lf", f"{self.root}/host_key.pub")
         return said.split()[1]
 
+    def images(self) -> Iterator[Path]:
+        """What its Docker has."""
+        return (self.root / "docker").glob("node_*")
+
+    def switched(self) -> list[str]:
+        """What its systemd was told."""
+        return (self.root / "docker/systemctl").read_text().splitlines()
+
     def calls(self) -> list[str]:
         return (self.root / "docker/calls").read_text().splitlines()
 
@@ -127,12 +135,13 @@ def nodes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     token.write_text("123456789:" + "A" * 35)
     arguments = ["--vps", "198.18.5.7", "--users", "11", "--weights", "Model"]
     out = tmp_path / "nodes"
+    arguments += ["--workers", "2", "--workers-listen", "198.18.5.8:51821"]
     assert main(["init", "--out", str(out), *arguments, "--token-file", str(token)]) == 0
     return out
 
 
-def deploy(nodes: Path, vps: Vps, host: str, *arguments: str) -> int:
-    command = ["deploy", "relay", host, "--out", str(nodes), "--identity", str(vps.identity)]
+def deploy(nodes: Path, vps: Vps, host: str, *arguments: str, node: str = "relay") -> int:
+    command = ["deploy", node, host, "--out", str(nodes), "--identity", str(vps.identity)]
     return main([*command, "--host-key", vps.fingerprint(), "--wait", "20", *arguments])
 
 
@@ -156,10 +165,14 @@ def test_bundle_images_and_units_arrive(
     assert (vps.home / "secrets/bot_token").stat().st_uid == 10001
     assert (vps.root / "systemd/node@.service").exists()
     assert not list((vps.root / "run").glob("bundle*"))
-    assert (vps.root / "docker/systemctl").read_text().splitlines() == [
-        "daemon-reload",
-        "enable --now node@relay",
-    ] * 2
+    assert (
+        vps.switched()
+        == [
+            "daemon-reload",
+            "enable --now node@relay",
+        ]
+        * 2
+    )
     ups = [call for call in vps.calls() if call.startswith("compose up")]
     assert ups == [
         "compose up --detach --quiet-pull --no-build --force-recreate",
@@ -218,6 +231,35 @@ def test_proxy_finds_the_host_by_its_name(vps: Vps, nodes: Path) -> None:
         assert {asked[:2] for asked in proxy.asked} == {(3, "vps.test")}
         assert len(proxy.asked) == host.count == 3
     assert vps.home.exists()
+
+
+def test_worker_and_the_first_box_with_its_router(
+    vps: Vps, nodes: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Both have the router's image; a worker's bundle comes through the proxy like any other."""
+    with door(vps.port) as host, socks_server({"box.test": host.port}) as proxy:
+        way = ("--images", "--proxy", f"127.0.0.1:{proxy.port}")
+        assert deploy(nodes, vps, "box.test", *way, node="worker2") == 2
+        worker = capsys.readouterr().out
+        assert deploy(nodes, vps, "box.test", "--images", node="model") == 2
+        first = capsys.readouterr().out
+
+        assert len(proxy.asked) == host.count == 3
+    home = vps.root / "opt/worker"
+    assert "2 of 2 sent" in worker
+    assert "worker: all healthy" in worker
+    assert "failure: " in worker
+    assert "1 of 3 sent" in first, "the other two came with the worker"
+    assert {path.name for path in vps.images()} == {
+        *("node_wireguard:0.1.0", "node_router:0.1.0", "node_gateway:0.1.0"),
+    }
+    assert "TUNNEL_ADDRESS=10.67.0.3\n" in (home / ".env").read_text()
+    assert (home / "secrets/tunnel_private_key").stat().st_mode & 0o777 == 0o400
+    assert "harden the host" in run(str(home / "scripts/node-admin"), "help")
+    assert [line for line in vps.switched() if "enable" in line] == [
+        "enable --now node@worker",
+        "enable --now node@model",
+    ]
 
 
 HOSTILE = """\

@@ -185,6 +185,8 @@ class FakeDocker:
         settings = dict(line.split("=", 1) for line in env_file.read_text().split())
         text = file.read_text().replace("$VERSION", settings.get("VERSION", "1"))
         config: dict[str, Any] = json.loads(text)
+        for overlay in (path for path in map(Path, options["-f"][1:]) if path.exists()):
+            config["services"] |= json.loads(overlay.read_text())["services"]
         for secret in config["secrets"].values():
             secret["file"] = str(file.parent / secret["file"])
         command, *rest = words
@@ -199,6 +201,9 @@ class FakeDocker:
                 for service in services:
                     if container := self.containers.get(f"{name}-{service}-1"):
                         container["State"]["Status"] = "exited"
+            case "rm":
+                gone = {f"{name}-{service}-1" for service in services}
+                self.containers = {n: c for n, c in self.containers.items() if n not in gone}
             case "up":
                 for volume in config["volumes"].values():
                     self.volumes.setdefault(volume["name"], name)

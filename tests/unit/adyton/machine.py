@@ -60,6 +60,25 @@ COMPOSE: dict[str, dict[str, Any]] = {
             name: {"file": f"secrets/{name}"} for name in ("bot_token", "tunnel_private_key")
         },
     },
+    "compose.gpu.worker.yml": {
+        "name": "worker",
+        "services": {
+            "wireguard": {"image": "node/wireguard:$VERSION"},
+            "uplink": NETWORK,
+            "door": {
+                "image": "node/router:$VERSION",
+                "depends_on": {"wireguard": {"restart": True}},
+            },
+            "engine": {"image": "vendor/engine:v1"},
+        },
+        "volumes": {"weights": {"name": "worker_weights"}},
+        "secrets": {"tunnel_private_key": {"file": "secrets/tunnel_private_key"}},
+    },
+}
+FILES = {
+    "model": "compose.gpu.yml",
+    "relay": "compose.vps.yml",
+    "worker": "compose.gpu.worker.yml",
 }
 RUN = Tools.run
 SYSTEMCTL = """#!/bin/sh
@@ -80,7 +99,7 @@ class Machine:
         self.home = folder / "opt" / kind
         self.docker_folder = folder / "docker"
         self.bin = folder / "bin"
-        self.file = "compose.gpu.yml" if kind == "model" else "compose.vps.yml"
+        self.file = FILES[kind]
         for path in (self.home / "secrets", self.docker_folder, self.bin):
             path.mkdir(parents=True)
         self.write_bin("systemctl", SYSTEMCTL)
@@ -96,6 +115,8 @@ class Machine:
             "node/relay:1": "relay-1",
             "vendor/engine:v1": "engine-1",
         }
+        if kind == "worker":
+            self.docker.images["node/router:1"] = "router-1"
         self.monkeypatch = monkeypatch
         monkeypatch.setattr(sealing, "DERIVATIONS", "65536")  # nobody tries theirs
         self.path = f"{self.bin}:{os.environ['PATH']}"

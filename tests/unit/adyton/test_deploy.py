@@ -18,12 +18,14 @@ from typing import IO, Any
 import pytest
 
 from scripts import deployment
+from scripts.bundle import ROOT
 from scripts.commands.__main__ import main
 from scripts.lifecycle import revoked
 from scripts.node.tools import Said
 from scripts.ssh import Connection, Host, HostKey, NoConnection, known_keys
 from tests.unit.adyton.test_init import Alone, Operator
 
+LISTEN = "192.0.2.10:51821"
 STAND_IN = Path(__file__).with_name("ssh.py")
 KEY = "AAAAC3NzaC1lZDI1NTE5AAAAIGFiY2RlZmdoaWprbG1ub3BxcnN0dXZ3eHl6MDEyMzQ1"
 FINGERPRINT = HostKey("ssh-ed25519", KEY).fingerprint
@@ -53,8 +55,8 @@ class Field(Operator):
     def says(self, name: str, said: str, code: int = 0) -> None:
         (self.folder / "answers" / name).write_text(f"{code}\n{said}")
 
-    def deploy(self, *arguments: str, host: str = "198.18.5.7") -> int:
-        command = ["deploy", "relay", host, "--out", str(self.out), "--wait", "0"]
+    def deploy(self, *arguments: str, host: str = "198.18.5.7", node: str = "relay") -> int:
+        command = ["deploy", node, host, "--out", str(self.out), "--wait", "0"]
         return main([*command, "--host-key", FINGERPRINT, *arguments])
 
     def calls(self) -> list[dict[str, Any]]:
@@ -344,6 +346,41 @@ def test_only_images_that_the_host_lacks_are_sent(field: Field) -> None:
     assert "save node/egress:0.1.0 node/relay:0.1.0\n" in asked
     (load,) = [call for call in field.calls() if call["name"] == "load"]
     assert 1000 < load["bytes"] < 300_000, "compressed"
+
+
+def test_worker_is_brought_like_a_node(quick: Field, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its own bundle into its own folder; one that `init` did not make is named."""
+    quick.program("docker", DOCKER.format(folder=quick.folder, architecture="amd64"))
+    assert quick.init("--workers", "2", "--workers-listen", LISTEN) == 0
+    quick.says("images", "sha256:of-wireguard:0.1.0\nsha256:of-router:0.1.0\n")
+
+    assert quick.deploy("--images", node="worker2") == 0
+    assert quick.deploy(node="worker3") == 1
+
+    calls = {call["name"]: call for call in quick.calls()}
+    assert calls["images"]["arguments"] == ["node/wireguard:0.1.0", "node/router:0.1.0"]
+    assert calls["unpack"]["bytes"] == len(quick.files()["worker2.tar"])
+    assert {tuple(calls[it]["arguments"]) for it in ("up", "boot", "doctor")} == {("worker",)}
+    assert "worker3.tar cannot be read" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        quick.deploy(node="worker0")
+    with pytest.raises(SystemExit):
+        quick.deploy(node="worker1.tar")
+
+
+def test_images_of_a_model_node_with_workers(quick: Field) -> None:
+    """The router's, which only a Compose file of its own names, is among them."""
+    quick.program("docker", DOCKER.format(folder=quick.folder, architecture="amd64"))
+    assert quick.init("--workers", "1", "--workers-listen", LISTEN) == 0
+    names = [f"node/{name}:0.1.0" for name in ("wireguard", "gateway", "router")]
+    quick.says("images", "\n".join(f"sha256:of-{name[5:]}" for name in names))
+
+    assert quick.deploy("--images", node="model") == 0
+
+    (asked,) = (call["arguments"] for call in quick.calls() if call["name"] == "images")
+    assert asked == names
+    build = (quick.folder / "docker").read_text().splitlines()[0]
+    assert build.endswith(f"{ROOT}/compose.gpu.yml -f {ROOT}/compose.gpu.router.yml build")
 
 
 def test_images_for_another_machine_are_not_sent(

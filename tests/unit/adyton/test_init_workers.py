@@ -148,7 +148,7 @@ def test_bad_answers(
 
 
 def test_last_words_name_the_box(operator: Operator, capsys: pytest.CaptureFixture[str]) -> None:
-    """Each archive's way is its own, and `deploy` does not know workers."""
+    """Each archive's way is its own, by hand and by `deploy`."""
     operator.init_all()
     capsys.readouterr()
 
@@ -156,6 +156,6 @@ def test_last_words_name_the_box(operator: Operator, capsys: pytest.CaptureFixtu
 
     said = capsys.readouterr().out
     assert "on worker 1:\n  tar -xpf worker1.tar -C / && cd /opt/worker && docker compose" in said
-    assert "deploy worker" not in said
+    assert "`deploy model HOST` and `deploy worker1 HOST` do so over SSH." in said
     kept = json.loads((operator.out / "answers.json").read_text())
     assert kept["secrets"]["workers"] == f"1 {LISTEN}"

@@ -128,10 +128,17 @@ def kept_chain() -> Iterator[Path]:
 
 
 @pytest.fixture
-def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, operator: Owner) -> Host:
-    machine = Machine(tmp_path, monkeypatch, "relay")
-    (machine.home / ".env").write_text("USERS=7\nCOMPOSE_FILE=compose.vps.yml\n")
-    (machine.home / "compose.vps.journal.yml").write_text('{"services": {}}')
+def host(
+    request: pytest.FixtureRequest,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    operator: Owner,
+) -> Host:
+    """The relay node's, or that of the kind that a test asks for."""
+    machine = Machine(tmp_path, monkeypatch, getattr(request, "param", "relay"))
+    (machine.home / ".env").write_text(f"USERS=7\nCOMPOSE_FILE={machine.file}\n")
+    overlay = machine.file.replace(".yml", ".journal.yml")
+    (machine.home / overlay).write_text('{"services": {}}')
     machine.write_bin("journalctl", JOURNALCTL.format(python=sys.executable))
     made = Host(machine, tmp_path / "journal", tmp_path / "sealed", tmp_path / "system", operator)
     monkeypatch.setenv("JOURNAL", str(made.journal))
@@ -467,11 +474,12 @@ def test_full_segment_is_followed_by_another(
     assert len(capsys.readouterr().out.splitlines()) == 8
 
 
+@pytest.mark.parametrize("host", ["relay", "worker"], indirect=True)
 def test_setting_up_twice_and_taking_back(
     host: Host, operator: Owner, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A dry run changes nothing, a second call has nothing to do, undoing leaves sealed files."""
-    home, env = host.machine.home, host.machine.home / ".env"
+    home, env, node = host.machine.home, host.machine.home / ".env", host.machine.kind
     before = env.read_text()
     for path in (home / setup.OWN).iterdir():
         path.unlink()
@@ -482,7 +490,7 @@ def test_setting_up_twice_and_taking_back(
     sealing = ("seal", "--recipient", operator.public)
 
     assert host.call(*sealing, "--dry-run") == 0
-    assert "Would enable node-seal@relay.timer" in capsys.readouterr().out
+    assert f"Would enable node-seal@{node}.timer" in capsys.readouterr().out
     assert not (home / setup.OWN).exists()
     assert not (host.system / setup.JOURNALD).exists()
     assert env.read_text() == before
@@ -491,15 +499,16 @@ def test_setting_up_twice_and_taking_back(
     shown = capsys.readouterr().out
     assert "auth.log.1" in shown
     assert "Storage=volatile" in (host.system / setup.JOURNALD).read_text()
-    assert "COMPOSE_FILE=compose.vps.yml:compose.vps.journal.yml\n" in env.read_text()
+    file = host.machine.file
+    assert f"COMPOSE_FILE={file}:{file.replace('.yml', '.journal.yml')}\n" in env.read_text()
     assert env.stat().st_mode & 0o777 == 0o600
     units = host.machine.units
-    assert "enable --now node-seal@relay.timer" in units
+    assert f"enable --now node-seal@{node}.timer" in units
     assert "try-restart systemd-journald.service" in units
     assert list(chain.segments_in(host.sealed)) == [1]
 
     (host.machine.docker_folder / "enabled").write_text(
-        "node-seal@relay.timer\nnode-seal-last@relay.service\n"
+        f"node-seal@{node}.timer\nnode-seal-last@{node}.service\n"
     )
     assert host.call(*sealing) == 0
     assert "Nothing to change." in capsys.readouterr().out

@@ -81,7 +81,11 @@ def test_parts_are_what_the_files_pin() -> None:
     }
     for name in ("wireguard-go", "nftables", "haproxy", "python3", "libgomp1"):
         assert f"pkg:deb/debian/{name}" in components
-    assert any(it.startswith("image:vllm/vllm-openai:v") for it in components)
+    (engine,) = (it for it in components if it.startswith("image:vllm/vllm-openai:v"))
+    assert {p["value"] for p in components[engine]["properties"]} == {
+        "compose.gpu.yml",
+        "compose.gpu.worker.yml",
+    }
     assert "image:debian:trixie-slim" in components
     assert not any("$" in it or "-q" in it for it in components)
 
@@ -114,7 +118,8 @@ def test_release_is_whole(out: Path, key: Path) -> None:
     with tarfile.open(
         fileobj=io.BytesIO((out / f"adyton-{VERSION}.tar.gz").read_bytes())
     ) as source:
-        assert f"adyton-{VERSION}/compose.gpu.yml" in source.getnames()
+        for name in ("compose.gpu.yml", "compose.gpu.router.yml", "compose.gpu.worker.yml"):
+            assert f"adyton-{VERSION}/{name}" in source.getnames()
     listing = json.loads((out / f"adyton-{VERSION}.cdx.json").read_text("utf-8"))
     assert (listing["bomFormat"], listing["specVersion"]) == ("CycloneDX", "1.6")
     again = out.with_name("again")

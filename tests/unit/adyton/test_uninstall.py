@@ -62,6 +62,23 @@ def test_nothing_is_left(machine: Machine, capsys: pytest.CaptureFixture[str]) -
     assert any(line.startswith("disable --now node@model.service") for line in machine.units)
 
 
+def test_nothing_is_left_of_a_worker(tmp_path: Path, machine: Machine) -> None:
+    """The weights go as well; it has no store that could stay."""
+    worker = Machine(tmp_path / "worker", machine.monkeypatch, "worker")
+    (worker.docker_folder / "enabled").write_text("node@worker.service\n")
+    worker.up()
+    assert list(worker.docker.volumes) == ["worker_weights"]
+    assert worker.call("uninstall", "--yes", "--keep-store") == 1
+
+    assert worker.call("uninstall", "--yes") == 0
+
+    assert not worker.docker.containers
+    assert not worker.docker.volumes
+    assert not worker.home.exists()
+    assert "node/router:1" not in worker.docker.images
+    assert any(line.startswith("disable --now node@worker.service") for line in worker.units)
+
+
 def test_way_back_of_an_unconfirmed_change_is_not_removed(
     machine: Machine, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -36,6 +36,7 @@ def load(machine: Machine) -> None:
         "node/wireguard:2": "wireguard-2",
         "node/gateway:2": "gateway-2",
         "node/relay:2": "relay-2",
+        "node/router:2": "router-2",
     }
     machine.docker.facts["relay-2"] = (2, [1, 2], 0)
 
@@ -318,6 +319,63 @@ def test_node_without_a_store(
     assert relay.call("upgrade", str(bundle(relay))) == 0
 
     assert images(relay)["relay"] == "relay-2"
+
+
+def test_worker(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    machine: Machine,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Forward and back; its door is asked for no wire, and the first box's bundle is not taken."""
+    monkeypatch.setattr(upgrade, "UNITS", tmp_path / "units-of-worker")
+    theirs = bundle(machine)
+    worker = Machine(tmp_path / "worker", monkeypatch, "worker")
+    worker.up()
+    load(worker)
+    file = bundle(worker)
+    assert worker.call("upgrade", str(theirs)) == 1
+    assert worker.call("upgrade", str(file), "--dry-run") == 0
+    assert "It speaks" not in capsys.readouterr().out
+    worker.docker.sick = {"router-2": "always"}
+    assert worker.call("upgrade", str(file)) == 1
+    assert images(worker)["door"] == "router-1"
+    changes = ("stop", "up", "rm")
+    done = [call.partition(".yml ")[2] for call in worker.calls]
+    steps = [it for it in done if it.startswith(changes)]
+    assert [it.split()[0] for it in steps] == ["up", "stop", "up", "stop", "rm", "up"]
+    assert steps[1] == "stop --timeout 30 door", "the engine goes on"
+    assert (worker.home / ".env").read_text() == "USERS=7\n"
+    worker.docker.sick = {}
+
+    assert worker.call("upgrade", str(file)) == 0
+
+    assert images(worker) == {
+        "wireguard": "wireguard-2",
+        "uplink": "wireguard-2",
+        "door": "router-2",
+        "engine": "engine-1",
+    }
+    assert not [call for call in worker.calls if call.startswith("run ")]
+    assert worker.call("upgrade", str(file)) == 0
+    assert "nothing was changed" in capsys.readouterr().out
+
+
+def test_overlay_that_a_bundle_adds(machine: Machine, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its image has to be there before anything changes; its service runs in the end, or goes."""
+    router = json.dumps({"services": {"router": {"image": "node/router:2"}}})
+    named = f"USERS=7\nCOMPOSE_FILE={machine.file}:compose.gpu.router.yml\n"
+    file = bundle(machine, **{".env": named, "compose.gpu.router.yml": router})
+    image = machine.docker.images.pop("node/router:2")
+    assert machine.call("upgrade", str(file)) == 1
+    assert "the image node/router:2 is not here" in capsys.readouterr().err
+    assert is_as_before(machine)
+    machine.docker.images["node/router:2"] = image
+
+    assert machine.call("upgrade", str(file)) == 0
+
+    assert images(machine)["router"] == "router-2"
+    assert machine.said() == [CANARY]
 
 
 def killed_in(machine: Machine, name: str, *words: str, before: bool = True) -> None:

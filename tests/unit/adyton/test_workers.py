@@ -622,8 +622,8 @@ def test_canaries_on_a_worker_are_sent_by_the_image_that_has_python(tmp_path: Pa
         send()
 
 
-def test_bundle_of_a_worker_can_look_and_nothing_more(tmp_path: Path) -> None:
-    """Its doctor knows what it is on, whatever else is missing; it has what to read and no more."""
+def test_bundle_of_a_worker_has_what_works_there(tmp_path: Path) -> None:
+    """Its doctor knows what it is on, whatever else is missing; each command finds its modules."""
     content = pack(WORKER, (ROOT / WORKER.example).read_text(encoding="utf-8"), {})
     with tarfile.open(fileobj=io.BytesIO(content)) as archive:
         archive.extractall(tmp_path, filter=lambda entry, _: entry.replace(uid=None, gid=None))
@@ -650,9 +650,13 @@ def test_bundle_of_a_worker_can_look_and_nothing_more(tmp_path: Path) -> None:
     }
     assert not [it for it in told["findings"] if "itself broke" in it["text"]]
     commands = {path.stem for path in (home / "scripts/commands").glob("[a-z]*.py")}
-    assert commands == {"doctor", "help", "prove", "status"}
-    for name in sorted(commands):
-        assert run(name, "--help").returncode == 0
+    assert commands == {
+        *("doctor", "harden", "help", "logs", "prove", "status", "uninstall", "upgrade"),
+    }
+    listed = [line.split()[0] for line in run("help").stdout.splitlines() if "  " in line]
+    assert listed == sorted(commands)
+    assert run("upgrade", "--dry-run").stderr.startswith("Not upgraded: Compose does not tell")
+    assert "Cannot connect" in run("uninstall", "--dry-run").stderr
 
 
 # The status

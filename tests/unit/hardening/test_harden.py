@@ -22,6 +22,7 @@ from scripts.harden.part import FILES, template
 from scripts.harden.plan import changes, describe, parts
 from scripts.harden.settings import ANY, HOME, Settings, merge
 from scripts.harden.snapshot import ORIGINAL, PENDING, Snapshot
+from scripts.node.kinds import kinds
 from tests.unit.hardening.machine import DROP_IN, KEY, MODEL, RELAY, Machine
 
 PROCESS = 500
@@ -450,12 +451,26 @@ def test_waiting_run_keeps_others_away(machine: Machine) -> None:
 
 def test_port_of_the_tunnel_is_the_nodes_own(tmp_path: Path) -> None:
     """As its settings have it."""
-    assert command.tunnel_port(tmp_path) == 51820
+    known = kinds()
+    assert command.tunnel_port(known["relay"], tmp_path) == 51820
     (tmp_path / ".env").write_text("RESOLVER=9.9.9.9\nTUNNEL_PORT='4500'\n")
-    assert command.tunnel_port(tmp_path) == 4500
+    assert command.tunnel_port(known["relay"], tmp_path) == 4500
     (tmp_path / ".env").write_text("TUNNEL_PORT=http\n")
     with pytest.raises(Refused, match="no port"):
-        command.tunnel_port(tmp_path)
+        command.tunnel_port(known["relay"], tmp_path)
+
+
+def test_workers_may_call_the_first_box_and_nobody_a_worker(tmp_path: Path) -> None:
+    """By the port of the address that the settings name, where they name one."""
+    known = kinds()
+    (tmp_path / ".env").write_text("WORKERS_LISTEN=\nTUNNEL_PORT=4500\n")
+    assert command.tunnel_port(known["model"], tmp_path) is None
+    (tmp_path / ".env").write_text("WORKERS_LISTEN=192.0.2.10:51821\nTUNNEL_PORT=4500\n")
+    assert command.tunnel_port(known["model"], tmp_path) == 51821
+    assert command.tunnel_port(known["worker"], tmp_path) is None
+    (tmp_path / ".env").write_text("WORKERS_LISTEN=192.0.2.10\n")
+    with pytest.raises(Refused, match="WORKERS_LISTEN in "):
+        command.tunnel_port(known["model"], tmp_path)
 
 
 def test_what_is_not_given_stays_as_it_was_told() -> None:
@@ -743,11 +758,10 @@ def test_hosts_get_this_hosts_name_and_pins_once(machine: Machine) -> None:
 
 
 def test_driver_and_kernel_are_upgraded_by_hand_where_they_belong_together() -> None:
-    """On the node that has a driver of its own, and on no other."""
-    from scripts.node.kinds import kinds
-
-    assert "nvidia" in kinds()["model"].held
-    assert "linux-image" in kinds()["model"].held
+    """On the machines that have a driver of their own, and on no other."""
+    for name in ("model", "worker"):
+        assert "nvidia" in kinds()[name].held
+        assert "linux-image" in kinds()[name].held
     assert kinds()["relay"].held == ()
 
 
