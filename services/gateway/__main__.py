@@ -25,6 +25,7 @@ from services.gateway.limits import Limits
 from services.gateway.lock import until_unlocked
 from services.gateway.manner import House
 from services.gateway.outbox import Outbox
+from services.gateway.protocol import Protocol
 from services.gateway.queue import Queue
 from services.gateway.settings import GatewaySettings
 from services.gateway.store import Store, StoreError
@@ -165,7 +166,7 @@ async def _run(settings: GatewaySettings) -> None:
                 timeout_graceful_shutdown=1,
                 proxy_headers=False,  # nothing stands between the relay and this
                 limit_concurrency=256,
-                http="h11",  # refuses a head that never ends; httptools is hardly faster here
+                http=Protocol,
             )
         )
         _catch_signals(server)

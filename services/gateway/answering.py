@@ -65,7 +65,7 @@ MOST_PIECES_A_TOKEN = 2
 
 
 class Answering:
-    """As many workers as the engine has slots, so that its batches are full."""
+    """As many at once as the engine has slots, so that its batches are full."""
 
     def __init__(
         self,
@@ -101,6 +101,8 @@ class Answering:
         self._typical_seconds = 10.0
         self._placed: dict[int, float] = {}
         self._progress: dict[int, Progress] = {}
+        self._free = asyncio.Semaphore(slots)
+        """The engine's slots that answer nothing."""
         self._closing = asyncio.Semaphore(slots)
         self._has_stale_places = False
         self._places_rest_until = 0.0
@@ -111,8 +113,7 @@ class Answering:
         """Answer for ever."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self._save())
-            for _ in range(self._slots):
-                group.create_task(self._work(group))
+            group.create_task(self._work(group))
 
     def _show_places_soon(self) -> None:
         """Once for all that changes in this moment: a batch can bring a hundred asks."""
@@ -167,10 +168,16 @@ class Answering:
                     log.critical("store failed", extra={"remedy": str(error)})
 
     async def _work(self, answers: asyncio.TaskGroup) -> None:
+        """Give each free slot an ask: one for all, since each change of the queue wakes it up."""
         while True:
-            running = await self._queue.next()
-            answers.create_task(self._see_through(running))
-            await running.left.wait()
+            await self._free.acquire()
+            answers.create_task(self._see_through(await self._queue.next()))
+
+    def _leave(self, running: Running) -> None:
+        """The engine is done with an ask: its slot is free, once."""
+        if not running.has_left:
+            running.has_left = True
+            self._free.release()
 
     async def _see_through(self, running: Running) -> None:
         incomplete = None
@@ -182,7 +189,7 @@ class Answering:
             log.error("ask broke", extra={"error": describe_error(error)})
             await self._close(Progress(running.ask), "failed")
         finally:
-            running.left.set()
+            self._leave(running)
             self._queue.release(running, incomplete)
 
     async def _answer(self, running: Running) -> Ask | None:
@@ -208,7 +215,7 @@ class Answering:
             del self._progress[ask.id]
         # So many at most: a disk that takes nothing must not let answers pile up.
         async with self._closing:
-            running.left.set()  # the engine's slot does not wait for the disk; the chat does
+            self._leave(running)  # the engine's slot does not wait for the disk; the chat does
             for _ in range(2):
                 await asyncio.sleep(0)  # whoever the slot goes to hands its work over first
             await self._close(progress, end, manner)

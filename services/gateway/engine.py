@@ -6,7 +6,6 @@ a streaming request can be stopped that way.
 """
 
 import asyncio
-import contextlib
 import hashlib
 import secrets
 from collections.abc import AsyncGenerator, Iterator
@@ -189,8 +188,8 @@ class Engine:
                     has_pictures = any(isinstance(m["content"], list) for m in messages)
                     await _raise_for(response, resume, has_pictures)
                 answer = _Answer(is_resumed=resume)
-                ended = asyncio.Event()
-                response.content.on_eof(ended.set)
+                gathering = _Gathering()
+                response.content.on_eof(gathering.end)
                 is_shown = False
                 while data := await response.content.readany():
                     for item in answer.read(data):
@@ -199,7 +198,7 @@ class Engine:
                             return
                         is_shown = is_shown or is_visible(item.text)
                     if is_shown:
-                        await _gather(ended)
+                        await gathering.wait()
                 raise EngineFailed  # cut off before [DONE]
         except aiohttp.ClientConnectorError as error:
             raise EngineUnavailable from error
@@ -246,12 +245,37 @@ async def open_engine(socket: Path, slots: int) -> AsyncGenerator[Engine]:
         yield Engine(session)
 
 
-async def _gather(ended: asyncio.Event) -> None:
-    """Let more of an answer come, until its end or the next of the moments that all wait for."""
-    loop = asyncio.get_running_loop()
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout_at((loop.time() // GATHER_SECONDS + 1) * GATHER_SECONDS):
-            await ended.wait()
+class _Gathering:
+    """Lets more of an answer come, until its end or the next of the moments that all wait for.
+
+    A timeout would do the same, but it cancels, and raises, at each of these moments.
+    """
+
+    def __init__(self) -> None:
+        self._is_over = False
+        self._moment: asyncio.Future[None] | None = None
+
+    def end(self) -> None:
+        """No more comes."""
+        self._is_over = True
+        self._wake()
+
+    async def wait(self) -> None:
+        """Wait for the moment."""
+        if self._is_over:
+            return
+        loop = asyncio.get_running_loop()
+        self._moment = loop.create_future()
+        due = (loop.time() // GATHER_SECONDS + 1) * GATHER_SECONDS
+        timer = loop.call_at(due, self._wake)
+        try:
+            await self._moment
+        finally:
+            timer.cancel()
+
+    def _wake(self) -> None:
+        if self._moment and not self._moment.done():
+            self._moment.set_result(None)
 
 
 class _Answer:

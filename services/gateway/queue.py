@@ -36,13 +36,13 @@ it is the turn of whoever had theirs longest ago. And which user it is."""
 class Running:
     """An ask that has left the queue.
 
-    `stopped` is set when its user no longer wants it, `left` when the engine is done with it.
+    `stopped` is set when its user no longer wants it; `has_left`: the engine is done with it.
     """
 
     def __init__(self, ask: Ask) -> None:
         self.ask = ask
         self.stopped = asyncio.Event()
-        self.left = asyncio.Event()
+        self.has_left = False
         if ask.state == "stopping":
             self.stopped.set()
 

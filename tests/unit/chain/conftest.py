@@ -26,6 +26,7 @@ from services.gateway.limits import Limits
 from services.gateway.manner import House
 from services.gateway.outbox import Outbox
 from services.gateway.pictures import PICTURE_TOKENS
+from services.gateway.protocol import Protocol
 from services.gateway.queue import Queue
 from services.gateway.store import Store
 from services.gateway.summaries import Summaries
@@ -253,6 +254,7 @@ class Chain:
                     build_app(inbox, outbox, LINK),
                     host="127.0.0.1",
                     port=self.gateway_port,
+                    http=Protocol,
                     log_config=None,
                     timeout_graceful_shutdown=0,
                 )

@@ -30,7 +30,7 @@ from services.gateway.inbox import Inbox
 from services.gateway.limits import Limits
 from services.gateway.manner import House
 from services.gateway.outbox import Outbox
-from services.gateway.queue import Queue
+from services.gateway.queue import Queue, Running
 from services.gateway.store import Ask, Store
 from services.wire import Batch
 from tests.unit.fakes import USER, FakeEngine, message, open_store, until
@@ -363,6 +363,35 @@ async def test_many_who_wait_do_not_hold_up_the_gateway(parts: Parts) -> None:
     await asyncio.sleep(0.01)
 
     assert time.process_time() - began < 1.0
+
+
+async def test_free_slots_cost_nothing_when_the_queue_changes(
+    parts: Parts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One waits for the next ask, not each free slot; what leaves its slot twice frees one."""
+    queue, waits = parts.queue, [0]
+    take, most = queue.next, 0
+
+    async def take_next() -> Running:
+        nonlocal most
+        waits[0] += 1
+        most = max(most, waits[0])
+        try:
+            return await take()
+        finally:
+            waits[0] -= 1
+
+    monkeypatch.setattr(queue, "next", take_next)
+    parts.answering._free = asyncio.Semaphore(8)
+    parts.start()
+
+    for number in range(1, 4):
+        assert await parts.accept(message(number, text=f"question {number}")) == ["accepted"]
+        await parts.wait_for_replies(["fine"] * number)
+    await until(lambda: waits == [1], "the next ask is waited for")
+
+    assert most == 1
+    assert parts.answering._free._value == 7  # one is kept for whoever comes next
 
 
 async def test_engine_hears_which_conversation_it_is(parts: Parts) -> None:

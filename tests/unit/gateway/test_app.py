@@ -1,13 +1,16 @@
 """The gateway's HTTP interface refuses what it must, in JSON, and changes nothing when it does."""
 
 import asyncio
+import re
 from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from fastapi import FastAPI
 
+from services.gateway import app
 from services.gateway.app import MOST_BYTES, MOST_FRAMES_BYTES, _frames, build_app
 from services.gateway.store import StoreError
 from services.wire import (
@@ -155,10 +158,10 @@ async def test_version_that_the_relay_speaks_is_noted(gateway: Gateway, tmp_path
         yield Hello(epoch=1, undelivered=())
 
     gateway.outbox.stream = stream  # type: ignore[method-assign]  # one that ends
-    app = build_app(gateway.inbox, gateway.outbox, LINK, tmp_path / "wire")
+    noting = build_app(gateway.inbox, gateway.outbox, LINK, tmp_path / "wire")
     headers = {"Authorization": f"Bearer {LINK}", VERSION_HEADER: str(VERSION - 1)}
     async with httpx.AsyncClient(
-        transport=httpx.ASGITransport(app), base_url="http://gateway", headers=headers
+        transport=httpx.ASGITransport(noting), base_url="http://gateway", headers=headers
     ) as client:
         assert (await client.get("/events")).status_code == 200
 
@@ -230,6 +233,98 @@ async def test_disk_that_does_not_take_it_is_503(
 
     assert response.status_code == 503
     assert "keep the updates" in response.json()["error"]
+
+
+async def test_calls_that_are_made_most_go_past_the_framework(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What each ask calls is answered without FastAPI, which takes most of such a call's time."""
+    stream = gateway.outbox.stream()
+    await anext(stream)
+
+    async def fail(*_: object) -> None:
+        raise AssertionError("it has come to FastAPI")
+
+    monkeypatch.setattr(FastAPI, "__call__", fail)
+
+    batch = {"bot_id": 1, "updates": [message(1, "hello")]}
+    response = await gateway.client.post("/chat", json=batch)
+    (reply,) = await gateway.store.run(gateway.store.undelivered_replies)
+    answers = [
+        await gateway.client.post(f"/replies/{reply.id}/{what}", json={"epoch": 1, **body})
+        for what, body in (
+            ("parts", {"position": 0, "message_id": 5}),
+            ("claim", {}),
+            ("outcome", {"outcome": "delivered", "parts": 1}),
+        )
+    ]
+
+    assert response.json() == {"receipts": [{"update_id": 1, "outcome": "accepted", "notice": ""}]}
+    assert [(answer.status_code, answer.content) for answer in answers] == [(204, b"")] * 3
+    assert await gateway.store.run(gateway.store.undelivered_replies) == []
+
+
+CLAIM = b'{"epoch": 1}'
+BATCH = b'{"bot_id": 1, "updates": [{"text": "%s"}]}'
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "content_type"),
+    [
+        ("/chat", BATCH % b"x", "application/json"),
+        ("/chat", BATCH % b"x", "application/json; charset=utf-8"),
+        ("/chat", BATCH % b"x", "text/plain"),
+        ("/chat", BATCH % b"x", ""),
+        ("/chat", BATCH % b"\\ud800", "application/json"),
+        ("/chat", BATCH % b"\xff", "application/json"),
+        ("/chat", BATCH.decode().replace("%s", "x").encode("utf-16"), "application/json"),
+        ("/chat", b'{"bot_id": true, "updates": []}', "application/json"),
+        ("/chat", b'{"bot_id": "1", "updates": []}', "application/json"),
+        ("/chat", b'{"bot_id": 1.0, "updates": []}', "application/json"),
+        ("/chat", b'{"bot_id": 1.5, "updates": []}', "application/json"),
+        ("/chat", b'{"bot_id": 1, "updates": [], "refused": [1, 2]}', "application/json"),
+        ("/chat", b'{"bot_id": 1, "updates": [], "strangers": NaN}', "application/json"),
+        ("/chat", b'{"bot_id": 1, "bot_id": 0, "updates": []}', "application/json"),
+        ("/chat?x=1", BATCH % b"x", "application/json"),
+        ("/chat/", BATCH % b"x", "application/json"),
+        ("/parts", CLAIM, "application/json"),
+        ("/replies/1/chat", BATCH % b"x", "application/json"),
+        ("/replies/1/claim", CLAIM, "application/json"),
+        ("/replies/1/claim", CLAIM, "text/plain"),
+        ("/replies/1/claim", b"", "application/json"),
+        ("/replies/1/claim", b"[]", "application/json"),
+        ("/replies/1/claim", b"x" * (MOST_BYTES + 1), "application/json"),
+        ("/replies/01/claim", CLAIM, "application/json"),
+        ("/replies/-1/claim", CLAIM, "application/json"),
+        ("/replies/1.0/claim", CLAIM, "application/json"),
+        ("/replies/%D9%A1/claim", CLAIM, "application/json"),
+        ("/replies/" + "9" * 30 + "/claim", CLAIM, "application/json"),
+        ("/replies/1/outcome", b'{"epoch": 1, "outcome": "lost"}', "application/json"),
+        ("/replies/1/parts", b'{"epoch": 0, "position": 0, "message_id": 1}', "application/json"),
+        ("/replies/1/parts", b'{"epoch": 0, "position": -1, "message_id": 1}', "application/json"),
+    ],
+)
+async def test_calls_past_the_framework_are_answered_as_by_it(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    path: str,
+    body: bytes,
+    content_type: str,
+) -> None:
+    """What is refused, and in which words, and what is taken is the same on both ways."""
+    seen = []
+    for name in ("past", "through"):
+        (tmp_path / name).mkdir()
+        async with serve(tmp_path / name) as gateway:
+            stream = gateway.outbox.stream()
+            await anext(stream)
+            headers = {"Content-Type": content_type} if content_type else {}
+            response = await gateway.client.post(path, content=body, headers=headers)
+            seen.append((response.status_code, response.headers.get("Content-Type"), response.text))
+            await stream.aclose()
+        monkeypatch.setattr(app, "OFTEN", re.compile("none"))
+
+    assert seen[0] == seen[1]
 
 
 @pytest.mark.parametrize("outcome", ["delivered", "undeliverable"])
