@@ -135,6 +135,8 @@ cd "/opt/$1" && exec scripts/node-admin doctor --json
 """
 
 POLL_SECONDS = 3.0
+POLL_SHARE = 5
+"""A pause is at least so many times as long as the look before it: a slow host has better to do."""
 PATIENCE = {"relay": 240, "model": 1500, "worker": 1500}
 """Seconds until a node must be healthy; an engine takes minutes to load its weights."""
 
@@ -310,7 +312,9 @@ class Deployment:
     def wait(self, step: Step, seconds: float) -> bool:
         deadline = time.monotonic() + seconds
         while True:
+            began = time.monotonic()
             said = self.ask("health", HEALTH, self.order.node)
+            took = time.monotonic() - began
             states = [printable(line).split() for line in said.out.splitlines()]
             waiting = [it[0] for it in states if it[1:] not in WELL]
             if states and not waiting:
@@ -321,7 +325,7 @@ class Deployment:
                 step.say(f"{words}: not healthy after {seconds:.0f} s")
                 return False
             step.note = words
-            time.sleep(POLL_SECONDS)
+            time.sleep(max(POLL_SECONDS, POLL_SHARE * took))
 
     def examine(self, step: Step) -> list[str]:
         """What the doctor found amiss there, in lines, failures first."""
