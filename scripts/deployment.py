@@ -325,7 +325,8 @@ class Deployment:
                 step.say(f"{words}: not healthy after {seconds:.0f} s")
                 return False
             step.note = words
-            time.sleep(max(POLL_SECONDS, POLL_SHARE * took))
+            left = max(0.0, deadline - time.monotonic())
+            time.sleep(min(max(POLL_SECONDS, POLL_SHARE * took), left))
 
     def examine(self, step: Step) -> list[str]:
         """What the doctor found amiss there, in lines, failures first."""

@@ -21,6 +21,7 @@ from tests.vm.disk import cache
 from tests.vm.login import Login, make_key
 from tests.vm.machine import Machine, remove_machines
 from tests.vm.network import Namespace
+from tests.vm.telling import pytest_runtest_logreport  # noqa: F401  # a hook
 
 MACHINE, MACHINE_V6 = "198.18.7.10", "fd18:7::10"
 OPERATOR, OPERATOR_V6 = "198.18.7.1", "fd18:7::1"
@@ -28,12 +29,6 @@ ATTACKER, ATTACKER_V6 = "198.18.7.66", "fd18:7::66"
 TAP, MAC = "harden0", "52:54:00:18:07:10"
 MEMORY = 1024
 BOOT_SECONDS = PATIENCE_SECONDS = 900  # emulated, on a machine that does other things meanwhile
-
-
-def pytest_runtest_logreport(report: pytest.TestReport) -> None:
-    """Tell at once what failed: the whole run takes a while."""
-    if report.failed:
-        print(f"\n{report.longreprtext[-6000:]}", flush=True)
 
 
 @dataclass(frozen=True)

@@ -19,18 +19,13 @@ from tests.vm.disk import cache
 from tests.vm.login import Login, make_key
 from tests.vm.machine import Machine, remove_machines
 from tests.vm.network import Namespace, lay_network
+from tests.vm.telling import pytest_runtest_logreport  # noqa: F401  # a hook
 
 SUBNET = "198.19.2"
 TELEGRAM, RESOLVER, GATEWAY = f"{SUBNET}.20", f"{SUBNET}.53", f"{SUBNET}.1"
 STRANGER = f"{SUBNET}.99"
 USER = 1001
 PATIENCE_SECONDS = 1800  # emulated processors, on a machine that does other things meanwhile
-
-
-def pytest_runtest_logreport(report: pytest.TestReport) -> None:
-    """Tell at once what failed: the whole run takes a while."""
-    if report.failed:
-        print(f"\n{report.longreprtext[-6000:]}", flush=True)
 
 
 @dataclass(frozen=True)

@@ -20,17 +20,12 @@ from tests.vm.machine import Machine, remove_machines
 from tests.vm.network import Capture, Namespace, lay_network
 from tests.vm.nodes import MODEL, RELAY, Node, Plan, lay_out
 from tests.vm.pace import Pace
+from tests.vm.telling import pytest_runtest_logreport  # noqa: F401  # a hook
 
 SUBNET = "198.19.1"
 USERS = tuple(range(1001, 1051))
 STRANGER = f"{SUBNET}.99"
 GATEWAY = f"{SUBNET}.1"
-
-
-def pytest_runtest_logreport(report: pytest.TestReport) -> None:
-    """Tell at once what failed: the whole run takes a quarter of an hour."""
-    if report.failed:
-        print(f"\n{report.longreprtext[-6000:]}", flush=True)
 
 
 def pytest_runtest_setup() -> None:

@@ -11,9 +11,11 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, Any
+from types import SimpleNamespace
+from typing import IO, Any, cast
 
 import pytest
 
@@ -535,3 +537,32 @@ def test_containers_are_made_anew_also_after_an_interruption(
     assert mark.exists()
     assert unpack("two").returncode == 0
     assert mark.exists()
+
+
+def test_slow_host_is_looked_at_more_rarely(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each look costs it time that its containers need; the last pause ends with the patience."""
+    now, pauses = 0.0, []
+
+    def ask(*_: object) -> Said:
+        nonlocal now
+        now += 4
+        return Said(0, "relay running starting\n")
+
+    def sleep(seconds: float) -> None:
+        nonlocal now
+        pauses.append(seconds)
+        now += seconds
+
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    monkeypatch.setattr(time, "sleep", sleep)
+    order = SimpleNamespace(node="relay")
+    said: list[str] = []
+    waiting = SimpleNamespace(ask=ask, order=order)
+
+    is_well = deployment.Deployment.wait(
+        cast(Any, waiting), cast(Any, SimpleNamespace(say=said.append)), 30
+    )
+
+    assert not is_well
+    assert pauses == [20, 2]
+    assert said == ["waiting for relay: not healthy after 30 s"]
